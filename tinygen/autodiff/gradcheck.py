@@ -1,0 +1,85 @@
+"""Numerical checks of derivatives, for tests and for operations that users add."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.modes import recording
+from tinygen.autodiff.tensor import Tensor, tensor
+
+__all__ = ["gradcheck", "gradgradcheck"]
+
+
+def gradcheck(
+    f: Callable[..., Tensor],
+    inputs: Sequence[Any],
+    *,
+    step: float = 1e-6,
+    rtol: float = 1e-6,
+    atol: float = 1e-6,
+) -> bool:
+    """Compare the gradients of f at `inputs` with central differences; True if they agree.
+
+    Every floating-point input is taken as float64 and differentiated; others are passed as they
+    are. The output may have any shape: a fixed combination of its elements is checked.
+    AssertionError names the input, the element and both values where they do not agree.
+    """
+    args = [_as_variable(x) for x in inputs]
+    weights = _weights(f(*args).shape)
+    variables = [a for a in args if isinstance(a, Tensor)]
+    with recording(True):
+        found = gradients((f(*args) * weights).sum(), variables)
+    for n, (x, g) in enumerate(zip(variables, found, strict=True)):
+        for position in np.ndindex(x.shape):
+            numeric = _central_difference(f, args, weights, x, position, step)
+            value = float(g.data[position])
+            if not abs(value - numeric) <= atol + rtol * max(abs(numeric), abs(value)):
+                raise AssertionError(
+                    f"gradient of {getattr(f, '__name__', f)} with respect to input {n} at "
+                    f"{position}: {value!r} by backward, {numeric!r} by central difference"
+                )
+    return True
+
+
+def gradgradcheck(f: Callable[..., Tensor], inputs: Sequence[Any], **tolerances: float) -> bool:
+    """`gradcheck` of the gradients of f: a check of its second derivatives."""
+    variables = [_as_variable(x) for x in inputs]
+    positions = [i for i, x in enumerate(variables) if isinstance(x, Tensor)]
+    weights = _weights(f(*variables).shape)
+
+    def first(*args: Any) -> Tensor:
+        from tinygen.ops import concatenate, reshape
+
+        wanted = [args[i] for i in positions]
+        found = gradients((f(*args) * weights).sum(), wanted, create_graph=True)
+        return concatenate([reshape(g, -1) for g in found])
+
+    first.__name__ = f"the gradient of {getattr(f, '__name__', f)}"
+    return gradcheck(first, inputs, **tolerances)
+
+
+def _as_variable(x: Any) -> Any:
+    array = x.data if isinstance(x, Tensor) else np.asarray(x)
+    return tensor(array, dtype=np.float64, requires_grad=True) if array.dtype.kind == "f" else x
+
+
+def _weights(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Fixed weights without symmetry, so that errors in different elements cannot cancel."""
+    n = int(np.prod(shape))
+    return (np.cos(1.0 + 1.7 * np.arange(n)) + 1.5).reshape(shape)
+
+
+def _central_difference(
+    f: Callable[..., Tensor], args: list[Any], weights: Any, x: Tensor, position: Any, step: float
+) -> float:
+    before = x.data[position].copy()
+    values = []
+    for moved in (before + step, before - step):
+        x.data[position] = moved
+        values.append(float((f(*args).data * weights).sum()))
+    x.data[position] = before
+    return (values[0] - values[1]) / (2 * step)

@@ -1,0 +1,77 @@
+"""The graph of a result, as text for the terminal and as DOT for a drawing."""
+
+from __future__ import annotations
+
+from tinygen.autodiff.backward import Source, ancestors, source_of
+from tinygen.autodiff.operation import Node
+from tinygen.autodiff.tensor import Tensor
+
+__all__ = ["graph_dot", "graph_text"]
+
+
+def graph_text(result: Tensor) -> str:
+    """Every operation behind `result`, a line each in the order of computation.
+
+    A line reads: number, operation, shape and dtype, the numbers of its inputs; names set with
+    `t.name = "..."` stand beside. Constants are written `·`, their values are not in the graph.
+
+    >>> print(graph_text(loss))
+    %0  leaf      float32[4, 3]   x
+    %1  square    float32[4, 3]   ← %0
+    %2  mean      float32[]       ← %1   loss
+    """
+    numbers, rows = _numbered(result), []
+    for source, number in numbers.items():
+        rows.append((f"%{number}", _what(source), _spec(source), _from(source, numbers)))
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def graph_dot(result: Tensor) -> str:
+    """The graph behind `result` in the DOT language: `dot -Tsvg graph.dot -o graph.svg`."""
+    numbers = _numbered(result)
+    lines = ["digraph tinygen {", "  node [shape=box, fontname=monospace];"]
+    for source, number in numbers.items():
+        label = "\\n".join(filter(None, [source.name, _what(source), _spec(source)]))
+        style = "" if isinstance(source, Node) else ', style=filled, fillcolor="lightgrey"'
+        lines.append(f'  n{number} [label="{_escape(label)}"{style}];')
+        if isinstance(source, Node):
+            lines += [f"  n{numbers[p]} -> n{number};" for p in source.parents if p is not None]
+    return "\n".join([*lines, "}"])
+
+
+def _numbered(result: Tensor) -> dict[Source, int]:
+    """Sources in the order of computation: each leaf before the first node that uses it."""
+    root = source_of(result)
+    if root is None:
+        raise ValueError("this Tensor has no graph: it is a constant")
+    nodes = sorted((s for s in ancestors(root) if isinstance(s, Node)), key=lambda n: n.order)
+    ordered: dict[Source, int] = {}
+    for node in nodes:
+        for source in (*node.parents, node):
+            if source is not None:
+                ordered.setdefault(source, len(ordered))
+    ordered.setdefault(root, len(ordered))
+    return ordered
+
+
+def _what(source: Source) -> str:
+    return source.op.name if isinstance(source, Node) else "leaf"
+
+
+def _spec(source: Source) -> str:
+    return f"{source.dtype}[{', '.join(map(str, source.shape))}]"
+
+
+def _from(source: Source, numbers: dict[Source, int]) -> str:
+    inputs = ""
+    if isinstance(source, Node):
+        inputs = "← " + " ".join("·" if p is None else f"%{numbers[p]}" for p in source.parents)
+    return "  ".join(filter(None, [inputs, source.name]))
+
+
+def _escape(label: str) -> str:
+    return label.replace('"', '\\"')

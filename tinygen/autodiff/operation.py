@@ -1,0 +1,283 @@
+"""Operation: a function and its derivative in one record, and the Node it leaves in the graph.
+
+    exp = operation("exp",
+        lambda m, x: m.exp(x),             # forward, in the namespace m
+        lambda m, g, y, _x: g * y)         # derivative: namespace, output gradient, output, inputs
+
+There is one derivative rule for each input, each a function `rule(m, g, y, *inputs, **params)`
+that returns the gradient with respect to that input. What a rule leaves to the engine:
+
+- the sum over broadcast axes, and the cast to the input's dtype;
+- inputs that need no gradient: their rules are not called;
+- memory: an argument whose name begins with `_` is not kept for the backward pass. In its place
+  the rule gets a stand-in that has only `.shape` and `.dtype` (None for another, constant input).
+  `y` is kept by the same convention, as an array: a node never holds its output's Tensor.
+
+Rules use only functions that NumPy and tinygen share, so that under `create_graph=True` the same
+rule, given `tinygen.ops` as its namespace, builds the graph of the derivative.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinygen.autodiff.modes import mode
+from tinygen.autodiff.tensor import LEAF, Tensor, as_array
+from tinygen.backend import _namespaces, namespace_of, raw_forms
+from tinygen.errors import NonFiniteError
+
+__all__ = ["REGISTRY", "Node", "Operation", "operation"]
+
+REGISTRY: dict[str, Operation] = {}
+"""Every operation by name."""
+
+_PACKAGE = str(Path(__file__).parents[1])
+_order = count()
+
+
+class Node:
+    """One application of an operation: what the backward pass needs to know of it.
+
+    `parents[i]` is what input i came from: a Node, a leaf Tensor, or None for a constant.
+    `inputs[i]` is the array if a rule needs it, else `parents[i]` as a stand-in for its shape.
+    """
+
+    __slots__ = (
+        "_name", "dtype", "inputs", "op", "order", "output", "params", "parents", "plan", "shape",
+        "where",
+    )  # fmt: skip
+
+    def __init__(
+        self, op: Operation, plan: Plan, parents: Any, inputs: Any, output: Any, params: Any
+    ) -> None:
+        self.op = op
+        self.plan = plan
+        self.parents = parents
+        keep = plan.keep
+        if keep is None:
+            self.inputs = parents
+        else:
+            self.inputs = [a if k else p for a, k, p in zip(inputs, keep, parents, strict=True)]
+        self.output = output if plan.keep_output else None
+        self.params = params
+        self.shape = output.shape
+        self.dtype = output.dtype
+        # A node is newer than everything it depends on, so that the backward pass only has to take
+        # the newest node first.
+        self.order = next(_order)
+
+    @property
+    def name(self) -> str | None:
+        """The name given to the result, if any."""
+        return getattr(self, "_name", None)
+
+    @name.setter
+    def name(self, name: str | None) -> None:
+        self._name = name
+
+    @property
+    def line(self) -> str:
+        """The line of the caller's code (recorded in anomaly mode only)."""
+        return getattr(self, "where", "")
+
+
+class Plan(NamedTuple):
+    """What to keep and which rules to run, given which inputs need a gradient."""
+
+    keep: tuple[bool, ...] | None  # for each input; None if none is kept
+    keep_output: bool
+    rules: tuple[tuple[int, Callable[..., Any]], ...]
+
+
+class Operation:
+    """A differentiable function of arrays; call it with Tensors, arrays or numbers.
+
+    Floating-point inputs of different widths meet at the widest; integers join the floats' dtype;
+    Python and NumPy scalars take the dtype of the Tensors. All inputs must live on one device.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        forward: Callable[..., Any],
+        rules: Sequence[Callable[..., Any] | None] | Callable[..., Any],
+        common: Callable[..., Any] | None,
+        keeps_dtype: bool,
+    ) -> None:
+        self.name = name
+        self.forward = forward
+        self.rules = rules
+        self.common = common
+        self.keeps_dtype = keeps_dtype
+        self._plans: dict[int, Plan] = {}
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name}>"
+
+    def __call__(self, *inputs: Any, **params: Any) -> Tensor:
+        arrays: list[Any] = []
+        parents: list[Any] = []
+        kind: Any = None  # the type of the arrays
+        dtype: Any = None
+        plain = True  # Tensors of one type and dtype, and Python numbers
+        pattern, bit = 0, 1  # which inputs need a gradient, as a bit set
+        for x in inputs:
+            if type(x) is Tensor:
+                array = x.data
+                if array.dtype is not dtype or type(array) is not kind:
+                    if kind is None:
+                        kind, dtype = type(array), array.dtype
+                    else:
+                        plain = False
+                arrays.append(array)
+                node = x.node
+                if node is None:
+                    parents.append(None)
+                else:
+                    pattern |= bit
+                    parents.append(x if node is LEAF else node)
+            else:
+                if type(x) is not float and type(x) is not int:
+                    plain = False
+                arrays.append(x)
+                parents.append(None)
+            bit += bit
+        if not plain or kind is None:
+            arrays, kind, dtype = self._settle(arrays)
+        try:
+            out = self.forward(_namespaces[kind], *arrays, **params)
+        except (ValueError, TypeError, IndexError) as error:
+            raise self._explain(arrays, error) from error
+        if type(out) is not kind:  # NumPy returns scalars, not arrays, for 0-d results
+            out = _namespaces[kind].asarray(out)
+        if out.dtype is not dtype and self.keeps_dtype and dtype.kind == "f" and out.dtype != dtype:
+            out = out.astype(dtype)
+        if mode.anomaly:
+            self._watch(arrays, parents, out)
+        if not pattern or not mode.grad or out.dtype.kind != "f":
+            return Tensor(out)
+        plan = self._plans.get(pattern) or self._make_plan(pattern, len(inputs))
+        node = Node(self, plan, parents, arrays, out, params)
+        if mode.anomaly:
+            node.where = _callers_line()
+        return Tensor(out, node)
+
+    def _settle(self, values: list[Any]) -> tuple[list[Any], type, np.dtype[Any]]:
+        """Bring mixed inputs to one array type and one dtype; scalars stay weak."""
+        arrays: list[Any] = []
+        weak: list[bool] = []
+        for value in values:
+            scalar = isinstance(value, (bool, int, float, np.generic))
+            arrays.append(value if scalar else as_array(value))
+            weak.append(scalar or (isinstance(value, np.ndarray) and value.ndim == 0))
+        if all(weak):
+            arrays, weak = [as_array(a) for a in arrays], [False] * len(arrays)
+        strong = [a for a, w in zip(arrays, weak, strict=True) if not w]
+        kind = type(strong[0])
+        if any(namespace_of(a) is not namespace_of(strong[0]) for a in strong):
+            devices = sorted({namespace_of(a).device for a in strong})
+            raise TypeError(f"{self.name}: inputs on {' and '.join(devices)}; move them to one device")
+        # An input that is never differentiable (the condition of `where`) keeps a dtype of its own.
+        free = [not callable(self.rules) and self.rules[i] is None for i in range(len(arrays))]
+        dtypes = {a.dtype for a, w, f in zip(arrays, weak, free, strict=True) if not (w or f)}
+        floats = {d for d in dtypes if d.kind == "f"}
+        dtype = np.result_type(*(floats or dtypes or {strong[0].dtype}))
+        for i, (array, is_weak) in enumerate(zip(arrays, weak, strict=True)):
+            if is_weak:
+                arrays[i] = array.item() if isinstance(array, (np.generic, np.ndarray)) else array
+            elif array.dtype != dtype and not free[i]:
+                arrays[i] = array.astype(dtype)
+        return arrays, kind, dtype
+
+    def _make_plan(self, pattern: int, n: int) -> Plan:
+        wanted = [i for i in range(n) if pattern >> i & 1]
+        if callable(self.rules):  # one rule for any number of inputs
+            rules = [(i, self.rules) for i in wanted]
+        else:
+            rules = [(i, r) for i in wanted if (r := self.rules[i]) is not None]
+        keep = [False] * n
+        keep_output = False
+        for function in [*(r for _, r in rules), *([self.common] if self.common else [])]:
+            code = function.__code__
+            names = code.co_varnames[2 : min(code.co_argcount, n + 3)]  # y, then the inputs
+            if code.co_flags & 0x04:  # *inputs
+                rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
+                names += (rest,) * (n + 1 - len(names))
+            keep_output |= not names[0].startswith("_")
+            keep = [k or not a.startswith("_") for k, a in zip(keep, names[1:], strict=True)]
+        plan = Plan(tuple(keep) if any(keep) else None, keep_output, tuple(rules))
+        self._plans[pattern] = plan
+        return plan
+
+    def _explain(self, arrays: list[Any], error: Exception) -> Exception:
+        what = ", ".join(
+            f"{a.dtype}{list(a.shape)}" if hasattr(a, "shape") else repr(a) for a in arrays
+        )
+        kind = IndexError if isinstance(error, IndexError) else type(error)
+        return kind(f"{self.name}({what}): {error}")
+
+    def _watch(self, arrays: list[Any], parents: list[Any], out: Any) -> None:
+        """Anomaly mode: raise if this operation made a NaN or infinity, or was given a NaN."""
+        m = namespace_of(out)
+        given = [i for i, a in enumerate(arrays) if m.isnan(a).any()]
+        if given:
+            parent = parents[given[0]]
+            name = getattr(parent, "name", None)
+            raise NonFiniteError(
+                f"input {given[0]}{f' ({name})' if name else ''} of {self.name} holds NaN before the "
+                f"operation, at {_callers_line()}"
+            )
+        made = "NaN" if m.isnan(out).any() else "an infinity" if m.isinf(out).any() else None
+        if made == "NaN" or (made and not any(m.isinf(a).any() for a in arrays)):
+            shapes = ", ".join(str(list(getattr(a, "shape", ()))) for a in arrays)
+            raise NonFiniteError(
+                f"{self.name} made {made} from finite inputs of shape {shapes}, at {_callers_line()}"
+            )
+
+
+def _callers_line() -> str:
+    frame: Any = sys._getframe(1)
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def operation(
+    name: str,
+    forward: Callable[..., Any],
+    *rules: Callable[..., Any] | None,
+    variadic: Callable[..., Any] | None = None,
+    common: Callable[..., Any] | None = None,
+    keeps_dtype: bool = True,
+    doc: str = "",
+) -> Operation:
+    """Define an operation and enter it in the registry: this is how a user adds one.
+
+    forward(m, *arrays, **params) computes the result in the array namespace `m`.
+    rules: one for each input, `rule(m, g, y, *inputs, **params)`, returning the gradient with
+        respect to that input; None for an input that is never differentiable.
+    variadic: one rule for any number of inputs, which also receives `i`, the input's position.
+    common(m, g, y, *inputs, **params): work that the rules share; it is done once, and its result
+        takes the place of `g` in every rule.
+    keeps_dtype: the result has the dtype of the floating-point inputs (all but a cast).
+
+    Example, x ↦ x³ with derivatives of every order:
+
+        cube = operation("cube", lambda m, x: x * x * x, lambda m, g, _y, x: 3.0 * g * m.square(x))
+
+    Parameters (`axis=...`) are keyword arguments, fixed and not differentiable. See this module's
+    text for what a rule may leave to the engine. ValueError: the name is taken.
+    """
+    if name in REGISTRY:
+        raise ValueError(f"an operation named {name!r} exists already; choose another name")
+    record = Operation(name, forward, variadic or rules, common, keeps_dtype)
+    record.__doc__ = doc
+    REGISTRY[name] = record
+    raw_forms[name] = forward
+    return record

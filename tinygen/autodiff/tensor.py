@@ -1,0 +1,356 @@
+"""Tensor: an array that remembers the operation it came from.
+
+A Tensor is one of three things, told apart by its `node`:
+
+    constant   node is None     no gradient flows to it
+    leaf       node is LEAF     `backward` puts its gradient into `.grad`
+    interior   node is a Node   the result of an operation; see operation.py
+
+Operators and methods (`x + y`, `x.sum()`) are installed by `tinygen.ops`, which stands above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinygen.backend import namespace_of
+
+if TYPE_CHECKING:
+    from tinygen.autodiff.operation import Node
+
+__all__ = ["LEAF", "Tensor", "as_array", "tensor"]
+
+
+class _Leaf:
+    """The mark of a leaf. A leaf does not refer to itself, which would be a reference cycle."""
+
+    def __repr__(self) -> str:
+        return "LEAF"
+
+
+LEAF = _Leaf()
+
+# NumPy's ufunc name -> tinygen's function, for the operators of an ndarray on the left of a Tensor.
+operators_of_numpy: dict[str, Callable[..., Any]] = {}
+
+
+class Tensor:
+    """An n-dimensional array with a place in the graph of a computation.
+
+    Made by `tinygen.tensor` or by an operation. `data` is the NumPy array itself, `grad` the
+    gradient that `backward` accumulated (a Tensor of the same shape and dtype, or None).
+    A Tensor is never changed in place; `data` of a leaf may be, between computations.
+    """
+
+    __slots__ = ("__weakref__", "_name", "data", "grad", "node")
+
+    data: Any
+    node: Node | _Leaf | None
+    grad: Tensor | None
+
+    def __init__(self, data: Any, node: Node | _Leaf | None = None, name: str | None = None):
+        self.data = data
+        self.node = node
+        self.grad = None
+        self._name = name
+
+    # -- what it is ------------------------------------------------------------------------------
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return self.data.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the elements."""
+        return self.data.dtype  # type: ignore[no-any-return]
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.data.ndim  # type: ignore[no-any-return]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.data.size  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> str:
+        """Where the array lives: 'cpu'."""
+        return namespace_of(self.data).device
+
+    @property
+    def name(self) -> str | None:
+        """A name for graph drawings and error messages; may be set at any time."""
+        node = self.node
+        return self._name if node is None or node is LEAF else node.name  # type: ignore[union-attr]
+
+    @name.setter
+    def name(self, name: str | None) -> None:
+        self._name = name
+        if self.node is not None and self.node is not LEAF:
+            self.node.name = name  # type: ignore[union-attr]
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for a Tensor that requires a gradient and is not the result of an operation."""
+        return self.node is LEAF
+
+    @property
+    def requires_grad(self) -> bool:
+        """True for leaves and for everything computed from one. May be set on leaves, constants."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if self.node is not None and self.node is not LEAF:
+            raise ValueError(
+                "requires_grad is settled for the result of an operation; use detach() first"
+            )
+        self.node = _leaf_mark(self.data) if value else None
+
+    def detach(self) -> Tensor:
+        """The same values (no copy) as a constant: gradients do not flow through it."""
+        return Tensor(self.data, None, self.name)
+
+    # -- leaving the graph -----------------------------------------------------------------------
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The values as a NumPy array (no copy, no gradient)."""
+        return self.data  # type: ignore[no-any-return]
+
+    def item(self) -> float | int | bool:
+        """The value of a one-element Tensor as a Python number; ValueError for any other size."""
+        if self.data.size != 1:
+            raise ValueError(f"item() takes a Tensor of one element, this has shape {self.shape}")
+        return self.data.item()  # type: ignore[no-any-return]
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        return self.data.__index__()  # type: ignore[no-any-return]
+
+    def __bool__(self) -> bool:
+        if self.data.size != 1:
+            raise ValueError(
+                f"the truth of a Tensor of shape {self.shape} is ambiguous; use .numpy().any() or .all()"
+            )
+        return bool(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if self.node is not None:
+            raise TypeError(
+                "converting a Tensor that requires a gradient to NumPy would cut the graph silently; "
+                "write t.detach() or t.numpy()"
+            )
+        array = np.asarray(self.data, dtype)
+        return array.copy() if copy and array is self.data else array
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Tensor:
+        # `array @ t` and `np.float64(2) * t` arrive here and go to tinygen's own operation.
+        function = operators_of_numpy.get(ufunc.__name__)
+        if function is None or method != "__call__" or options:
+            raise TypeError(
+                f"np.{ufunc.__name__} does not take a Tensor: call tg.{ufunc.__name__}, "
+                "or pass t.numpy() to leave the graph"
+            )
+        return function(*inputs)  # type: ignore[no-any-return]
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        raise TypeError(
+            f"np.{function.__name__} does not take a Tensor: call tg.{function.__name__} if there is one, "
+            "or pass t.numpy() to leave the graph"
+        )
+
+    # -- containers ------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        if not self.data.ndim:
+            raise TypeError("a 0-d Tensor has no length")
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    __hash__ = object.__hash__  # by identity: a Tensor is a key of gradient tables
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise TypeError(
+            "a Tensor is not changed in place: use tg.where(mask, new, x) or tg.concatenate, "
+            "or write to x.data of a leaf outside the graph"
+        )
+
+    def _refuse_in_place_on_leaf(self, symbol: str) -> None:
+        if self.node is LEAF:
+            raise TypeError(
+                f"x {symbol}= y would not update the leaf in place: write x = x {symbol} y for a new "
+                f"Tensor, or x.data {symbol}= ... to change the leaf outside the graph"
+            )
+
+    # `total += loss` makes a new Tensor; `w -= lr * g` on a leaf is the mistake that this catches.
+    def __iadd__(self, other: Any) -> Tensor:
+        self._refuse_in_place_on_leaf("+")
+        return self + other
+
+    def __isub__(self, other: Any) -> Tensor:
+        self._refuse_in_place_on_leaf("-")
+        return self - other
+
+    def __imul__(self, other: Any) -> Tensor:
+        self._refuse_in_place_on_leaf("*")
+        return self * other
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        self._refuse_in_place_on_leaf("/")
+        return self / other
+
+    # -- comparisons: Boolean constants ----------------------------------------------------------
+    def _compare(self, function: str, other: Any) -> Tensor:
+        m = namespace_of(self.data)
+        return Tensor(m.asarray(getattr(m, function)(self.data, as_array(other))))
+
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
+        return self._compare("equal", other)
+
+    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
+        return self._compare("not_equal", other)
+
+    def __lt__(self, other: Any) -> Tensor:
+        return self._compare("less", other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return self._compare("less_equal", other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return self._compare("greater", other)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return self._compare("greater_equal", other)
+
+    def __invert__(self) -> Tensor:
+        return Tensor(~self.data)
+
+    # -- copies ----------------------------------------------------------------------------------
+    def _only_without_history(self, what: str) -> None:
+        if self.node is not None and self.node is not LEAF:
+            raise TypeError(f"{what} a Tensor would cut or double its graph; detach() it first")
+
+    def __copy__(self) -> Tensor:
+        return Tensor(self.data, self.node, self.name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        self._only_without_history("deepcopy of")
+        copied = Tensor(self.data.copy(), self.node, self.name)
+        memo[id(self)] = copied
+        if self.grad is not None:
+            copied.grad = self.grad.__deepcopy__(memo)
+        return copied
+
+    def __reduce__(self) -> Any:
+        self._only_without_history("pickling")
+        return _rebuild, (self.data, self.node is LEAF, self.name, self.grad)
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.data, separator=", ", prefix="tensor(", threshold=20)
+        extra = "" if self.dtype == np.float64 else f", dtype={self.dtype}"
+        if isinstance(self.node, _Leaf):
+            extra += ", requires_grad=True"
+        elif self.node is not None:
+            extra += f", from {self.node.op.name}"
+        return f"tensor({values}{extra})"
+
+    # -- gradients -------------------------------------------------------------------------------
+    def backward(
+        self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False
+    ) -> None:
+        """Add the gradient of this Tensor with respect to every leaf to that leaf's `.grad`.
+
+        `gradient` is the gradient of the quantity of interest with respect to this Tensor, of its
+        shape; it may be left out for a Tensor of one element, where it is 1. The values kept for
+        the backward pass are freed unless `retain_graph`; with `create_graph` the gradients are
+        themselves differentiable. ValueError: no graph, a wrong shape, or a history freed before.
+        """
+        from tinygen.autodiff.backward import backward
+
+        backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
+
+    if TYPE_CHECKING:
+        # Installed by tinygen.ops; declared here for type checkers and editors.
+        T: Tensor
+
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __rpow__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __rmatmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __getitem__(self, key: Any) -> Tensor: ...
+        def astype(self, dtype: Any) -> Tensor: ...
+        def reshape(self, *shape: Any) -> Tensor: ...
+        def transpose(self, *axes: Any) -> Tensor: ...
+        def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def var(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Tensor: ...
+        def max(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def min(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def squeeze(self, axis: Any = None) -> Tensor: ...
+
+
+def _rebuild(data: Any, leaf: bool, name: str | None, grad: Tensor | None) -> Tensor:
+    rebuilt = Tensor(data, LEAF if leaf else None, name)
+    rebuilt.grad = grad
+    return rebuilt
+
+
+def _leaf_mark(array: Any) -> _Leaf:
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"only floating-point Tensors have gradients, this is {array.dtype}; pass dtype=float"
+        )
+    return LEAF
+
+
+def as_array(value: Any) -> Any:
+    """`value` as an array of numbers: the data of a Tensor, an array as it is, or a new array.
+
+    TypeError for what does not make an array of real numbers or truth values.
+    """
+    if isinstance(value, Tensor):
+        return value.data
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # ragged nesting
+        raise TypeError(f"cannot make a Tensor of this {type(value).__name__}: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"a Tensor holds real numbers or truth values, not {array.dtype} "
+            f"(from {type(value).__name__})"
+        )
+    return array
+
+
+def tensor(
+    data: Any, requires_grad: bool = False, *, dtype: Any = None, name: str | None = None
+) -> Tensor:
+    """A new Tensor with a copy of `data` (array, nested list, number or Tensor).
+
+    Without `dtype` the rules are NumPy's: arrays keep theirs, Python floats are float64. With
+    `requires_grad` it is a leaf. TypeError: not numbers, or a gradient asked of an integer.
+    """
+    array = np.array(as_array(data), dtype=dtype)
+    return Tensor(array, _leaf_mark(array) if requires_grad else None, name)

@@ -1,0 +1,171 @@
+"""Functions of functions: grad, vjp, jvp, jacobian, hessian, hvp.
+
+Each takes `f`, a function of arrays or Tensors that returns a Tensor computed with tinygen's
+operations, and works to any order: grad(grad(f)) is the second derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tinygen.autodiff.backward import ancestors, gradients, source_of
+from tinygen.autodiff.modes import mode, recording
+from tinygen.autodiff.tensor import LEAF, Tensor, as_array, tensor
+from tinygen.backend import namespace_of
+
+__all__ = ["grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
+
+Function = Callable[..., Tensor]
+
+
+def value_and_grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """The function (*args) -> (f(*args), gradient with respect to the arguments `argnums`).
+
+    f returns one number. The gradient is a Tensor for one position, a tuple for several. It is
+    itself differentiable if an argument, or a Tensor inside f, is being differentiated.
+    """
+    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+
+    def wrapped(*args: Any) -> Any:
+        y, inputs = _trace(f, args, positions)
+        if y.size != 1:
+            raise ValueError(f"grad needs a function that returns one number, this returns {y.shape}")
+        found = _pull(y, inputs, None, _nested(y, args, inputs))
+        return _outer(y, inputs), found[0] if isinstance(argnums, int) else tuple(found)
+
+    return wrapped
+
+
+def grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
+    """The function (*args) -> gradient of f at args; see `value_and_grad`."""
+    both = value_and_grad(f, argnums)
+    return lambda *args: both(*args)[1]
+
+
+def vjp(f: Function, *primals: Any) -> tuple[Tensor, Callable[[Any], tuple[Tensor, ...]]]:
+    """f(*primals), and the function v -> (vᵀ ∂f/∂primal for each primal), which may be called again.
+
+    v has the shape of the output. The gradients are differentiable where the primals are.
+    """
+    y, inputs = _trace(f, primals, range(len(primals)))
+    create = _nested(y, primals, inputs)
+
+    def pullback(v: Any) -> tuple[Tensor, ...]:
+        again = create or (isinstance(v, Tensor) and v.requires_grad)
+        return tuple(_pull(y, inputs, v, again))
+
+    return _outer(y, inputs), pullback
+
+
+def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """f(*primals) and its derivative in the direction of `tangents`.
+
+    The vjp of a vjp: u -> uᵀ J is linear in u, so its own vjp is v -> J v.
+    """
+    if len(primals) != len(tangents):
+        raise ValueError(f"{len(primals)} primals but {len(tangents)} tangents")
+    y, inputs = _trace(f, primals, range(len(primals)))
+    create = _nested(y, primals, inputs) or any(
+        isinstance(t, Tensor) and t.requires_grad for t in tangents
+    )
+    m = namespace_of(y.data)
+    u = Tensor(m.zeros_like(y.data), LEAF)
+    if y.node is None:  # f does not depend on the primals
+        return y, Tensor(m.zeros_like(y.data))
+    pulled = gradients(y, inputs, u, create_graph=True)
+    with recording(True):
+        terms = [(p * t).sum() for p, t in zip(pulled, tangents, strict=True) if p.requires_grad]
+        total = terms[0] if terms else None
+        for term in terms[1:]:
+            total = total + term
+    if total is None:
+        return _outer(y, inputs), Tensor(m.zeros_like(y.data))
+    return _outer(y, inputs), gradients(total, u, create_graph=create)
+
+
+def jacobian(f: Function, argnum: int = 0) -> Callable[..., Tensor]:
+    """The function (*args) -> ∂f/∂args[argnum], of shape f's shape + the argument's shape.
+
+    One backward pass for each element of the output.
+    """
+
+    def wrapped(*args: Any) -> Tensor:
+        from tinygen.ops import reshape, stack, zeros_like
+
+        y, inputs = _trace(f, args, (argnum,))
+        x, create = inputs[0], _nested(y, args, inputs)
+        rows = []
+        for i in range(y.size):
+            unit = zeros_like(y).data
+            unit.reshape(-1)[i] = 1
+            rows.append(_pull(y, inputs, unit, create)[0])
+        if not rows:
+            return Tensor(namespace_of(x.data).zeros(y.shape + x.shape, x.dtype))
+        return reshape(stack(rows), y.shape + x.shape)
+
+    return wrapped
+
+
+def hessian(f: Function, argnum: int = 0) -> Callable[..., Tensor]:
+    """The function (*args) -> second derivatives of f, which returns one number; shape x + x."""
+    return jacobian(grad(f, argnum), argnum)
+
+
+def hvp(f: Function, x: Any, v: Any) -> Tensor:
+    """The Hessian of f at x times v, without forming the Hessian; f returns one number."""
+    return jvp(grad(f), (x,), (v,))[1]
+
+
+# -- how a function is traced --------------------------------------------------------------------
+def _trace(f: Function, args: Sequence[Any], positions: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """f(*args) with new Tensors at `positions`, and those Tensors.
+
+    An argument that is itself being differentiated enters through an identity, so that the outer
+    derivative passes through; any other becomes a leaf.
+    """
+    fresh = list(args)
+    inputs = []
+    for i in positions:
+        if not 0 <= i < len(args):
+            raise ValueError(f"argument {i} to differentiate, but {len(args)} arguments were given")
+        x = args[i]
+        if isinstance(x, Tensor) and x.requires_grad and mode.grad:
+            fresh[i] = x.astype(x.dtype)
+        else:
+            fresh[i] = tensor(x, dtype=_float_dtype(x), requires_grad=True)
+        inputs.append(fresh[i])
+    with recording(True):
+        y = f(*fresh)
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"the function must return a Tensor, it returned {type(y).__name__}; "
+            "for several outputs, stack them"
+        )
+    return y, inputs
+
+
+def _float_dtype(x: Any) -> Any:
+    """Whole numbers are differentiated as float64; floats keep their dtype."""
+    return None if as_array(x).dtype.kind == "f" else float
+
+
+def _nested(y: Tensor, args: Sequence[Any], inputs: Sequence[Tensor]) -> bool:
+    """True if y depends on something else that requires a gradient: an outer derivative follows."""
+    own = {id(t) for t in inputs if t.is_leaf}
+    return mode.grad and any(
+        isinstance(s, Tensor) and id(s) not in own for s in ancestors(source_of(y))
+    )
+
+
+def _pull(y: Tensor, inputs: list[Tensor], gradient: Any, create_graph: bool) -> list[Tensor]:
+    if y.node is None:  # f does not depend on its arguments
+        return [Tensor(namespace_of(t.data).zeros_like(t.data)) for t in inputs]
+    return gradients(  # type: ignore[no-any-return]
+        y, inputs, gradient, retain_graph=True, create_graph=create_graph
+    )
+
+
+def _outer(y: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """The value to hand out: with its history only if that reaches beyond the traced inputs."""
+    return y if _nested(y, (), inputs) else y.detach()

@@ -1,0 +1,53 @@
+"""One door to all data sets."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from tinygen.data._dataset import Dataset
+from tinygen.data.files import READERS, load_file
+from tinygen.data.images import SOURCES, load_digits, load_idx
+from tinygen.data.toys import TOYS, load_toy
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` knows; it also takes the path of a .npy, .npz or .csv file."""
+    return ("digits", *SOURCES, *TOYS)
+
+
+def load(
+    name: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    n: int = 10_000,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set by its name (see `names`) or from a .npy, .npz or .csv file.
+
+    data_dir: where the files of MNIST and Fashion-MNIST are; by default $TINYGEN_DATA, then the
+        user's cache.
+    download: fetch those files into the cache if they are not found. Nothing else ever uses the
+        network.
+    n, seed: the number of training rows of a synthetic set, and its seed; n // 5 more rows (at
+        least one) are held out. The other sets have their own size.
+
+    Raises ValueError for an unknown name and for a file whose content is wrong, and
+    FileNotFoundError for a file that is not there.
+    """
+    name = os.fspath(name)
+    if name == "digits":
+        return load_digits()
+    if name in SOURCES:
+        return load_idx(name, data_dir, download)
+    if name in TOYS:
+        return load_toy(name, n, seed)
+    if Path(name).suffix.lower() in READERS:
+        return load_file(name)
+    near = difflib.get_close_matches(name.lower(), names(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise ValueError(
+        f"unknown data set {name!r}{hint} "
+        f"Known are {', '.join(names())}, and the path of a .npy, .npz or .csv file."
+    )

@@ -1,0 +1,82 @@
+"""Every operation: forward and derivative side by side, one file for each family.
+
+This module is also the namespace in which derivatives compute under `create_graph=True`, so its
+functions carry NumPy's names and meanings.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tinygen.autodiff import backward as _backward
+from tinygen.autodiff.tensor import Tensor, operators_of_numpy
+from tinygen.ops.create import arange, ones, ones_like, zeros, zeros_like
+from tinygen.ops.elementwise import (
+    abs, add, astype, clip, cos, divide, elu, erf, exp, expm1, leaky_relu, log, log1p, gelu,
+    maximum, minimum, multiply, ndtr, negative, power, relu, sigmoid, sign, silu, sin, softplus,
+    sqrt, square, subtract, tanh, where,
+)  # fmt: skip
+from tinygen.ops.fused import (
+    ACTIVATIONS, bce_with_logits, gaussian_kl, linear, mse, softmax_cross_entropy,
+)  # fmt: skip
+from tinygen.ops.linalg import diagonal, einsum, matmul
+from tinygen.ops.reduce import (
+    cumsum, log_softmax, logsumexp, max, mean, min, norm, prod, softmax, sum, var,
+)  # fmt: skip
+from tinygen.ops.shape import (
+    broadcast_to, concatenate, expand_dims, flip, index, index_add, moveaxis, pad, reshape, split,
+    squeeze, stack, swapaxes, transpose,
+)  # fmt: skip
+
+__all__ = [
+    "ACTIVATIONS", "abs", "add", "arange", "astype", "bce_with_logits", "broadcast_to", "clip",
+    "concatenate", "cos", "cumsum", "diagonal", "divide", "einsum", "elu", "erf", "exp",
+    "expand_dims", "expm1", "flip", "gaussian_kl", "gelu", "index", "index_add", "leaky_relu",
+    "linear", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean",
+    "min", "minimum", "moveaxis", "mse", "multiply", "ndtr", "negative", "norm", "ones",
+    "ones_like", "pad", "power", "prod", "relu", "reshape", "sigmoid", "sign", "silu", "sin",
+    "softmax", "softmax_cross_entropy", "softplus", "split", "sqrt", "square", "squeeze", "stack",
+    "subtract", "sum", "swapaxes", "tanh", "transpose", "var", "where", "zeros", "zeros_like",
+]  # fmt: skip
+
+_backward.tensor_namespace = sys.modules[__name__]
+
+# -- operators and methods of Tensor -------------------------------------------------------------
+# Installed here, because Tensor stands below the operations.
+Tensor.__add__ = lambda a, b: add(a, b)
+Tensor.__radd__ = lambda a, b: add(b, a)
+Tensor.__sub__ = lambda a, b: subtract(a, b)
+Tensor.__rsub__ = lambda a, b: subtract(b, a)
+Tensor.__mul__ = lambda a, b: multiply(a, b)
+Tensor.__rmul__ = lambda a, b: multiply(b, a)
+Tensor.__truediv__ = lambda a, b: divide(a, b)
+Tensor.__rtruediv__ = lambda a, b: divide(b, a)
+Tensor.__pow__ = power
+Tensor.__rpow__ = lambda a, b: power(b, a)
+Tensor.__matmul__ = matmul
+Tensor.__rmatmul__ = lambda a, b: matmul(b, a)
+Tensor.__neg__ = lambda x: negative(x)
+Tensor.__abs__ = lambda x: abs(x)
+Tensor.__getitem__ = index
+Tensor.astype = astype
+Tensor.sum, Tensor.mean, Tensor.var = sum, mean, var
+Tensor.max, Tensor.min, Tensor.prod = max, min, prod
+Tensor.squeeze = squeeze
+Tensor.T = property(transpose)
+
+
+def _numbers(args: tuple[Any, ...]) -> Any:
+    """x.reshape(2, 3) and x.reshape((2, 3)) mean the same."""
+    return args[0] if len(args) == 1 and not isinstance(args[0], int) else args
+
+
+Tensor.reshape = lambda x, *shape: reshape(x, _numbers(shape))
+Tensor.transpose = lambda x, *axes: transpose(x, _numbers(axes) if axes else None)
+
+operators_of_numpy.update(
+    add=add, subtract=subtract, multiply=multiply, divide=divide, power=power, matmul=matmul,
+    equal=lambda a, b: b == a, not_equal=lambda a, b: b != a,
+    less=lambda a, b: b > a, less_equal=lambda a, b: b >= a,
+    greater=lambda a, b: b < a, greater_equal=lambda a, b: b <= a,
+)  # fmt: skip

@@ -1,0 +1,250 @@
+"""Elementwise operations: arithmetic, powers, exponentials, trigonometry, activations.
+
+Read down the table: forward on one line, then the derivative with respect to each input. All of
+them broadcast, and take Tensors, arrays and numbers.
+"""
+
+from __future__ import annotations
+
+from math import pi, sqrt as _sqrt
+from typing import Any
+
+import numpy as np
+
+from tinygen.autodiff.operation import operation
+from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.backend import special
+
+# -- arithmetic ----------------------------------------------------------------------------------
+add = operation(
+    "add", lambda m, a, b: m.add(a, b),
+    lambda m, g, _y, _a, _b: g,
+    lambda m, g, _y, _a, _b: g,
+    doc="a + b.")  # fmt: skip
+
+subtract = operation(
+    "subtract", lambda m, a, b: m.subtract(a, b),
+    lambda m, g, _y, _a, _b: g,
+    lambda m, g, _y, _a, _b: -g,
+    doc="a - b.")  # fmt: skip
+
+multiply = operation(
+    "multiply", lambda m, a, b: m.multiply(a, b),
+    lambda m, g, _y, _a, b: g * b,
+    lambda m, g, _y, a, _b: g * a,
+    doc="a · b.")  # fmt: skip
+
+divide = operation(
+    "divide", lambda m, a, b: m.divide(a, b),
+    lambda m, g, _y, _a, b: g / b,
+    lambda m, g, y, _a, b: -(g * y) / b,
+    doc="a / b.")  # fmt: skip
+
+negative = operation(
+    "negative", lambda m, x: m.negative(x),
+    lambda m, g, _y, _x: -g,
+    doc="-x.")  # fmt: skip
+
+
+def _less_one(m: Any, p: Any) -> Any:
+    # At p = 0 the factor p makes the derivative 0, whatever the power; x**(-1) would make 0·∞.
+    if isinstance(p, (int, float)):
+        return p - 1 if p else 1
+    return m.where(p == 0, 1.0, p - 1.0)
+
+
+_power = operation(
+    "power", lambda m, a, p: m.power(a, p),
+    lambda m, g, _y, a, p: g * p * m.power(a, _less_one(m, p)),
+    lambda m, g, y, a, _p: g * y * m.log(m.where(a > 0, a, 1.0)),
+    doc="a to the power p.")  # fmt: skip
+
+# -- powers, exponentials and logarithms ---------------------------------------------------------
+exp = operation(
+    "exp", lambda m, x: m.exp(x),
+    lambda m, g, y, _x: g * y,
+    doc="e to the power x.")  # fmt: skip
+
+expm1 = operation(
+    "expm1", lambda m, x: m.expm1(x),
+    lambda m, g, y, _x: g * (y + 1.0),
+    doc="exp(x) - 1, accurate near 0.")  # fmt: skip
+
+log = operation(
+    "log", lambda m, x: m.log(x),
+    lambda m, g, _y, x: g / x,
+    doc="The natural logarithm.")  # fmt: skip
+
+log1p = operation(
+    "log1p", lambda m, x: m.log1p(x),
+    lambda m, g, _y, x: g / (1.0 + x),
+    doc="log(1 + x), accurate near 0.")  # fmt: skip
+
+sqrt = operation(
+    "sqrt", lambda m, x: m.sqrt(x),
+    lambda m, g, y, _x: 0.5 * g / y,
+    doc="The square root; its derivative at 0 is infinite.")  # fmt: skip
+
+square = operation(
+    "square", lambda m, x: m.square(x),
+    lambda m, g, _y, x: 2.0 * g * x,
+    doc="x².")  # fmt: skip
+
+# -- pieces --------------------------------------------------------------------------------------
+abs = operation(
+    "abs", lambda m, x: m.abs(x),
+    lambda m, g, _y, x: g * m.sign(x),
+    doc="|x|; its derivative at 0 is taken as 0.")  # fmt: skip
+
+sign = operation(
+    "sign", lambda m, x: m.sign(x),
+    lambda m, g, _y, _x: m.zeros_like(g),
+    doc="-1, 0 or 1; its derivative is 0.")  # fmt: skip
+
+maximum = operation(
+    "maximum", lambda m, a, b: m.maximum(a, b),
+    lambda m, g, _y, a, b: m.where(a == b, 0.5 * g, m.where(a > b, g, 0.0)),
+    lambda m, g, _y, a, b: m.where(a == b, 0.5 * g, m.where(b > a, g, 0.0)),
+    doc="The larger of a and b; a tie gives half of the gradient to each.")  # fmt: skip
+
+minimum = operation(
+    "minimum", lambda m, a, b: m.minimum(a, b),
+    lambda m, g, _y, a, b: m.where(a == b, 0.5 * g, m.where(a < b, g, 0.0)),
+    lambda m, g, _y, a, b: m.where(a == b, 0.5 * g, m.where(b < a, g, 0.0)),
+    doc="The smaller of a and b; a tie gives half of the gradient to each.")  # fmt: skip
+
+where = operation(
+    "where", lambda m, condition, a, b: m.where(condition, a, b),
+    None,
+    lambda m, g, _y, condition, _a, _b: m.where(condition, g, 0.0),
+    lambda m, g, _y, condition, _a, _b: m.where(condition, 0.0, g),
+    doc="a where condition, b elsewhere. No gradient comes from the side that was not taken, but "
+        "a NaN made there before does: make the inputs safe, not the result.")  # fmt: skip
+
+_clip = operation(
+    "clip", lambda m, x, low, high: m.clip(x, low, high),
+    lambda m, g, _y, x, low, high: m.where(_inside(x, low, high), g, 0.0),
+    doc="x limited to [low, high].")  # fmt: skip
+
+
+def _inside(x: Any, low: Any, high: Any) -> Any:
+    x = as_array(x)
+    return (True if low is None else x >= low) & (True if high is None else x <= high)
+
+
+# -- trigonometry and special functions ----------------------------------------------------------
+sin = operation(
+    "sin", lambda m, x: m.sin(x),
+    lambda m, g, _y, x: g * m.cos(x),
+    doc="The sine, x in radians.")  # fmt: skip
+
+cos = operation(
+    "cos", lambda m, x: m.cos(x),
+    lambda m, g, _y, x: -g * m.sin(x),
+    doc="The cosine, x in radians.")  # fmt: skip
+
+erf = operation(
+    "erf", lambda m, x: special(m).erf(x),
+    lambda m, g, _y, x: (2.0 / _sqrt(pi)) * g * m.exp(-m.square(x)),
+    doc="The error function, 2/√π ∫₀ˣ exp(-t²) dt.")  # fmt: skip
+
+ndtr = operation(
+    "ndtr", lambda m, x: special(m).ndtr(x),
+    lambda m, g, _y, x: g * _density(m, x),
+    doc="The distribution function of the standard normal, accurate in both tails.")  # fmt: skip
+
+
+def _density(m: Any, x: Any) -> Any:
+    return (1.0 / _sqrt(2.0 * pi)) * m.exp(-0.5 * m.square(x))
+
+
+# -- activations ---------------------------------------------------------------------------------
+def _sigmoid_forward(m: Any, x: Any) -> Any:
+    e = m.exp(-m.abs(x))  # never overflows
+    return m.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+tanh = operation(
+    "tanh", lambda m, x: m.tanh(x),
+    lambda m, g, y, _x: g * (1.0 - m.square(y)),
+    doc="The hyperbolic tangent.")  # fmt: skip
+
+sigmoid = operation(
+    "sigmoid", _sigmoid_forward,
+    lambda m, g, y, _x: g * (y * (1.0 - y)),
+    doc="1 / (1 + exp(-x)), without overflow.")  # fmt: skip
+
+softplus = operation(
+    "softplus", lambda m, x: m.maximum(x, 0.0) + m.log1p(m.exp(-m.abs(x))),
+    lambda m, g, y, x: g * m.exp(x - y),  # the sigmoid of x
+    doc="log(1 + exp(x)), without overflow.")  # fmt: skip
+
+relu = operation(
+    "relu", lambda m, x: m.maximum(x, 0.0),
+    lambda m, g, y, _x: m.where(y > 0, g, 0.0),
+    doc="max(x, 0); its derivative at 0 is taken as 0.")  # fmt: skip
+
+_leaky_relu = operation(
+    "leaky_relu", lambda m, x, slope=0.01: m.where(x > 0, x, slope * x),
+    lambda m, g, _y, x, slope=0.01: m.where(x > 0, g, slope * g),
+    doc="x where positive, slope · x elsewhere.")  # fmt: skip
+
+_elu = operation(
+    "elu", lambda m, x, alpha=1.0: m.where(x > 0, x, alpha * m.expm1(m.minimum(x, 0.0))),
+    lambda m, g, y, x, alpha=1.0: m.where(x > 0, g, g * (m.where(x > 0, 0.0, y) + alpha)),
+    doc="x where positive, alpha · (exp(x) - 1) elsewhere.")  # fmt: skip
+
+silu = operation(
+    "silu", lambda m, x: x * _sigmoid_forward(m, x),
+    lambda m, g, _y, x: g * _silu_slope(m, x, m.sigmoid(x)),
+    doc="x · sigmoid(x), also called swish.")  # fmt: skip
+
+
+def _silu_slope(m: Any, x: Any, s: Any) -> Any:
+    return s * (1.0 + x * (1.0 - s))
+
+
+gelu = operation(
+    "gelu", lambda m, x: x * m.ndtr(x),
+    lambda m, g, _y, x: g * (m.ndtr(x) + x * _density(m, x)),
+    doc="x · Φ(x) with Φ the distribution function of N(0, 1) (Hendrycks & Gimpel 2016), exactly.",
+)  # fmt: skip
+
+# -- the cast ------------------------------------------------------------------------------------
+_astype = operation(
+    "astype", lambda m, x, dtype: x.astype(dtype),
+    lambda m, g, _y, _x, dtype: g,  # the engine casts it back
+    keeps_dtype=False,
+    doc="x in another dtype.")  # fmt: skip
+
+
+# -- functions with parameters -------------------------------------------------------------------
+def power(a: Any, p: Any) -> Tensor:
+    """a to the power p, elementwise; the derivative with respect to p counts where a > 0."""
+    return square(a) if type(p) in (int, float) and p == 2 else _power(a, p)
+
+
+def clip(x: Any, low: Any = None, high: Any = None) -> Tensor:
+    """x limited to [low, high] (numbers or arrays, fixed; None for no limit).
+
+    The derivative is 1 inside, limits included, and 0 outside.
+    """
+    if low is None and high is None:
+        raise ValueError("clip needs low, high or both")
+    low, high = (v if v is None or np.isscalar(v) else as_array(v) for v in (low, high))
+    return _clip(x, low=low, high=high)
+
+
+def leaky_relu(x: Any, slope: float = 0.01) -> Tensor:
+    """x where positive, slope · x elsewhere."""
+    return _leaky_relu(x, slope=slope)
+
+
+def elu(x: Any, alpha: float = 1.0) -> Tensor:
+    """x where positive, alpha · (exp(x) - 1) elsewhere (Clevert et al. 2015)."""
+    return _elu(x, alpha=alpha)
+
+
+def astype(x: Any, dtype: Any) -> Tensor:
+    """x in another dtype; the gradient comes back in the dtype of x."""
+    return _astype(x, dtype=np.dtype(dtype))

@@ -1,0 +1,129 @@
+"""The hot composites as single operations: fewer passes, less memory, less overhead.
+
+Each computes what a plain composition of smaller operations computes (the tests hold it to that
+composition in value, gradient and second derivative).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinygen.autodiff.operation import Operation, operation
+from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.errors import unknown
+from tinygen.ops import elementwise
+from tinygen.ops.elementwise import add
+from tinygen.ops.linalg import matmul
+from tinygen.ops.reduce import _softmax_forward
+
+ACTIVATIONS: dict[str, Operation] = {
+    "tanh": elementwise.tanh,
+    "sigmoid": elementwise.sigmoid,
+    "softplus": elementwise.softplus,
+    "relu": elementwise.relu,
+    "leaky_relu": elementwise._leaky_relu,
+    "elu": elementwise._elu,
+    "silu": elementwise.silu,
+    "gelu": elementwise.gelu,
+}
+"""Activations by name, for `linear` and the layers of `tinygen.nn`."""
+
+
+def _with_bias(activation: Operation) -> Operation:
+    """activation(x + b) as one operation: the sum is not kept, only what its derivative needs."""
+    assert not callable(activation.rules)
+    slope: Any = activation.rules[0]
+    if slope.__code__.co_varnames[3].startswith("_"):  # a derivative of the output alone
+
+        def common(m: Any, g: Any, y: Any, _x: Any, _b: Any) -> Any:
+            return slope(m, g, y, None)
+    elif slope.__code__.co_varnames[2].startswith("_"):
+
+        def common(m: Any, g: Any, _y: Any, x: Any, b: Any) -> Any:
+            return slope(m, g, None, x + b)
+    else:
+
+        def common(m: Any, g: Any, y: Any, x: Any, b: Any) -> Any:
+            return slope(m, g, y, x + b)
+
+    return operation(
+        f"bias_{activation.name}",
+        lambda m, x, b: activation.forward(m, m.add(x, b)),
+        lambda m, g, _y, _x, _b: g,
+        lambda m, g, _y, _x, _b: g,
+        common=common,
+        doc=f"{activation.name}(x + b).",
+    )
+
+
+_BIASED = {name: _with_bias(activation) for name, activation in ACTIVATIONS.items()}
+
+
+def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None) -> Tensor:
+    """activation(x @ weight + bias): a layer. x (..., n_in), weight (n_in, n_out), bias (n_out,).
+
+    ValueError: an unknown activation.
+    """
+    y = matmul(x, weight)
+    if activation is None:
+        return y if bias is None else add(y, bias)
+    if activation not in ACTIVATIONS:
+        raise unknown("activation", activation, ACTIVATIONS)
+    return ACTIVATIONS[activation](y) if bias is None else _BIASED[activation](y, bias)
+
+
+bce_with_logits = operation(
+    "bce_with_logits",
+    # -log Bernoulli(t; sigmoid(l)) = max(l, 0) - l t + log(1 + exp(-|l|)). Its logarithm is of a
+    # number in (1, 2]: `log` is as good as `log1p` next to the other terms, and much faster.
+    lambda m, l, t: m.maximum(l, 0.0) - l * t + m.log(1.0 + m.exp(-m.abs(l))),
+    lambda m, g, _y, l, t: g * (m.sigmoid(l) - t),
+    lambda m, g, _y, l, _t: -g * l,
+    doc="Binary cross-entropy of targets t in [0, 1] under sigmoid(l), elementwise, in nats.",
+)  # fmt: skip
+
+mse = operation(
+    "mse", lambda m, a, b: m.mean(m.square(a - b)),
+    lambda m, g, _y, _a, _b: g,
+    lambda m, g, _y, _a, _b: -g,
+    common=lambda m, g, _y, a, b: (2.0 * g / max((a - b).size, 1)) * (a - b),
+    doc="The mean squared error over all elements of a and b: one number.",
+)  # fmt: skip
+
+gaussian_kl = operation(
+    "gaussian_kl",
+    lambda m, mean, log_var: 0.5 * (m.square(mean) + m.expm1(log_var) - log_var),
+    lambda m, g, _y, mean, _log_var: g * mean,
+    lambda m, g, _y, _mean, log_var: 0.5 * g * m.expm1(log_var),
+    doc="KL(N(mean, exp(log_var)) ‖ N(0, 1)) in nats, elementwise (Kingma & Welling 2013, app. B).",
+)  # fmt: skip
+
+
+def _pick(m: Any, x: Any, labels: Any) -> Any:
+    """1 at the label of each row, 0 elsewhere; shape of x."""
+    return labels[..., None] == m.arange(x.shape[-1])
+
+
+_cross_entropy = operation(
+    "softmax_cross_entropy",
+    lambda m, x, labels: -m.sum(
+        m.where(_pick(m, x, labels), m.log_softmax(x, axis=-1), 0.0), axis=-1),
+    lambda m, g, _y, x, labels: m.expand_dims(g, -1)
+        * (m.softmax(x, axis=-1) - _pick(m, x, labels)),
+)  # fmt: skip
+
+
+def softmax_cross_entropy(logits: Any, labels: Any) -> Tensor:
+    """-log softmax(logits)[label] for each row, in nats.
+
+    logits (..., k), labels (...) whole numbers in 0..k-1; ValueError for other labels.
+    """
+    classes = as_array(logits).shape[-1]
+    labels = as_array(labels)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are whole numbers, not {labels.dtype}")
+    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(
+            f"labels {labels.min()}..{labels.max()} are out of range for {classes} classes"
+        )
+    return _cross_entropy(logits, labels=labels)

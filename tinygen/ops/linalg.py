@@ -1,0 +1,114 @@
+"""Products of matrices and tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinygen.autodiff.operation import operation
+from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.ops.reduce import sum as _sum
+from tinygen.ops.shape import _axis, _ndim, expand_dims, index, moveaxis, squeeze
+
+_matmul = operation(
+    "matmul", lambda m, a, b: m.matmul(a, b),
+    lambda m, g, _y, _a, b: m.matmul(g, m.swapaxes(b, -1, -2)),
+    lambda m, g, _y, a, _b: m.matmul(m.swapaxes(a, -1, -2), g))  # fmt: skip
+
+
+def _einsum_rule(m: Any, g: Any, _y: Any, *xs: Any, i: int, terms: tuple[str, ...], out: str) -> Any:
+    """The same sum of products with the output's gradient in the place of operand i."""
+    others = [(t, x) for j, (t, x) in enumerate(zip(terms, xs, strict=True)) if j != i]
+    subscripts = ",".join([out, *(t for t, _ in others)]) + "->" + terms[i]
+    return m.einsum(subscripts, g, *(x for _, x in others))
+
+
+_einsum = operation(
+    "einsum",
+    lambda m, *xs, terms, out: m.einsum(",".join(terms) + "->" + out, *xs, optimize=len(xs) > 2),
+    variadic=_einsum_rule)  # fmt: skip
+
+
+# -- the public functions ------------------------------------------------------------------------
+def matmul(a: Any, b: Any) -> Tensor:
+    """The matrix product over the last two axes; leading axes broadcast; vectors as in NumPy."""
+    na, nb = _ndim(a), _ndim(b)
+    if na > 1 and nb > 1:
+        return _matmul(a, b)
+    if not na or not nb:
+        raise ValueError("matmul: inputs need at least one dimension; use * to scale by a number")
+    left = expand_dims(a, 0) if na == 1 else a
+    right = expand_dims(b, 1) if nb == 1 else b
+    y = _matmul(left, right)
+    return squeeze(y, tuple(axis for axis, n in ((-2, na), (-1, nb)) if n == 1))
+
+
+def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+    """The elements x[..., i, i + offset, ...] of axes axis1 and axis2, along a new last axis."""
+    ndim = _ndim(x)
+    if ndim < 2:
+        raise ValueError(f"diagonal needs two dimensions, this array has {ndim}")
+    first, second = _axis("diagonal", axis1, ndim), _axis("diagonal", axis2, ndim)
+    if first == second:
+        raise ValueError(f"diagonal: axis1 and axis2 are both {first}")
+    shape = as_array(x).shape
+    x = moveaxis(x, first, -1)
+    x = moveaxis(x, second - (second > first), -1)
+    start = max(-offset, 0)
+    n = max(0, min(shape[first] - start, shape[second] - max(offset, 0)))
+    rows = np.arange(start, start + n)
+    return index(x, (..., rows, rows + offset))
+
+
+def einsum(subscripts: str, *operands: Any) -> Tensor:
+    """The sum of products that Einstein's convention describes, e.g. 'bij,bjk->bik'.
+
+    NumPy's subscript strings, with explicit or implicit output and ellipses. ValueError: the
+    number of terms is not that of the operands, or a term does not fit its operand.
+    """
+    terms, out = _parse(subscripts, operands)
+    prepared = []
+    for i, (term, x) in enumerate(zip(terms, operands, strict=True)):
+        # An index repeated within an operand is a diagonal, one that stands nowhere else is a sum;
+        # done first, they leave a product whose derivative is again one einsum.
+        for letter in dict.fromkeys(term):
+            while term.count(letter) > 1:
+                a = term.index(letter)
+                b = term.index(letter, a + 1)
+                x = diagonal(x, axis1=a, axis2=b)
+                term = term[:a] + term[a + 1 : b] + term[b + 1 :] + letter
+        elsewhere = set(out).union(*(t for j, t in enumerate(terms) if j != i))
+        alone = tuple(a for a, letter in enumerate(term) if letter not in elsewhere)
+        if alone:
+            x = _sum(x, alone)
+            term = "".join(letter for letter in term if letter in elsewhere)
+        prepared.append((term, x))
+    return _einsum(*(x for _, x in prepared), terms=tuple(t for t, _ in prepared), out=out)
+
+
+def _parse(subscripts: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
+    """The terms and the output with every ellipsis written out in letters."""
+    left, arrow, out = subscripts.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(operands):
+        raise ValueError(
+            f"einsum: {subscripts!r} has {len(terms)} terms, {len(operands)} operands were given"
+        )
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in subscripts]
+    dots = [_ndim(x) - len(t.replace("...", "")) for t, x in zip(terms, operands, strict=True)]
+    widest = max([0, *(n for t, n in zip(terms, dots, strict=True) if "..." in t)])
+    batch = "".join(free[:widest])
+    if not arrow:
+        letters = left.replace(",", "").replace("...", "")
+        out = ("..." if "..." in left else "") + "".join(
+            sorted(c for c in set(letters) if letters.count(c) == 1)
+        )
+    for i, (term, n) in enumerate(zip(terms, dots, strict=True)):
+        if n < 0 or (n and "..." not in term):
+            raise ValueError(
+                f"einsum: term {term!r} of {subscripts!r} does not fit an operand of "
+                f"{_ndim(operands[i])} dimensions"
+            )
+        terms[i] = term.replace("...", batch[len(batch) - n :] if n else "")
+    return terms, out.replace("...", batch)

@@ -1,0 +1,182 @@
+"""Operations that move elements without changing them: reshape, transpose, index, join, cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from tinygen.autodiff.operation import operation
+from tinygen.autodiff.tensor import Tensor, as_array
+
+_reshape = operation(
+    "reshape", lambda m, x, shape: m.reshape(x, shape),
+    lambda m, g, _y, _x, shape: m.reshape(g, _x.shape))  # fmt: skip
+
+_transpose = operation(
+    "transpose", lambda m, x, axes: m.transpose(x, axes),
+    lambda m, g, _y, _x, axes: m.transpose(g, tuple(axes.index(a) for a in range(len(axes)))),
+)  # fmt: skip
+
+_broadcast_to = operation(
+    "broadcast_to", lambda m, x, shape: m.broadcast_to(x, shape),
+    lambda m, g, _y, _x, shape: g)  # fmt: skip
+
+_flip = operation(
+    "flip", lambda m, x, axis: m.flip(x, axis),
+    lambda m, g, _y, _x, axis: m.flip(g, axis))  # fmt: skip
+
+_pad = operation(
+    "pad", lambda m, x, widths: m.pad(x, widths),
+    lambda m, g, _y, _x, widths: g[tuple(
+        slice(before, before + n) for (before, _), n in zip(widths, _x.shape, strict=True))],
+)  # fmt: skip
+
+_concatenate = operation(
+    "concatenate", lambda m, *xs, axis, ends: m.concatenate(xs, axis=axis),
+    variadic=lambda m, g, _y, *_xs, axis, ends, i: g[
+        (slice(None),) * axis + (slice(ends[i - 1] if i else 0, ends[i]),)],
+)  # fmt: skip
+
+
+def _index_add_forward(m: Any, g: Any, key: Any, shape: tuple[int, ...]) -> Any:
+    out = m.zeros(shape, g.dtype)
+    if _may_repeat(key):
+        m.add.at(out, key, g)
+    else:
+        out[key] = g  # a slice or a mask takes each element once: no slow add.at
+    return out
+
+
+def _may_repeat(key: Any) -> bool:
+    parts = key if isinstance(key, tuple) else (key,)
+    return any(getattr(k, "ndim", 0) > 0 and k.dtype.kind in "iu" for k in parts)
+
+
+# Each is the other's derivative.
+_index = operation(
+    "index", lambda m, x, key: x[key],
+    lambda m, g, _y, _x, key: m.index_add(g, key=key, shape=_x.shape))  # fmt: skip
+
+_index_add = operation(
+    "index_add", _index_add_forward,
+    lambda m, g, _y, _x, key, shape: m.index(g, key=key))  # fmt: skip
+
+
+# -- the public functions ------------------------------------------------------------------------
+def _ndim(x: Any) -> int:
+    return x.ndim if type(x) is Tensor else as_array(x).ndim  # type: ignore[no-any-return]
+
+
+def _axis(what: str, axis: int, ndim: int) -> int:
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"{what}: axis {axis} does not exist in an array of {ndim} dimensions")
+    return axis % ndim
+
+
+def reshape(x: Any, shape: int | tuple[int, ...]) -> Tensor:
+    """The same elements in C order in another shape; one length may be -1."""
+    return _reshape(x, shape=shape)
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
+    """The axes in another order; reversed if `axes` is None."""
+    ndim = _ndim(x)
+    order = tuple(range(ndim))[::-1] if axes is None else tuple(_axis("transpose", a, ndim) for a in axes)
+    return _transpose(x, axes=order)
+
+
+def swapaxes(x: Any, a: int, b: int) -> Tensor:
+    """Axes a and b exchanged."""
+    order = list(range(_ndim(x)))
+    order[a], order[b] = order[b], order[a]
+    return _transpose(x, axes=tuple(order))
+
+
+def moveaxis(x: Any, source: int, destination: int) -> Tensor:
+    """Axis `source` moved to position `destination`; the others keep their order."""
+    ndim = _ndim(x)
+    order = list(range(ndim))
+    order.insert(
+        _axis("moveaxis", destination, ndim), order.pop(_axis("moveaxis", source, ndim))
+    )
+    return _transpose(x, axes=tuple(order))
+
+
+def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Tensor:
+    """New axes of length 1 at the positions `axis` of the result."""
+    return _reshape(x, shape=np.expand_dims(np.broadcast_to(0, as_array(x).shape), axis).shape)
+
+
+def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
+    """Without the axes of length 1 named by `axis`, or without any if None."""
+    return _reshape(x, shape=np.squeeze(np.broadcast_to(0, as_array(x).shape), axis).shape)
+
+
+def broadcast_to(x: Any, shape: tuple[int, ...]) -> Tensor:
+    """x repeated to `shape` by NumPy's rules of broadcasting."""
+    return _broadcast_to(x, shape=tuple(shape))
+
+
+def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
+    """The elements in reverse order along `axis`, along all axes if None."""
+    return _flip(x, axis=axis)
+
+
+def pad(x: Any, widths: Any) -> Tensor:
+    """Zeros around x: `widths` as in NumPy, a number, (before, after), or one pair for each axis."""
+    pairs = np.broadcast_to(np.asarray(widths), (_ndim(x), 2))
+    return _pad(x, widths=tuple((int(a), int(b)) for a, b in pairs))
+
+
+def concatenate(xs: Sequence[Any], axis: int = 0) -> Tensor:
+    """The arrays `xs` joined along an existing axis."""
+    if not len(xs):
+        raise ValueError("concatenate needs at least one array")
+    axis = _axis("concatenate", axis, _ndim(xs[0]))
+    lengths = [as_array(x).shape[axis] for x in xs]
+    return _concatenate(*xs, axis=axis, ends=tuple(accumulate(lengths)))
+
+
+def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
+    """The arrays `xs`, all of one shape, joined along a new axis."""
+    return concatenate([expand_dims(x, axis) for x in xs], axis)
+
+
+def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+    """x cut along `axis` into a number of equal parts, or before each of the positions given."""
+    shape = as_array(x).shape
+    axis = _axis("split", axis, len(shape))
+    n = shape[axis]
+    if isinstance(parts, int):
+        if parts < 1 or n % parts:
+            raise ValueError(f"split: an axis of length {n} does not cut into {parts} equal parts")
+        parts = range(n // parts, n, n // parts)
+    edges = [0, *parts, n]
+    return [
+        index(x, (slice(None),) * axis + (slice(a, b),))
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def index(x: Any, key: Any) -> Tensor:
+    """x[key]: numbers, slices, None, Ellipsis, integer arrays and Boolean masks, as in NumPy."""
+    return _index(x, key=_raw_key(key))
+
+
+def index_add(g: Any, key: Any, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of `shape` with g added at [key], repeatedly where positions repeat.
+
+    The transpose of indexing: the gradient of x[key] with respect to x.
+    """
+    return _index_add(g, key=_raw_key(key), shape=tuple(shape))
+
+
+def _raw_key(key: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(_raw_key(k) for k in key)
+    if isinstance(key, (Tensor, list)):
+        return as_array(key)
+    return key
