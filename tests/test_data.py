@@ -126,7 +126,7 @@ def small_set() -> dict[str, np.ndarray]:
     arrays = ((5, 2, 3), (5,), (3, 2, 3), (3,))
     return {
         file: rng.integers(0, 256 if len(shape) == 3 else 10, shape, dtype=np.uint8)
-        for file, shape in zip(FILES, arrays)
+        for file, shape in zip(FILES, arrays, strict=True)
     }
 
 
@@ -189,7 +189,9 @@ GOOD = idx(np.arange(24, dtype=np.uint8).reshape(4, 2, 3))  # 16 bytes of header
     [
         (b"", "not an IDX file"),
         (b"<html>not found</html>", "not an IDX file: it starts with the bytes '3c 68 74 6d'"),
+        (b"\0\0\x08", "not an IDX file"),
         (b"\0\0\x08\0", "not an IDX file"),
+        (b"\1\0" + GOOD[2:], "not an IDX file"),
         (b"\0\0\x0d" + GOOD[3:], "type 0x0d is not supported"),
         (GOOD[:9], "truncated: 9 of "),
         (GOOD[:-1], "truncated: 39 of 40 bytes"),
@@ -382,7 +384,7 @@ def test_the_published_files(name):
     assert_well_formed(data)
     assert data.x.shape == (60_000, 784) and data.test.shape == (10_000, 784)
     assert data.image_shape == (28, 28)
-    for file, digest in zip(FILES, images.SHA256[name]):
+    for file, digest in zip(FILES, images.SHA256[name], strict=True):
         path = Path(root, name, file)
         plain = path.exists()
         content = path.read_bytes() if plain else gzip.decompress(Path(f"{path}.gz").read_bytes())
@@ -412,7 +414,9 @@ def test_npy_round_trip(tmp_path_factory, values):
     data = load(path)
     assert_well_formed(data)
     assert data.name == str(path) and data.y is None and data.image_shape is None
-    for rows, expected in zip((data.x, data.test), split(values.reshape(len(values), -1))):
+    for rows, expected in zip(
+        (data.x, data.test), split(values.reshape(len(values), -1)), strict=True
+    ):
         np.testing.assert_array_equal(rows, expected.astype(np.float32))
 
 
@@ -433,7 +437,7 @@ def test_csv_round_trip(tmp_path_factory, values, header):
     path.write_text("\n".join(lines))
     data = load(path)
     assert_well_formed(data)
-    for rows, expected in zip((data.x, data.test), split(values)):
+    for rows, expected in zip((data.x, data.test), split(values), strict=True):
         np.testing.assert_array_equal(rows, expected)
 
 
@@ -513,10 +517,13 @@ def test_pickles_are_never_loaded(tmp_path):
             load(tmp_path / f"bad{suffix}")
 
 
-@pytest.mark.parametrize("key", ["x", "anything"])
-def test_npz_with_labels(tmp_path, key):
-    rows, labels = np.arange(26.0).reshape(13, 2), np.arange(13, dtype=np.uint8)
-    np.savez(tmp_path / "set.npz", **{key: rows, "y": labels})
+ROWS = np.arange(26.0).reshape(13, 2)
+
+
+@pytest.mark.parametrize("arrays", [{"x": ROWS}, {"any": ROWS}, {"any": -ROWS, "x": ROWS}])
+def test_npz_with_labels(tmp_path, arrays):
+    """The rows are `x`, or else the only array beside the labels."""
+    np.savez(tmp_path / "set.npz", y=np.arange(13, dtype=np.uint8), **arrays)
     data = load(tmp_path / "set.npz")
     assert_well_formed(data)
     assert data.test.tolist() == [[10, 11], [22, 23]]
@@ -549,6 +556,18 @@ def test_image_files_keep_their_shape_and_lie_in_the_unit_interval(tmp_path):
         assert_well_formed(data)
         assert data.image_shape == (2, 3)
         np.testing.assert_allclose(data.test, pixels[5:6].reshape(1, 6) / 255, rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(13, 4), (13, 2, 3), (13, 1, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_fortran_order_makes_no_difference(tmp_path, shape, dtype):
+    values = (np.arange(np.prod(shape)) % 2).astype(dtype).reshape(shape)
+    np.save(tmp_path / "c.npy", values)
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(values))
+    data, fortran = load(tmp_path / "c.npy"), load(tmp_path / "fortran.npy")
+    assert_well_formed(fortran)
+    np.testing.assert_array_equal(fortran.x, data.x)
+    np.testing.assert_array_equal(fortran.test, data.test)
 
 
 # --- synthetic sets ---

@@ -1,9 +1,9 @@
 """Counter-based random numbers: one definition of the stream for every backend.
 
-Word k of a draw is lane ``k % 4`` of the Philox block ``k // 4`` whose key is the generator's seed and
-whose counter is (block, draw). So a number depends on the seed, the draw and its place in the array
-and on nothing else: row i is the same whoever computes it, and however many rows there are. This NumPy
-form is the reference that the C++ and CUDA kernels are held to.
+Word k of a draw is lane ``k % 4`` of the Philox block ``k // 4`` whose key is the generator's seed
+and whose counter is (block, draw). So a number depends on the seed, the draw and its place in the
+array and on nothing else: row i is the same whoever computes it, and however many rows there are.
+This NumPy form is the reference that the C++ and CUDA kernels are held to.
 
 References:
     Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
@@ -26,7 +26,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Words: TypeAlias = npt.NDArray[np.uint32]
 Shape: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...]
 
-# The constants of the rounds are 0-d arrays: ufuncs take those at a third of the cost of Python ints.
+# The constants of the rounds are 0-d arrays, which ufuncs take at a third of a Python int's cost.
 _MULTIPLIER_0, _MULTIPLIER_2 = np.array(0xD2511F53, np.uint64), np.array(0xCD9E8D57, np.uint64)
 _LOW_WORD, _WORD_BITS = np.array(0xFFFFFFFF, np.uint64), np.array(32, np.uint64)
 _KEY_STEP_0, _KEY_STEP_1 = 0x9E3779B9, 0xBB67AE85  # the golden ratio and sqrt(3) - 1
@@ -38,8 +38,9 @@ _SPACING = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}  # o
 def philox4x32(seed: int, draw: int, block: int, count: int = 1) -> Words:
     """Philox4x32-10 (Salmon et al. 2011): the blocks ``block .. block + count - 1`` of a draw.
 
-    The key is ``seed``; the counter has the block number in its low and ``draw`` in its high 64 bits.
-    All three are in [0, 2**64), unchecked; block numbers wrap around. Returns uint32, shape (count, 4).
+    The key is ``seed``; the counter has the block number in its low 64 bits and ``draw`` in its
+    high ones. All three are in [0, 2**64), unchecked; block numbers wrap around. Returns uint32,
+    shape (count, 4).
     """
     blocks = np.arange(count, dtype=np.uint64)
     blocks += np.uint64(block)
@@ -68,8 +69,8 @@ def philox4x32(seed: int, draw: int, block: int, count: int = 1) -> Words:
 class Generator:
     """A stream of random arrays. Its whole state is two integers, ``(seed, draws)``.
 
-    Each call of a random method is one draw and advances ``draws`` by one, whatever the size; a call
-    that raises is none. ``shape`` is an int or a tuple of ints (``()`` gives a 0-d array), and
+    Each call of a random method is one draw and advances ``draws`` by one, whatever the size; a
+    call that raises is none. ``shape`` is an int or a tuple of ints (``()`` gives a 0-d array), and
     elements are numbered in C order. Both integers are in [0, 2**64), else ValueError or TypeError.
     """
 
@@ -98,7 +99,7 @@ class Generator:
         return Generator(int(words[0]) | int(words[1]) << 32)
 
     def next_draw(self) -> tuple[int, int]:
-        """Claim one draw: returns its ``(seed, draw)``, for a kernel that computes the words itself."""
+        """Claim one draw, for a kernel that computes the words itself: its ``(seed, draw)``."""
         if self._draws == _CHILD_DRAW:
             raise ValueError(f"the generator is exhausted: draws = {self._draws}")
         self._draws += 1
@@ -113,8 +114,8 @@ class Generator:
     ) -> Array:
         """Uniform in [low, high): ``low + (high - low) * u`` computed in float32 or float64.
 
-        u is a multiple of 2**-24 (float32, one word each) or 2**-53 (float64, two). Raises ValueError
-        for low > high or limits that are not finite, TypeError for another dtype.
+        u is a multiple of 2**-24 (float32, one word each) or 2**-53 (float64, two). Raises
+        ValueError for low > high or limits that are not finite, TypeError for another dtype.
         """
         dtype = _float_dtype(dtype)
         low, high = _finite("low", low, dtype), _finite("high", high, dtype)
@@ -139,8 +140,8 @@ class Generator:
     ) -> Array:
         """Normal by Box & Muller (1958): ``mean + std * z`` computed in float32 or float64.
 
-        Elements 2j and 2j + 1 are the cosine and the sine of one pair. Raises ValueError for std < 0
-        or parameters that are not finite, TypeError for another dtype.
+        Elements 2j and 2j + 1 are the cosine and the sine of one pair. Raises ValueError for
+        std < 0 or parameters that are not finite, TypeError for another dtype.
         """
         dtype = _float_dtype(dtype)
         mean, std = _finite("mean", mean, dtype), _finite("std", std, dtype)
@@ -164,8 +165,8 @@ class Generator:
     ) -> Array:
         """Integers in [low, high): ``low + floor(r * (high - low) / 2**64)``, r of 64 random bits.
 
-        Raises ValueError unless 1 <= high - low <= 2**32 and the dtype holds the limits, TypeError for
-        a dtype that is not of integers.
+        Raises ValueError unless 1 <= high - low <= 2**32 and the dtype holds the limits, TypeError
+        for a dtype that is not of integers.
         """
         dtype = np.dtype(dtype)
         if dtype.kind not in "iu":
@@ -196,8 +197,8 @@ class Generator:
     ) -> Array:
         """1 with probability p, else 0: ``u < p`` for a float32 uniform u.
 
-        p is a number or an array that broadcasts to ``shape`` (None: p's own shape). Raises ValueError
-        for a p outside [0, 1] or NaN.
+        p is a number or an array that broadcasts to ``shape`` (None: p's own shape). Raises
+        ValueError for a p outside [0, 1] or NaN.
         """
         p, dtype = np.asarray(p), np.dtype(dtype)
         valid = (p >= 0) & (p <= 1)
@@ -208,7 +209,7 @@ class Generator:
         return np.asarray(self.uniform(p.shape) < p).astype(dtype)
 
     def permutation(self, n: SupportsIndex) -> npt.NDArray[np.int64]:
-        """A permutation of range(n), int64: the stable order of n 64-bit keys. ValueError for n < 0."""
+        """A permutation of range(n), int64: the stable order of 64-bit keys. n < 0: ValueError."""
         if (n := _integer("n", n)) < 0:
             raise ValueError(f"n must not be negative, got {n}")
 
@@ -221,7 +222,7 @@ class Generator:
     def _draw(
         self, shape: Shape, dtype: np.dtype[Any], each: int, convert: Callable[[Words], Array]
     ) -> Array:
-        """One draw: ``convert`` turns the words of whole blocks into elements, ``each`` words apiece."""
+        """One draw: ``convert`` turns words of whole blocks into elements of ``each`` words."""
         shape = _shape(shape)
         result = np.empty(math.prod(shape), dtype)
         seed, draw = self.next_draw()
@@ -235,9 +236,11 @@ class Generator:
 
 def _whole_numbers(words: Words, dtype: np.dtype[Any]) -> Array:
     """Whole numbers as floats: 24 random bits of one word (float32) or 53 of two (float64)."""
+    numbers: Array
     if dtype == np.float32:
         # Signed, because processors convert signed integers faster.
-        return (words >> np.uint32(8)).view(np.int32).astype(np.float32)
+        numbers = (words >> np.uint32(8)).view(np.int32).astype(np.float32)
+        return numbers
     numbers = (words[0::2] >> np.uint32(5)).astype(np.float64)
     numbers *= 2.0**26
     numbers += words[1::2] >> np.uint32(6)
@@ -253,8 +256,8 @@ def _box_muller(numbers: Array) -> Array:
     radius *= -2
     np.sqrt(radius, out=radius)
 
-    # With the angle in turns, cos(2 pi t) = sin(2 pi (|t - 1/2| - 1/4)), and a sine is the cosine of a
-    # quarter turn less. These differences are exact, and pi enters after them: so each result is
+    # For an angle of t turns, cos(2 pi t) = sin(2 pi (|t - 1/2| - 1/4)); a sine is the cosine of
+    # a quarter turn less. These differences are exact, and pi enters after them: so each result is
     # accurate relative to itself, even where it is nearly 0.
     turns = np.empty((2, radius.size), numbers.dtype)
     np.multiply(numbers[1::2], spacing, out=turns[0])

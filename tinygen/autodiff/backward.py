@@ -38,7 +38,8 @@ def backward(
     table = propagate(output, gradient, None, retain_graph or create_graph, create_graph)
     for leaf, g in table.items():
         if leaf.grad is None:
-            leaf.grad = g
+            # Under create_graph two leaves may share g: each gets a buffer of its own.
+            leaf.grad = g.astype(g.dtype) if create_graph else g
         elif create_graph or leaf.grad.node is not None:
             leaf.grad = leaf.grad + g
         else:
@@ -121,7 +122,7 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
         node = heappop(heap)[1]
         g = table.pop(node)
         if wanted is not None and node in wanted:
-            found[node] = g
+            found[node] = g.copy() if raw else g  # the walk goes on with g
         if node.inputs is None:
             raise ValueError(
                 f"the history of {node.op.name} was freed by an earlier backward pass; "

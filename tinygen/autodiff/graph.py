@@ -35,7 +35,7 @@ def graph_dot(result: Tensor) -> str:
     numbers = _numbered(result)
     lines = ["digraph tinygen {", "  node [shape=box, fontname=monospace];"]
     for source, number in numbers.items():
-        label = "\\n".join(filter(None, [source.name, _what(source), _spec(source)]))
+        label = "\n".join(filter(None, [source.name, _what(source), _spec(source)]))
         style = "" if isinstance(source, Node) else ', style=filled, fillcolor="lightgrey"'
         lines.append(f'  n{number} [label="{_escape(label)}"{style}];')
         if isinstance(source, Node):
@@ -74,4 +74,4 @@ def _from(source: Source, numbers: dict[Source, int]) -> str:
 
 
 def _escape(label: str) -> str:
-    return label.replace('"', '\\"')
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

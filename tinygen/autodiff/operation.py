@@ -19,6 +19,7 @@ rule, given `tinygen.ops` as its namespace, builds the graph of the derivative.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -37,7 +38,7 @@ __all__ = ["REGISTRY", "Node", "Operation", "operation"]
 REGISTRY: dict[str, Operation] = {}
 """Every operation by name."""
 
-_PACKAGE = str(Path(__file__).parents[1])
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 _order = count()
 
 
@@ -99,7 +100,8 @@ class Operation:
     """A differentiable function of arrays; call it with Tensors, arrays or numbers.
 
     Floating-point inputs of different widths meet at the widest; integers join the floats' dtype;
-    Python and NumPy scalars take the dtype of the Tensors. All inputs must live on one device.
+    Python and NumPy scalars take the dtype of the Tensors, and a Tensor without axes that of arrays
+    with axes. All inputs must live on one device.
     """
 
     def __init__(
@@ -149,7 +151,7 @@ class Operation:
                 parents.append(None)
             bit += bit
         if not plain or kind is None:
-            arrays, kind, dtype = self._settle(arrays)
+            arrays, kind, dtype = self._settle(inputs)
         try:
             out = self.forward(_namespaces[kind], *arrays, **params)
         except (ValueError, TypeError, IndexError) as error:
@@ -168,32 +170,37 @@ class Operation:
             node.where = _callers_line()
         return Tensor(out, node)
 
-    def _settle(self, values: list[Any]) -> tuple[list[Any], type, np.dtype[Any]]:
-        """Bring mixed inputs to one array type and one dtype; scalars stay weak."""
-        arrays: list[Any] = []
-        weak: list[bool] = []
-        for value in values:
-            scalar = isinstance(value, (bool, int, float, np.generic))
-            arrays.append(value if scalar else as_array(value))
-            weak.append(scalar or (isinstance(value, np.ndarray) and value.ndim == 0))
-        if all(weak):
-            arrays, weak = [as_array(a) for a in arrays], [False] * len(arrays)
-        strong = [a for a, w in zip(arrays, weak, strict=True) if not w]
-        kind = type(strong[0])
-        if any(namespace_of(a) is not namespace_of(strong[0]) for a in strong):
-            devices = sorted({namespace_of(a).device for a in strong})
-            raise TypeError(f"{self.name}: inputs on {' and '.join(devices)}; move them to one device")
-        # An input that is never differentiable (the condition of `where`) keeps a dtype of its own.
-        free = [not callable(self.rules) and self.rules[i] is None for i in range(len(arrays))]
-        dtypes = {a.dtype for a, w, f in zip(arrays, weak, free, strict=True) if not (w or f)}
-        floats = {d for d in dtypes if d.kind == "f"}
-        dtype = np.result_type(*(floats or dtypes or {strong[0].dtype}))
-        for i, (array, is_weak) in enumerate(zip(arrays, weak, strict=True)):
-            if is_weak:
-                arrays[i] = array.item() if isinstance(array, (np.generic, np.ndarray)) else array
-            elif array.dtype != dtype and not free[i]:
-                arrays[i] = array.astype(dtype)
-        return arrays, kind, dtype
+    def _settle(self, inputs: Sequence[Any]) -> tuple[list[Any], type, np.dtype[Any]]:
+        """Bring mixed inputs to one array type and one dtype, which the strongest inputs decide.
+
+        Arrays with axes (rank 2) are stronger than Tensors without (1), those than numbers (0).
+        """
+        arrays = [x if isinstance(x, (bool, int, float, np.generic)) else as_array(x) for x in inputs]
+        ranks = []
+        for i, (x, array) in enumerate(zip(inputs, arrays, strict=True)):
+            if not callable(self.rules) and self.rules[i] is None:
+                ranks.append(-1)  # never differentiable (the condition of `where`): a dtype of its own
+            elif getattr(array, "ndim", 0):
+                ranks.append(2)
+            else:
+                ranks.append(0 if isinstance(x, (float, int, np.generic, np.ndarray)) else 1)
+        top = max(ranks)
+        if top <= 0:  # numbers alone
+            arrays = [as_array(a) for a in arrays]
+        devices = {namespace_of(a).device for a in arrays if hasattr(a, "dtype")}
+        if len(devices) > 1:
+            raise TypeError(
+                f"{self.name}: inputs on {' and '.join(sorted(devices))}; move them to one device"
+            )
+        strong = [a for a, r in zip(arrays, ranks, strict=True) if r == top]
+        dtypes = {a.dtype for a in strong}
+        dtype = np.result_type(*({d for d in dtypes if d.kind == "f"} or dtypes))
+        for i, (array, rank) in enumerate(zip(arrays, ranks, strict=True)):
+            if rank == top or (rank == 1 and dtype.kind == "f"):
+                arrays[i] = array if array.dtype == dtype else array.astype(dtype)
+            elif rank == 0 and isinstance(array, (np.generic, np.ndarray)):
+                arrays[i] = array.item()
+        return arrays, type(strong[0]), dtype
 
     def _make_plan(self, pattern: int, n: int) -> Plan:
         wanted = [i for i in range(n) if pattern >> i & 1]

@@ -66,6 +66,9 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[T
     if len(primals) != len(tangents):
         raise ValueError(f"{len(primals)} primals but {len(tangents)} tangents")
     y, inputs = _trace(f, primals, range(len(primals)))
+    for i, (x, t) in enumerate(zip(inputs, tangents, strict=True)):
+        if as_array(t).shape != x.shape:
+            raise ValueError(f"tangent {i} has shape {as_array(t).shape}, its primal has {x.shape}")
     create = _nested(y, primals, inputs) or any(
         isinstance(t, Tensor) and t.requires_grad for t in tangents
     )

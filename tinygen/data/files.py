@@ -27,8 +27,6 @@ def load_file(path: str) -> Dataset:
     Raises FileNotFoundError, and ValueError that names the file and what to mend: no numbers,
     NaN or infinity, a range beyond float32, fewer than two rows, wrong shapes.
     """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no data file {path} (looked for {Path(path).absolute()})")
     values, labels = READERS[Path(path).suffix.lower()](path)
     image_shape = values.shape[1:] if values.ndim == 3 else None
     rows = _checked_rows(path, values)
@@ -122,7 +120,7 @@ def _checked_rows(path: str, values: NDArray[Any]) -> NDArray[np.float32]:
     if values.ndim == 3 and values.dtype == np.uint8:
         return scaled_rows(values)
     with np.errstate(over="ignore"):  # reported below
-        rows = np.ascontiguousarray(values.reshape(len(values), -1), dtype=np.float32)
+        rows = values.reshape(len(values), -1).astype(np.float32, order="C")
     if not np.isfinite(rows).all():
         raise ValueError(f"{path}: values beyond the range of float32 (3.4e38); rescale them")
     if values.ndim == 3 and not (rows.min() >= 0 and rows.max() <= 1):

@@ -19,6 +19,7 @@ from tinygen.ops.elementwise import (
 )  # fmt: skip
 from tinygen.ops.fused import (
     ACTIVATIONS, bce_with_logits, gaussian_kl, linear, mse, softmax_cross_entropy,
+    standardise,
 )  # fmt: skip
 from tinygen.ops.linalg import diagonal, einsum, matmul
 from tinygen.ops.reduce import (
@@ -37,7 +38,7 @@ __all__ = [
     "min", "minimum", "moveaxis", "mse", "multiply", "ndtr", "negative", "norm", "ones",
     "ones_like", "pad", "power", "prod", "relu", "reshape", "sigmoid", "sign", "silu", "sin",
     "softmax", "softmax_cross_entropy", "softplus", "split", "sqrt", "square", "squeeze", "stack",
-    "subtract", "sum", "swapaxes", "tanh", "transpose", "var", "where", "zeros", "zeros_like",
+    "standardise",    "subtract", "sum", "swapaxes", "tanh", "transpose", "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 _backward.tensor_namespace = sys.modules[__name__]

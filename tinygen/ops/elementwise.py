@@ -159,9 +159,14 @@ def _density(m: Any, x: Any) -> Any:
 
 
 # -- activations ---------------------------------------------------------------------------------
+# exp overflows beyond these, by dtype; there the sigmoid is as good as 0.
+_EXP_LIMIT = {np.dtype(np.float16): 11.0, np.dtype(np.float32): 88.0}
+
+
 def _sigmoid_forward(m: Any, x: Any) -> Any:
-    e = m.exp(-m.abs(x))  # never overflows
-    return m.where(x >= 0, 1.0, e) / (1.0 + e)
+    e = m.exp(-m.maximum(x, -_EXP_LIMIT.get(x.dtype, 709.0)))
+    e += 1.0
+    return 1.0 / e
 
 
 tanh = operation(

@@ -59,16 +59,21 @@ def _with_bias(activation: Operation) -> Operation:
 _BIASED = {name: _with_bias(activation) for name, activation in ACTIVATIONS.items()}
 
 
+def check_activation(name: str | None) -> None:
+    """ValueError, with the nearest right name, unless `name` is an activation or None."""
+    if name is not None and name not in ACTIVATIONS:
+        raise unknown("activation", name, ACTIVATIONS)
+
+
 def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None) -> Tensor:
     """activation(x @ weight + bias): a layer. x (..., n_in), weight (n_in, n_out), bias (n_out,).
 
     ValueError: an unknown activation.
     """
+    check_activation(activation)
     y = matmul(x, weight)
     if activation is None:
         return y if bias is None else add(y, bias)
-    if activation not in ACTIVATIONS:
-        raise unknown("activation", activation, ACTIVATIONS)
     return ACTIVATIONS[activation](y) if bias is None else _BIASED[activation](y, bias)
 
 
@@ -97,6 +102,33 @@ gaussian_kl = operation(
     lambda m, g, _y, _mean, log_var: 0.5 * g * m.expm1(log_var),
     doc="KL(N(mean, exp(log_var)) ‖ N(0, 1)) in nats, elementwise (Kingma & Welling 2013, app. B).",
 )  # fmt: skip
+
+
+
+
+def _standardise_forward(m: Any, x: Any, eps: float) -> Any:
+    centred = x - m.mean(x, axis=-1, keepdims=True)
+    return centred / _spread(m, centred, eps)
+
+
+def _spread(m: Any, centred: Any, eps: float) -> Any:
+    return m.sqrt(m.mean(m.square(centred), axis=-1, keepdims=True) + eps)
+
+
+def _standardise_rule(m: Any, g: Any, y: Any, x: Any, eps: float) -> Any:
+    """g without its parts along 1 and along y: moving x along those leaves y where it is."""
+    centred = x - m.mean(x, axis=-1, keepdims=True)
+    along = m.mean(g, axis=-1, keepdims=True) + y * m.mean(g * y, axis=-1, keepdims=True)
+    return (g - along) / _spread(m, centred, eps)
+
+
+_standardise = operation("standardise", _standardise_forward, _standardise_rule)
+
+
+def standardise(x: Any, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(var + eps) over the last axis: layer normalisation (Ba et al. 2016, eq. 4)
+    before its gain and bias."""
+    return _standardise(x, eps=eps)
 
 
 def _pick(m: Any, x: Any, labels: Any) -> Any:

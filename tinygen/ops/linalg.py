@@ -21,7 +21,9 @@ def _einsum_rule(m: Any, g: Any, _y: Any, *xs: Any, i: int, terms: tuple[str, ..
     """The same sum of products with the output's gradient in the place of operand i."""
     others = [(t, x) for j, (t, x) in enumerate(zip(terms, xs, strict=True)) if j != i]
     subscripts = ",".join([out, *(t for t, _ in others)]) + "->" + terms[i]
-    return m.einsum(subscripts, g, *(x for _, x in others))
+    d = m.einsum(subscripts, g, *(x for _, x in others))
+    # Lengths 1 broadcast: an index may have its full length in operand i alone.
+    return m.broadcast_to(d, tuple(max(n) for n in zip(d.shape, xs[i].shape, strict=True)))
 
 
 _einsum = operation(

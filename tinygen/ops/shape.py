@@ -91,7 +91,8 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
 def swapaxes(x: Any, a: int, b: int) -> Tensor:
     """Axes a and b exchanged."""
     order = list(range(_ndim(x)))
-    order[a], order[b] = order[b], order[a]
+    a, b = _axis("swapaxes", a, len(order)), _axis("swapaxes", b, len(order))
+    order[a], order[b] = b, a
     return _transpose(x, axes=tuple(order))
 
 
@@ -142,6 +143,8 @@ def concatenate(xs: Sequence[Any], axis: int = 0) -> Tensor:
 
 def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """The arrays `xs`, all of one shape, joined along a new axis."""
+    dtype = next((x.dtype for x in xs if type(x) is Tensor and x.dtype.kind == "f"), None)
+    xs = [np.asarray(x, dtype) if np.isscalar(x) else x for x in xs]  # numbers are weak
     return concatenate([expand_dims(x, axis) for x in xs], axis)
 
 
@@ -176,7 +179,8 @@ def index_add(g: Any, key: Any, shape: tuple[int, ...]) -> Tensor:
 
 def _raw_key(key: Any) -> Any:
     if isinstance(key, tuple):
-        return tuple(_raw_key(k) for k in key)
+        return tuple(_raw_key(list(k) if isinstance(k, tuple) else k) for k in key)
     if isinstance(key, (Tensor, list)):
-        return as_array(key)
+        array = as_array(key)
+        return array if array.size else array.astype(int)  # [] alone would be an array of floats
     return key

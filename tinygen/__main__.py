@@ -1,0 +1,360 @@
+"""The command line: `python -m tinygen train | sample | evaluate | explain | info`."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+import tinygen
+from tinygen import checkpoint, data, pictures
+from tinygen.autodiff import graph_dot, graph_text
+from tinygen.errors import unknown
+from tinygen.evaluation import evaluate
+from tinygen.models import MODELS, Model, load
+from tinygen.random import Generator
+from tinygen.training import CHECKPOINT, History, Settings, Stopped
+
+SAMPLES = 100  # in a picture
+MEASURED = 256  # for the measures
+
+
+# -- train ---------------------------------------------------------------------------------------
+def train(args: argparse.Namespace) -> None:
+    """Train a model and leave its checkpoint, pictures and metrics in a folder."""
+    folder = Path(args.out)
+    if args.model not in MODELS:
+        raise unknown("model", args.model, MODELS)
+    chosen = _chosen(args)
+    if args.resume:
+        chosen = _recorded(folder, chosen)
+    dataset = data.load(chosen["data"], args.data_dir or chosen["data_dir"], args.download)
+    model = _make(args.model, dataset, chosen["options"], chosen["settings"].seed)
+    if not args.resume:
+        _new_folder(folder)
+    _require_plots(args)
+    began = time.monotonic()
+    print(
+        f"{args.model} on {dataset.name}: {len(dataset.x)} rows of {model.features}, "
+        f"{sum(p.size for p in model.parameters())} parameters",
+        file=sys.stderr,
+    )
+    run = {"data": dataset.name, "data_dir": chosen["data_dir"], "options": chosen["options"]}
+    history = model.fit(
+        dataset.x,
+        settings=chosen["settings"],
+        folder=folder,
+        resume=args.resume,
+        meta={**model.description(), "run": run, "image_shape": dataset.image_shape},
+        checkpoint_seconds=args.checkpoint_seconds,
+        show_progress=True,
+    )
+    seconds = time.monotonic() - began
+    samples = model.sample(MEASURED)
+    metrics = {
+        "model": args.model,
+        **run,
+        "settings": asdict(chosen["settings"]),
+        "seconds": round(seconds, 2),
+        "final": {k: float(np.mean(v[-100:])) for k, v in history.items()},
+        **evaluate(model, dataset, samples),
+        "versions": _versions(),
+    }
+    _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    written = ["metrics.json", *_draw(folder, model, dataset, samples, history)]
+    print(f"{folder}: {', '.join([CHECKPOINT, *written])} after {seconds:.0f} s")
+
+
+def _chosen(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line asks for; settings that it leaves out are the model's own."""
+    given = {f.name: getattr(args, f.name) for f in fields(Settings)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return {
+        "data": args.data or "digits",
+        "data_dir": args.data_dir,
+        "options": _options(args.model, args.set or []),
+        "settings": MODELS[args.model].defaults.changed(**given),
+        "given": given | ({"data": args.data} if args.data else {}),
+    }
+
+
+def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What a run was started with; ValueError if the command line now asks for something else."""
+    meta, _ = checkpoint.read(folder / CHECKPOINT)
+    recorded = {**meta["run"], "settings": Settings(**meta["settings"])}
+    was = asdict(recorded["settings"]) | {"data": recorded["data"]} | recorded["options"]
+    now = chosen["given"] | chosen["options"]
+    if meta["model"] != MODELS[chosen["model"]].__name__:
+        raise ValueError(f"{folder} holds a {meta['model']}; resume it under its own name")
+    for name, value in now.items():
+        if was.get(name) != value:
+            raise ValueError(
+                f"{folder} was started with {name} = {was.get(name)!r}, not {value!r}; "
+                "leave the option out to resume, or start a new run in another folder"
+            )
+    return recorded
+
+
+def _options(model: str, pairs: list[str]) -> dict[str, Any]:
+    """Options of the model's constructor from NAME=VALUE; values are JSON or plain words."""
+    known = set(inspect.signature(MODELS[model].__init__).parameters)
+    known -= {"self", "features", "bounded", "seed"}
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, not {pair!r}")
+        if name not in known:
+            raise unknown(f"option of {model}", name, known)
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def _make(name: str, dataset: data.Dataset, options: dict[str, Any], seed: int) -> Model:
+    """A new model for the data: bounded for images, measured scale for others."""
+    cls = MODELS[name]
+    takes = inspect.signature(cls.__init__).parameters
+    image = dataset.image_shape is not None
+    fitting = {"bounded": image} if "bounded" in takes else {}
+    if "likelihood" in takes:
+        fitting["likelihood"] = "bernoulli" if image else "gaussian"
+    try:
+        return cls(dataset.x.shape[1], **{**fitting, **options}, seed=seed)
+    except TypeError as error:
+        raise ValueError(f"options {options} do not fit {name}: {error}") from error
+
+
+def _new_folder(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"{folder} exists already and is not an empty folder; "
+            "--resume continues the run in it, another --out starts a new one"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+# -- sample, evaluate ----------------------------------------------------------------------------
+def sample(args: argparse.Namespace) -> None:
+    """Draw from a trained model: a picture, and the numbers as .npy if asked."""
+    path = _checkpoint_of(args.run)
+    meta, _ = checkpoint.read(path)
+    model = load(path)
+    samples = model.sample(args.n, rng=Generator(args.seed))
+    out = Path(args.out) if args.out else path.parent / f"samples-{args.seed}.png"
+    if out.suffix == ".npy":
+        with open(out, "wb") as file:
+            np.save(file, samples)
+    elif out.suffix == ".png":
+        _require_plots(args)
+        if meta.get("image_shape"):
+            pictures.image_grid(out, samples, tuple(meta["image_shape"]))
+        else:
+            pictures.scatter(out, _dataset_of(meta, args).test, samples)
+    else:
+        raise ValueError(f"--out ends in .png or .npy, not {out.name!r}")
+    print(f"{len(samples)} samples in {out}")
+
+
+def evaluate_run(args: argparse.Namespace) -> None:
+    """Print the measures of a trained model on held-out data, as JSON."""
+    path = _checkpoint_of(args.run)
+    meta, _ = checkpoint.read(path)
+    model, dataset = load(path), _dataset_of(meta, args)
+    samples = model.sample(args.n, rng=Generator(args.seed))
+    print(json.dumps(evaluate(model, dataset, samples, args.seed), indent=2))
+
+
+def _checkpoint_of(run: str) -> Path:
+    path = Path(run)
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
+    run = meta.get("run")
+    if run is None:
+        raise ValueError("this checkpoint does not say what it was trained on; train it with --out")
+    return data.load(run["data"], args.data_dir or run["data_dir"])
+
+
+# -- explain, info -------------------------------------------------------------------------------
+def explain(args: argparse.Namespace) -> None:
+    """Print the graph of one training loss: every operation from the data to the loss."""
+    if args.model not in MODELS:
+        raise unknown("model", args.model, MODELS)
+    dataset = data.load(args.data, args.data_dir)
+    model = _make(args.model, dataset, _options(args.model, args.set or []), 0)
+    batch = model.prepare(dataset.x)[: args.batch]
+    for name, p in model.named_parameters().items():
+        p.name = name
+    for objective in {o.name: o for o in model.objectives()}.values():
+        terms = objective.loss(batch, Generator(0))
+        for name, term in terms.items():
+            term.name = name
+        loss = next(iter(terms.values()))
+        print(f"# {objective.name}\n{graph_text(loss)}")
+        if args.dot:
+            target = Path(args.dot)
+            if len({o.name for o in model.objectives()}) > 1:
+                target = target.with_stem(f"{target.stem}-{objective.name}")
+            _write_text(target, graph_dot(loss) + "\n")
+
+
+def info(args: argparse.Namespace) -> None:
+    """Print what is installed and known, or what a run holds."""
+    if args.run:
+        meta, arrays = checkpoint.read(_checkpoint_of(args.run))
+        size = sum(a.size for k, a in arrays.items() if k.startswith("model/"))
+        print(json.dumps({**meta, "numbers in the model": size}, indent=2))
+        return
+    for name, version in _versions().items():
+        print(f"{name:12}{version}")
+    print(f"{'processors':12}{os.cpu_count()}")
+    for extra, modules in (("plot", ("matplotlib", "tqdm")), ("gpu", ("cupy",))):
+        found = ", ".join(f"{m} {'found' if find_spec(m) else 'not installed'}" for m in modules)
+        print(f"{extra:12}{found}")
+    print(f"{'models':12}{', '.join(MODELS)}")
+    print(f"{'data':12}{', '.join(data.names())}, or a .npy, .npz or .csv file")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {
+        "tinygen": tinygen.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": version("scipy"),
+    }
+
+
+# -- files ---------------------------------------------------------------------------------------
+def _draw(
+    folder: Path, model: Model, dataset: data.Dataset, samples: Any, history: History
+) -> list[str]:
+    """The pictures of a run; their names."""
+    if not pictures.available():
+        return []
+    names = ["samples.png", "loss.png"]
+    pictures.loss_curve(folder / "loss.png", history)
+    if dataset.image_shape is None:
+        pictures.scatter(folder / "samples.png", dataset.test, samples)
+        return names
+    pictures.image_grid(folder / "samples.png", samples[:SAMPLES], dataset.image_shape)
+    reconstruct = getattr(model, "reconstruct", None)
+    if reconstruct is not None:  # each held-out image above its reconstruction
+        x = dataset.test[:40].reshape(4, -1, model.features)
+        pairs = np.stack([x, reconstruct(dataset.test[:40]).reshape(x.shape)], 1)
+        rows = pairs.reshape(-1, model.features)
+        pictures.image_grid(folder / "reconstructions.png", rows, dataset.image_shape, x.shape[1])
+        names.append("reconstructions.png")
+    return names
+
+
+def _require_plots(args: argparse.Namespace) -> None:
+    if not pictures.available():
+        message = "pictures need matplotlib: pip install 'tinygen[plot]'"
+        if args.command == "sample":
+            raise ValueError(f"{message}, or save the numbers with --out samples.npy")
+        print(f"tinygen: {message}; going on without", file=sys.stderr)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# -- arguments -----------------------------------------------------------------------------------
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"tinygen: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m tinygen", description=__doc__)
+    parser.add_argument("--version", action="version", version=tinygen.__version__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any) -> argparse.ArgumentParser:
+        text = function.__doc__
+        sub = commands.add_parser(name, help=text.splitlines()[0], description=text)
+        sub.set_defaults(function=function)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
+        return sub
+
+    def data_options(sub: argparse.ArgumentParser, default: str | None = None) -> None:
+        sub.add_argument("--data-dir", help="where IDX files are (default: $TINYGEN_DATA, cache)")
+
+    sub = command("train", train)
+    sub.add_argument("model", help=", ".join(MODELS))
+    sub.add_argument("--data", help="a name, or a .npy, .npz or .csv file (default: digits)")
+    data_options(sub)
+    sub.add_argument("--download", action="store_true", help="fetch the data if not found")
+    sub.add_argument("--out", required=True, help="the folder of the run")
+    sub.add_argument("--resume", action="store_true", help="continue the run in that folder")
+    for field in fields(Settings):
+        kind = float if field.name in ("lr", "clip", "ema") else int
+        sub.add_argument(f"--{field.name}", type=kind, help="default: the model's own")
+    sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
+    sub.add_argument("--checkpoint-seconds", type=float, default=15.0, help="between checkpoints")
+
+    for name, function in (("sample", sample), ("evaluate", evaluate_run)):
+        sub = command(name, function)
+        sub.add_argument("run", help="the folder of a run, or a checkpoint")
+        sub.add_argument("--n", type=int, default=SAMPLES if name == "sample" else MEASURED)
+        sub.add_argument("--seed", type=int, default=0)
+        data_options(sub)
+        if name == "sample":
+            sub.add_argument("--out", help="a .png or .npy file (default: beside the checkpoint)")
+
+    sub = command("explain", explain)
+    sub.add_argument("model", help=", ".join(MODELS))
+    sub.add_argument("--data", default="digits")
+    data_options(sub)
+    sub.add_argument("--batch", type=int, default=2)
+    sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
+    sub.add_argument("--dot", help="write the graph in the DOT language to this file as well")
+
+    sub = command("info", info)
+    sub.add_argument("run", nargs="?", help="the folder of a run, or a checkpoint")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0, 2 for an error told in one line, 130 for a run that was stopped."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.function(args)
+    except Stopped as stopped:
+        print(f"tinygen: {stopped}; the same command with --resume continues", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("tinygen: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, ArithmeticError, IndexError, MemoryError) as error:
+        if args.debug:
+            raise
+        print("tinygen: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""What every distribution is, and how it takes its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.random import Generator
+
+__all__ = ["Distribution", "check", "parameters"]
+
+
+class Distribution(Protocol):
+    """What estimators ask of a distribution; any class with these three will do."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+
+    def log_prob(self, x: Any) -> Tensor:
+        """The log-probability or log-density at x, in nats."""
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """Independent samples, shape (*shape, *self.shape); a constant."""
+
+
+def parameters(*values: Any) -> list[Tensor]:
+    """The values as Tensors of one floating-point dtype; those with a history keep it.
+
+    The dtype is settled as in an operation: the widest float among the arrays, to which numbers
+    and 0-d arrays yield; float64 where there are none.
+    """
+    tensors = [v if isinstance(v, Tensor) else Tensor(as_array(v)) for v in values]
+    strong = [t for t in tensors if t.ndim] or [v for v in values if isinstance(v, Tensor)]
+    floats = [t.dtype for t in strong if t.dtype.kind == "f"]
+    dtype = np.result_type(*floats) if floats else np.dtype(np.float64)
+    return [t if t.dtype == dtype else t.astype(dtype) for t in tensors]
+
+
+def check(name: str, value: Tensor, requirement: str, holds: Callable[[Any], Any]) -> None:
+    """ValueError, naming an offending element, unless `holds` is true of the whole array.
+
+    What an operation computed under recording is not looked at: it is on the path of a training
+    step, where nothing waits for values.
+    """
+    if value.requires_grad and not value.is_leaf:
+        return
+    valid = holds(value.data)
+    if not valid.all():
+        raise ValueError(f"{name} must be {requirement}, got {value.data[~valid].flat[0]}")

@@ -1,0 +1,65 @@
+"""The categorical distribution: one of k classes."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from tinygen import ops
+from tinygen.autodiff.tensor import Tensor
+from tinygen.distributions.base import check, parameters
+from tinygen.random import Generator
+
+__all__ = ["Categorical"]
+
+
+class Categorical:
+    """A class 0..k-1 with probabilities softmax(logits) over the last axis, every row on its own.
+
+    logits: a Tensor or array of shape (*shape, k), not necessarily normalised; -inf makes a class
+    impossible; the attribute is a Tensor. Differentiable in it. ValueError: no last axis or an
+    empty one; NaN, +inf or a row of -inf alone (unless an operation under recording made them).
+    """
+
+    def __init__(self, logits: Any) -> None:
+        (self.logits,) = parameters(logits)
+        if not self.logits.ndim or not self.logits.shape[-1]:
+            raise ValueError(f"logits need classes along the last axis, got {self.logits.shape}")
+        self.shape = self.logits.shape[:-1]
+        check(
+            "logits", self.logits, "below +inf, and not all -inf in a row",
+            lambda x: (x < inf) & (x.max(-1, keepdims=True) > -inf),
+        )  # fmt: skip
+
+    @property
+    def log_probs(self) -> Tensor:
+        """The normalised logits, shape (*shape, k)."""
+        return ops.log_softmax(self.logits)
+
+    @property
+    def probs(self) -> Tensor:
+        """The probability of each class, shape (*shape, k)."""
+        return ops.softmax(self.logits)
+
+    def log_prob(self, x: Any) -> Tensor:
+        """log softmax(logits)[x] in nats for each row: classes x, broadcast with `shape`.
+
+        ValueError: classes that are not whole numbers in 0..k-1.
+        """
+        return -ops.softmax_cross_entropy(self.logits, x)
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """Classes, int64, shape (*shape, *self.shape); a constant."""
+        # A uniform number falls into the class whose part of [0, 1) holds it. Dividing by the total
+        # makes the last bound exactly 1, so that it always falls into one.
+        bounds = np.cumsum(self.probs.numpy(), axis=-1, dtype=np.float64)
+        bounds /= bounds[..., -1:]
+        u = rng.uniform((*shape, *self.shape, 1), dtype=np.float64)
+        return Tensor(np.asarray((u >= bounds).sum(-1)))
+
+    def entropy(self) -> Tensor:
+        """-Σ p log p in nats for each row, with 0 log 0 = 0: shape `shape`."""
+        p = self.probs
+        return -(p * ops.where(p > 0, self.log_probs, 0.0)).sum(-1)

@@ -1,0 +1,105 @@
+"""Divergences between arrays of probabilities, accurate also where these are nearly equal.
+
+The textbook sum Σ p log(p/q) cancels for nearly equal p and q, down to negative results and, under
+a square root, NaN. Since p and q sum to one, Σ (q - p) may be added: then every term,
+
+    q φ((p - q)/q) = p log(p/q) - p + q,    φ(u) = (1 + u) log(1 + u) - u  ≥  0,
+
+is non-negative by itself, and 0 only where p = q.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["js_discrete", "js_distance", "js_terms", "kl_discrete", "kl_terms"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+# φ(u) = Σ (-u)^k / (k(k-1)) from k = 2; for |u| ≤ 0.1 the terms after k = 18 are below rounding.
+_NEAR = 0.1
+_SERIES = [1 / (k * (k - 1)) for k in range(18, 1, -1)]
+
+
+def kl_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
+    """KL(p ‖ q) = Σ p log(p/q) of probabilities along `axis`, in nats or to the `base` given.
+
+    p, q: arrays of one length along their `axis`, broadcast along the others, computed in float64;
+    a float64 array without that axis (a number for vectors). 0 log(0/q) = 0, and the result is +inf
+    where p > 0 = q for some outcome. It is never negative or NaN, and 0 for p = q.
+    Nothing is normalised. ValueError: a probability that is negative or NaN, a sum that differs
+    from one by more than 1e-6 (1e-5 in float32), different lengths, base ≤ 1 or not finite.
+    """
+    p, q = _outcomes_last(p, q, axis)
+    return kl_terms(p, q).sum(-1) / _unit(base)
+
+
+def js_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
+    """JS(p, q) = ½ KL(p ‖ m) + ½ KL(q ‖ m), m = (p + q)/2, of probabilities along `axis`.
+
+    Symmetric, and in [0, log 2] (Lin 1991): the divergence, not its square root (`js_distance`).
+    Arguments, result and errors as for `kl_discrete`; it is finite for any supports.
+    """
+    p, q = _outcomes_last(p, q, axis)
+    # Inputs that sum to a little more than one may exceed the bound by as little.
+    return np.minimum(js_terms(p, q).sum(-1), log(2)) / _unit(base)
+
+
+def js_distance(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
+    """The square root of `js_discrete`, which is a metric (Endres & Schindelin 2003)."""
+    return np.sqrt(js_discrete(p, q, axis, base))
+
+
+def kl_terms(p: Array, q: Array) -> Array:
+    """p log(p/q) - p + q for numbers ≥ 0, elementwise and never negative; +inf where p > 0 = q."""
+    difference = p - q
+    near = np.abs(difference) <= _NEAR * q  # true also for p = q = 0
+    u = np.divide(difference, q, out=np.zeros_like(q), where=near & (q > 0))
+    by_series = q * u**2 * np.polyval(_SERIES, -u)
+
+    # Logarithms apart, because the ratio to a very small q overflows.
+    positive = p > 0
+    with np.errstate(divide="ignore"):  # log q = -inf is meant
+        log_ratio = np.log(np.where(positive, p, 1.0)) - np.log(np.where(positive, q, 1.0))
+    return np.where(near, by_series, p * log_ratio - difference)
+
+
+def js_terms(p: Array, q: Array) -> Array:
+    """What each outcome of probabilities or densities p and q adds to JS(p, q); never negative."""
+    m = (p + q) / 2
+    return (kl_terms(p, m) + kl_terms(q, m)) / 2
+
+
+def _outcomes_last(p: Any, q: Any, axis: int) -> tuple[Array, Array]:
+    p, q = _probabilities("p", p, axis), _probabilities("q", q, axis)
+    if p.shape[-1] != q.shape[-1]:
+        raise ValueError(f"p has {p.shape[-1]} outcomes, q has {q.shape[-1]}")
+    return tuple(np.broadcast_arrays(p, q))  # type: ignore[return-value]
+
+
+def _probabilities(name: str, values: Any, axis: int) -> Array:
+    """`values` in float64 with `axis` moved to the end, checked."""
+    given = np.asarray(values)
+    array = np.moveaxis(given.astype(np.float64), axis, -1)
+    valid = array >= 0
+    if not valid.all():
+        raise ValueError(f"{name} must not be negative or NaN, got {array[~valid][0]}")
+    rounding = np.finfo(given.dtype).eps if given.dtype.kind == "f" else 0.0
+    totals = array.sum(-1)
+    wrong = ~(np.abs(totals - 1) <= max(1e-6, 100 * rounding))
+    if wrong.any():
+        raise ValueError(f"{name} must sum to 1 along axis {axis}, got {totals[wrong].flat[0]}")
+    return array
+
+
+def _unit(base: float | None) -> float:
+    """The unit of the result in nats."""
+    if base is None:
+        return 1.0
+    if not 1 < base < float("inf"):
+        raise ValueError(f"base must be above 1 and finite, got {base}")
+    return log(base)

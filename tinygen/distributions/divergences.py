@@ -1,0 +1,140 @@
+"""Exact divergences between distributions, by the types of the pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import log, pi, sqrt
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tinygen import ops
+from tinygen.autodiff.tensor import Tensor
+from tinygen.distributions.bernoulli import Bernoulli
+from tinygen.distributions.categorical import Categorical
+from tinygen.distributions.discrete import js_terms
+from tinygen.distributions.normal import Normal
+
+__all__ = ["js_divergence", "kl_divergence"]
+
+Table: TypeAlias = dict[tuple[type, type], Callable[[Any, Any], Tensor]]
+
+
+def kl_divergence(p: Any, q: Any) -> Tensor:
+    """KL(p ‖ q) = E_p[log p(x) - log q(x)] in nats, by a closed form; never negative.
+
+    Elementwise for two Normal or two Bernoulli, for each row of two Categorical, which must have
+    the same classes; shapes broadcast. +inf where p gives probability to a class that q excludes.
+    Differentiable in the parameters of both. TypeError: a pair without a closed form here.
+    ValueError: different numbers of classes.
+    """
+    return _lifted(_look_up("KL", _KL, p, q)(p, q))
+
+
+def js_divergence(p: Any, q: Any) -> Tensor:
+    """JS(p, q) = ½ KL(p ‖ m) + ½ KL(q ‖ m) with the mixture m = (p + q)/2, in nats, in [0, log 2].
+
+    For each row of two Categorical, differentiable; for two Normal of shape () by quadrature, a
+    float64 constant. TypeError: another pair, or Normals whose parameters require a gradient.
+    ValueError: Normals of another shape, different numbers of classes.
+    """
+    js = _look_up("JS", _JS, p, q)(p, q)
+    return _lifted(js) - ops.relu(js.detach() - log(2))
+
+
+def _look_up(divergence: str, table: Table, p: Any, q: Any) -> Callable[[Any, Any], Tensor]:
+    rule = table.get((type(p), type(q)))
+    if rule is None:
+        known = ", ".join(f"({a.__name__}, {b.__name__})" for a, b in table)
+        raise TypeError(
+            f"no exact {divergence} of ({type(p).__name__}, {type(q).__name__}), only of {known}; "
+            f"monte_carlo_{divergence.lower()} estimates it"
+        )
+    return rule
+
+
+def _lifted(value: Tensor) -> Tensor:
+    """Rounding may leave a divergence just below 0: raise its value, not touching derivatives."""
+    return value + ops.relu(-value.detach())
+
+
+# -- Kullback-Leibler ----------------------------------------------------------------------------
+def _kl_normal(p: Normal, q: Normal) -> Tensor:
+    # log(σq/σp) + (σp² + (μp - μq)²)/(2σq²) - ½, arranged around the log-ratio r of the two σ:
+    # e^2r - 1 - 2r is small where r is, not a difference of large terms.
+    r = ops.log(p.std) - ops.log(q.std)
+    z = (p.mean - q.mean) / q.std
+    return 0.5 * (ops.expm1(2.0 * r) - 2.0 * r + ops.square(z))
+
+
+def _kl_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
+    # The logarithms of both probabilities, -softplus(∓logits), keep their accuracy in the tails.
+    a, b = p.logits, q.logits
+    if_one = ops.softplus(-b) - ops.softplus(-a)
+    if_zero = ops.softplus(b) - ops.softplus(a)
+    return ops.sigmoid(a) * if_one + ops.sigmoid(-a) * if_zero
+
+
+def _kl_categorical(p: Categorical, q: Categorical) -> Tensor:
+    _check_classes(p, q)
+    return _expected_log_ratio(p.probs, p.log_probs, q.log_probs)
+
+
+def _expected_log_ratio(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Σ p (log p - log q) for each row, where a class with p = 0 adds 0 even if q = 0."""
+    possible = p > 0
+    ratio = ops.where(possible, log_p, 0.0) - ops.where(possible, log_q, 0.0)
+    return (p * ratio).sum(-1)
+
+
+def _check_classes(p: Categorical, q: Categorical) -> None:
+    classes = p.logits.shape[-1], q.logits.shape[-1]
+    if classes[0] != classes[1]:
+        raise ValueError(f"p has {classes[0]} classes, q has {classes[1]}")
+
+
+# -- Jensen-Shannon ------------------------------------------------------------------------------
+def _js_categorical(p: Categorical, q: Categorical) -> Tensor:
+    _check_classes(p, q)
+    m = 0.5 * (p.probs + q.probs)
+    log_m = ops.log(ops.where(m > 0, m, 1.0))
+    to_p = _expected_log_ratio(p.probs, p.log_probs, log_m)
+    to_q = _expected_log_ratio(q.probs, q.log_probs, log_m)
+    return 0.5 * (to_p + to_q)
+
+
+def _js_normal(p: Normal, q: Normal) -> Tensor:
+    from scipy.integrate import quad  # SciPy imports slowly, and only this needs it
+
+    densities, edges = [], set()
+    for d in (p, q):
+        if d.shape != ():
+            raise ValueError(f"the quadrature takes Normals of shape (), got {d.shape}")
+        # np.asarray refuses a Tensor that requires a gradient.
+        mean, std = float(np.asarray(d.mean)), float(np.asarray(d.std))
+        densities.append(_density(mean, std))
+        # Pieces on the scale of each Normal, so that a narrow one is not overlooked; beyond ten
+        # standard deviations there is nothing that float64 could see.
+        edges |= {mean + k * std for k in (-10, -5, -2, 0, 2, 5, 10)}
+
+    def integrand(x: float) -> float:
+        return float(js_terms(densities[0](x), densities[1](x)))
+
+    pieces = (quad(integrand, a, b, epsabs=1e-13)[0] for a, b in pairwise(sorted(edges)))
+    return Tensor(np.array(sum(pieces)))
+
+
+def _density(mean: float, std: float) -> Callable[[float], Any]:
+    return lambda x: np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * sqrt(2 * pi))
+
+
+_KL: Table = {
+    (Normal, Normal): _kl_normal,
+    (Bernoulli, Bernoulli): _kl_bernoulli,
+    (Categorical, Categorical): _kl_categorical,
+}
+_JS: Table = {
+    (Normal, Normal): _js_normal,
+    (Categorical, Categorical): _js_categorical,
+}

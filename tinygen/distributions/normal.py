@@ -1,0 +1,51 @@
+"""The normal distribution with independent elements."""
+
+from __future__ import annotations
+
+from math import e, inf, log, pi
+from typing import Any
+
+import numpy as np
+
+from tinygen import ops
+from tinygen.autodiff.tensor import Tensor
+from tinygen.distributions.base import check, parameters
+from tinygen.random import Generator
+
+__all__ = ["Normal"]
+
+
+class Normal:
+    """N(mean, std²), every element on its own; a diagonal Gaussian.
+
+    mean, std: Tensors, arrays or numbers that broadcast to `shape`; the attributes are Tensors of
+    one `dtype`. Differentiable in both. ValueError: shapes that do not broadcast; a mean that is
+    not finite, a std that is not positive and finite (unless an operation under recording made it).
+    """
+
+    def __init__(self, mean: Any, std: Any) -> None:
+        self.mean, self.std = parameters(mean, std)
+        self.shape = np.broadcast_shapes(self.mean.shape, self.std.shape)
+        self.dtype = self.mean.dtype
+        check("mean", self.mean, "finite", lambda x: abs(x) < inf)
+        check("std", self.std, "positive and finite", lambda x: (x > 0) & (x < inf))
+
+    def log_prob(self, x: Any) -> Tensor:
+        """log N(x; mean, std²) in nats, elementwise: x broadcast with `shape`."""
+        z = (x - self.mean) / self.std
+        return -0.5 * ops.square(z) - ops.log(self.std) - 0.5 * log(2 * pi)
+
+    def rsample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """mean + std · ε with ε ~ N(0, 1), shape (*shape, *self.shape).
+
+        Differentiable in the parameters: the reparameterisation of Kingma & Welling (2013, §2.4).
+        """
+        return self.mean + self.std * rng.normal((*shape, *self.shape), dtype=self.dtype)
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """The values of `rsample`, as a constant."""
+        return self.rsample(rng, shape).detach()
+
+    def entropy(self) -> Tensor:
+        """The differential entropy ½ log(2πe std²) in nats, elementwise: shape `shape`."""
+        return ops.broadcast_to(ops.log(self.std) + 0.5 * log(2 * pi * e), self.shape)

@@ -1,0 +1,256 @@
+"""Autoencoders: plain, denoising (Vincent et al. 2008), contractive (Rifai et al. 2011)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinygen import ops
+from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.operation import REGISTRY
+from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.errors import unknown
+from tinygen.models.model import Model, count_of, default_rng
+from tinygen.nn import MLP
+from tinygen.random import Generator
+from tinygen.training import Settings
+
+__all__ = [
+    "CORRUPTIONS", "Autoencoder", "ContractiveAutoencoder", "DenoisingAutoencoder",
+    "hutchinson_jacobian_norm", "jacobian_norm",
+]  # fmt: skip
+
+Array = np.ndarray[Any, Any]
+
+
+class Autoencoder(Model):
+    """A code z = f(x) of `latent` numbers, and a reconstruction g(z) ≈ x, by squared error.
+
+    hidden: widths of the encoder's hidden layers; the decoder mirrors them.
+    An autoencoder has no distribution of its own: `sample` decodes codes from a normal
+    distribution fitted to the codes of the training data (Ghosh et al. 2020, §4).
+    """
+
+    defaults: ClassVar[Settings] = Settings(steps=6000)
+    final: ClassVar[str | None] = None  # the activation of the code
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        hidden: Sequence[int] = (256, 128),
+        latent: int = 16,
+        activation: str = "silu",
+        bounded: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(features, bounded)
+        rng = Generator(seed)
+        sizes = [features, *hidden, latent]
+        self.encoder = MLP(sizes, activation, final=self.final, rng=rng)
+        self.decoder = MLP(
+            sizes[::-1], activation, final="sigmoid" if bounded else None, rng=rng
+        )
+        self.code_mean = tensor(np.zeros(latent, np.float32))
+        self.code_factor = tensor(np.eye(latent, dtype=np.float32))
+
+    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+        """The mean over examples of ‖x - g(f(x))‖², in normalised units."""
+        x = self.normalise(x)
+        return {"loss": squared_error(self.decoder(self.encoder(x)), x)}
+
+    def finish(self, x: Array) -> None:
+        """Fit the normal distribution of the codes."""
+        codes = self.encode(x).astype(np.float64)
+        self.code_mean.data[...] = codes.mean(axis=0)
+        covariance = np.atleast_2d(np.cov(codes.T, bias=True))
+        values, vectors = np.linalg.eigh(covariance)  # a factor also where it is singular
+        self.code_factor.data[...] = vectors * np.sqrt(np.maximum(values, 0))
+
+    def encode(self, x: Any) -> Array:
+        """The codes (n, latent) of data (n, features)."""
+        return self.encoder(self.normalise(self.check(x))).data  # type: ignore[no-any-return]
+
+    def decode(self, z: Any) -> Array:
+        """The data (n, features) for codes (n, latent)."""
+        return self.denormalise(self.decoder(np.asarray(z, np.float32)).data)  # type: ignore[no-any-return]
+
+    def reconstruct(self, x: Any) -> Array:
+        """g(f(x)), of the shape and in the units of x."""
+        return self.decode(self.encode(x))
+
+    def sample(self, n: int, *, rng: Generator | None = None) -> Array:
+        """Decoded draws (n, features) from the normal distribution fitted to the codes."""
+        z = default_rng(rng).normal((count_of(n), len(self.code_mean)))
+        return self.decode(z @ self.code_factor.data.T + self.code_mean.data)
+
+
+def squared_error(y: Tensor, x: Any) -> Tensor:
+    """The mean over rows of the squared distance between rows."""
+    return ops.mse(y, x) * float(x.shape[-1])
+
+
+# -- denoising -----------------------------------------------------------------------------------
+def mask(x: Array, amount: float, rng: Generator) -> Array:
+    """Each element set to 0 with probability `amount` (Vincent et al. 2008)."""
+    return x * rng.bernoulli(1.0 - amount, x.shape)
+
+
+def add_noise(x: Array, amount: float, rng: Generator) -> Array:
+    """Normal noise of standard deviation `amount` added."""
+    return x + rng.normal(x.shape, 0.0, amount)
+
+
+def salt_and_pepper(x: Array, amount: float, rng: Generator) -> Array:
+    """Each element with probability `amount` replaced by the smallest or the largest of the batch."""
+    u = rng.uniform(x.shape)
+    return np.where(u < amount / 2, x.min(), np.where(u < amount, x.max(), x))
+
+
+CORRUPTIONS: dict[str, Callable[[Array, float, Generator], Array]] = {
+    "masking": mask,
+    "gaussian": add_noise,
+    "salt-and-pepper": salt_and_pepper,
+}
+"""Corruptions by name: functions of (x, amount, rng)."""
+
+
+class DenoisingAutoencoder(Autoencoder):
+    """An autoencoder that reconstructs the clean x from a corrupted x̃: ‖x - g(f(x̃))‖².
+
+    (The handout writes g(f(x)) ≈ x; the encoder sees x̃, the error is taken against x.)
+    corruption: masking, gaussian or salt-and-pepper; amount: the probability, or the standard
+    deviation of the noise in normalised units.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        corruption: str = "masking",
+        amount: float = 0.3,
+        hidden: Sequence[int] = (256, 128),
+        latent: int = 32,
+        activation: str = "silu",
+        bounded: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            features,
+            hidden=hidden,
+            latent=latent,
+            activation=activation,
+            bounded=bounded,
+            seed=seed,
+        )
+        if corruption not in CORRUPTIONS:
+            raise unknown("corruption", corruption, CORRUPTIONS)
+        top = np.inf if corruption == "gaussian" else 1.0
+        if not 0 <= amount <= top:
+            raise ValueError(f"the amount of {corruption} corruption is in [0, {top:g}], not {amount}")
+        self.corruption, self.amount = corruption, amount
+
+    def corrupt(self, x: Any, rng: Generator) -> Array:
+        """x corrupted as in training, in normalised units."""
+        return CORRUPTIONS[self.corruption](self.normalise(self.check(x)), self.amount, rng)
+
+    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+        """The mean over examples of ‖x - g(f(x̃))‖², in normalised units."""
+        return {
+            "loss": squared_error(self.decoder(self.encoder(self.corrupt(x, rng))), self.normalise(x))
+        }
+
+
+# -- contractive ---------------------------------------------------------------------------------
+def jacobian_norm(mlp: MLP, x: Any) -> Tensor:
+    """‖∂f/∂x‖²_F of an MLP f at each row of x: exact, at any depth, differentiable; shape (n,).
+
+    The Jacobian is W_1 D_1 W_2 D_2 ... with D_l the slopes of layer l's activation, which the
+    operation's own derivative rule gives. Multiplied from the side of the code, which is the
+    narrow one. For one sigmoid layer it is Σ_i (h_i (1 - h_i))² Σ_j W_ij² (Rifai et al. 2011).
+    """
+    slopes, h = [], x
+    for layer in mlp.layers:
+        z = ops.linear(h, layer.weight, layer.bias)
+        slopes.append(None if layer.activation is None else _slope(layer.activation, z))
+        h = z if layer.activation is None else ops.ACTIVATIONS[layer.activation](z)
+    width = mlp.layers[-1].weight.shape[1]
+    rows: Any = np.eye(width, dtype=h.dtype)[None]  # (n or 1, code, layer's width)
+    for layer, slope in zip(reversed(mlp.layers), reversed(slopes), strict=True):
+        if slope is not None:
+            rows = rows * ops.expand_dims(slope, 1)
+        rows = ops.matmul(rows, layer.weight.T)
+    norm = ops.sum(ops.square(rows), axis=(1, 2))
+    return ops.broadcast_to(norm, (len(x),))  # a linear f has one Jacobian for all rows
+
+
+def _slope(activation: str, z: Tensor) -> Tensor:
+    """The derivative of an activation at z, as a differentiable Tensor."""
+    operation = REGISTRY[activation]
+    rule: Any = operation.rules[0]
+    return rule(ops, ops.ones_like(z), ops.ACTIVATIONS[activation](z), z)  # type: ignore[no-any-return]
+
+
+def hutchinson_jacobian_norm(f: Callable[[Tensor], Tensor], x: Any, rng: Generator) -> Tensor:
+    """An unbiased estimate of ‖∂f/∂x‖²_F at each row: ‖vᵀ ∂f/∂x‖² with v ~ N(0, I); shape (n,).
+
+    One backward pass for any f of rows (Hutchinson 1990), where the exact norm needs as many as
+    the code has numbers.
+    """
+    x = tensor(x, requires_grad=True)
+    y = f(x)
+    row = gradients(y, x, rng.normal(y.shape, dtype=y.dtype), create_graph=True)
+    return ops.sum(ops.square(row), axis=-1)
+
+
+class ContractiveAutoencoder(Autoencoder):
+    """An autoencoder whose code changes little with x: ‖x - g(f(x))‖² + penalty · ‖∂f/∂x‖²_F.
+
+    (The handout leaves the penalty out; without it this is a plain autoencoder.)
+    estimate: 'exact', or 'hutchinson' for one random projection. The code is a sigmoid, as in the
+    paper: a linear code could shrink, and the decoder undo it.
+    """
+
+    final = "sigmoid"
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        penalty: float = 0.1,
+        estimate: str = "exact",
+        hidden: Sequence[int] = (256,),
+        latent: int = 32,
+        activation: str = "silu",
+        bounded: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            features,
+            hidden=hidden,
+            latent=latent,
+            activation=activation,
+            bounded=bounded,
+            seed=seed,
+        )
+        if estimate not in ("exact", "hutchinson"):
+            raise unknown("estimate", estimate, ("exact", "hutchinson"))
+        if not penalty >= 0:
+            raise ValueError(f"the penalty's weight is at least 0, not {penalty}")
+        self.penalty, self.estimate = penalty, estimate
+
+    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+        """The reconstruction error plus the weighted penalty, and both apart; means over examples."""
+        x = self.normalise(x)
+        error = squared_error(self.decoder(self.encoder(x)), x)
+        if self.estimate == "exact":
+            contraction = ops.mean(jacobian_norm(self.encoder, x))
+        else:
+            contraction = ops.mean(hutchinson_jacobian_norm(self.encoder, x, rng))
+        return {
+            "loss": error + self.penalty * contraction,
+            "reconstruction": error,
+            "contraction": contraction,
+        }

@@ -1,0 +1,157 @@
+"""What the models have in common: data in, samples out, training, files."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinygen import checkpoint
+from tinygen.autodiff.tensor import Tensor, as_array, tensor
+from tinygen.errors import CheckpointError
+from tinygen.nn import Module
+from tinygen.optim import Adam, Optimizer
+from tinygen.random import Generator
+from tinygen.training import History, Objective, Settings, train
+
+__all__ = ["Model"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Model(Module):
+    """A generative model of rows of `features` numbers.
+
+    bounded: the data lie in [0, 1] (images) and so do samples. Otherwise the model works on data
+        scaled to mean 0 and standard deviation 1 in each feature, as measured by `fit`.
+    `config` holds the arguments it was made with, by name, so that a file can make it again.
+    """
+
+    defaults: ClassVar[Settings] = Settings()
+    config: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        model = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)
+        bound.apply_defaults()
+        model.config = {k: v for k, v in bound.arguments.items() if k != "self"}
+        return model
+
+    def __init__(self, features: int, bounded: bool) -> None:
+        if not isinstance(features, (int, np.integer)) or features < 1:
+            raise ValueError(f"features is a whole number from 1, not {features!r}")
+        self.features = int(features)
+        self.bounded = bounded
+        if not bounded:
+            self.shift = tensor(np.zeros(features, np.float32))
+            self.scale = tensor(np.ones(features, np.float32))
+
+    # -- training --------------------------------------------------------------------------------
+    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+        """The terms of the loss on a batch of checked data; the first is what is minimised."""
+        raise NotImplementedError
+
+    def objectives(self) -> list[Objective]:
+        """What one step of training minimises, in order."""
+        return [Objective("loss", self.named_parameters(), self.loss)]
+
+    def optimizer(self, parameters: dict[str, Tensor], lr: Callable[[int], float]) -> Optimizer:
+        """The optimiser for an objective."""
+        return Adam(parameters, lr)
+
+    def fit(self, x: Any, *, settings: Settings | None = None, **options: Any) -> History:
+        """Train on the rows of x (n, features) and return the history of the losses.
+
+        Settings of `tinygen.training.Settings` may be given by name (steps=..., batch=..., lr=...,
+        seed=...), and the options of `tinygen.training.train` (folder=..., resume=...,
+        show_progress=...). ValueError: the data are not what the model takes.
+        """
+        x = self.prepare(x)
+        loop = inspect.signature(train).parameters
+        run = {name: options.pop(name) for name in list(options) if name in loop}
+        history = train(self, x, (settings or self.defaults).changed(**options), **run)
+        self.finish(x)
+        return history
+
+    def prepare(self, x: Any) -> Array:
+        """Check the training data, measure their scale if they are not bounded, return them."""
+        x = self.check(x)
+        if not self.bounded:
+            std = x.std(axis=0, dtype=np.float64)
+            self.shift.data[...] = x.mean(axis=0, dtype=np.float64)
+            self.scale.data[...] = np.where(std > 0, std, 1.0)  # a constant feature stays 0
+        return x
+
+    def finish(self, x: Array) -> None:
+        """What remains to be measured on the training data once the parameters are settled."""
+
+    # -- data ------------------------------------------------------------------------------------
+    def check(self, x: Any) -> Array:
+        """x as float32 (n, features), C order; ValueError says what is wrong with it."""
+        x = as_array(x)
+        if x.ndim != 2 or x.shape[1] != self.features:
+            raise ValueError(f"data of shape {x.shape}; the model takes (n, {self.features})")
+        if not len(x):
+            raise ValueError("the data set is empty")
+        x = np.ascontiguousarray(x, np.float32)
+        if not np.isfinite(x).all():
+            row, column = np.argwhere(~np.isfinite(x))[0]
+            raise ValueError(f"data[{row}, {column}] is {x[row, column]}; remove or replace it")
+        if self.bounded and not (x.min() >= 0 and x.max() <= 1):
+            raise ValueError(
+                f"data from {x.min():g} to {x.max():g}; a bounded model takes [0, 1]: "
+                "rescale them, or make the model with bounded=False"
+            )
+        return x
+
+    def normalise(self, x: Any) -> Any:
+        """Data to the units in which the networks compute."""
+        return x if self.bounded else (x - self.shift.data) / self.scale.data
+
+    def denormalise(self, x: Any) -> Any:
+        """The inverse of `normalise`."""
+        return x if self.bounded else x * self.scale.data + self.shift.data
+
+    def sample(self, n: int, *, rng: Generator | None = None) -> Array:
+        """n new rows (n, features) in the units of the data, from `rng` or a default of seed 0."""
+        raise NotImplementedError
+
+    # -- files -----------------------------------------------------------------------------------
+    def save(self, path: str | Path) -> None:
+        """Write the model to an `.npz` file; `tinygen.models.load` makes it again."""
+        arrays = checkpoint.prefixed("model", self.state_dict())
+        checkpoint.write(path, self.description(), arrays)
+
+    def description(self) -> dict[str, Any]:
+        """The class and arguments of this model, for a file."""
+        return {"model": type(self).__name__, "config": self.config}
+
+    @classmethod
+    def from_file(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Model:
+        """The model that a checkpoint describes, with averaged parameters where it has them."""
+        try:
+            model = cls(**meta["config"])
+            model.load_state_dict(checkpoint.section(arrays, "model"))
+            average = checkpoint.section(arrays, "ema/average")
+            for name, p in model.named_parameters().items():
+                if average:
+                    p.data[...] = average[name]
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"not a {cls.__name__} of this version: {error}") from error
+        model.eval()
+        return model
+
+
+def default_rng(rng: Generator | None) -> Generator:
+    """The generator given, or a new one of seed 0: the same call gives the same samples."""
+    return Generator(0) if rng is None else rng
+
+
+def count_of(n: Any) -> int:
+    """A number of samples; ValueError unless it is a whole number from 1."""
+    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"a number of samples is a whole number from 1, not {n!r}")
+    return int(n)

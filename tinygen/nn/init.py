@@ -1,0 +1,49 @@
+"""Initial weights of shape (n_in, n_out), drawn from an explicit generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from tinygen.errors import unknown
+from tinygen.random import Generator
+
+__all__ = ["INITIALISERS", "glorot", "he", "initial", "orthogonal"]
+
+Array = np.ndarray[Any, Any]
+
+
+def glorot(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+    """Uniform with variance 2 / (n_in + n_out) (Glorot & Bengio 2010, eq. 16)."""
+    limit = sqrt(6.0 / sum(shape))
+    return rng.uniform(shape, -limit, limit, dtype=dtype)
+
+
+def he(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+    """Normal with variance 2 / n_in, for ReLU-like activations (He et al. 2015, eq. 10)."""
+    return rng.normal(shape, 0.0, sqrt(2.0 / shape[0]), dtype=dtype)
+
+
+def orthogonal(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+    """A random matrix with orthonormal rows or columns, uniformly distributed (Saxe et al. 2014)."""
+    rows, columns = shape
+    q, r = np.linalg.qr(rng.normal((max(shape), min(shape)), dtype=np.float64))
+    q *= np.sign(np.diag(r))  # makes the distribution uniform, whatever signs QR chose
+    return np.ascontiguousarray(q if rows >= columns else q.T, dtype)
+
+
+INITIALISERS: dict[str, Callable[..., Array]] = {
+    "glorot": glorot,
+    "he": he,
+    "orthogonal": orthogonal,
+}
+
+
+def initial(name: str, rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+    """The initialiser called `name`; ValueError if there is none."""
+    if name not in INITIALISERS:
+        raise unknown("initialisation", name, INITIALISERS)
+    return INITIALISERS[name](rng, shape, dtype)

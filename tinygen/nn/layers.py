@@ -1,0 +1,159 @@
+"""Layers. Each draws its initial weights from the generator it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import log
+from typing import Any
+
+import numpy as np
+
+from tinygen import ops
+from tinygen.autodiff.tensor import Tensor, as_array, tensor
+from tinygen.nn.init import initial
+from tinygen.nn.module import Module
+from tinygen.ops.fused import check_activation
+from tinygen.random import Generator
+
+__all__ = [
+    "MLP", "Dropout", "Embedding", "LayerNorm", "Linear", "Sequential", "TimeEmbedding",
+]  # fmt: skip
+
+
+class Linear(Module):
+    """activation(x @ weight + bias): (..., n_in) to (..., n_out).
+
+    weight (n_in, n_out) by the initialisation named (glorot, he, orthogonal), bias zeros.
+    ValueError: an unknown activation or initialisation, sizes below 1.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        activation: str | None = None,
+        *,
+        rng: Generator,
+        init: str = "glorot",
+        dtype: Any = np.float32,
+    ) -> None:
+        if n_in < 1 or n_out < 1:
+            raise ValueError(f"Linear({n_in}, {n_out}): both sizes must be at least 1")
+        check_activation(activation)
+        self.activation = activation
+        self.weight = tensor(initial(init, rng, (n_in, n_out), dtype), requires_grad=True)
+        self.bias = tensor(np.zeros(n_out, dtype), requires_grad=True)
+
+    def __call__(self, x: Any) -> Tensor:
+        return ops.linear(x, self.weight, self.bias, self.activation)
+
+
+class Sequential(Module):
+    """Modules or functions applied one after the other."""
+
+    def __init__(self, *layers: Callable[[Any], Tensor]) -> None:
+        self.layers = list(layers)
+
+    def __call__(self, x: Any) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x  # type: ignore[no-any-return]
+
+
+class MLP(Sequential):
+    """Linear layers of the given sizes, with an activation between them and one at the end or none.
+
+    MLP([784, 200, 200, 10], "tanh", rng=rng) has three layers. ValueError: fewer than two sizes.
+    """
+
+    layers: list[Linear]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        *,
+        rng: Generator,
+        final: str | None = None,
+        init: str = "glorot",
+        dtype: Any = np.float32,
+    ) -> None:
+        if len(sizes) < 2:
+            raise ValueError(f"an MLP needs an input and an output size, not {list(sizes)}")
+        last = len(sizes) - 2
+        super().__init__(
+            *(
+                Linear(
+                    a, b, final if i == last else activation, rng=rng, init=init, dtype=dtype
+                )
+                for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            )
+        )
+
+
+class Embedding(Module):
+    """A table of n vectors of the given width; whole numbers (...) to (..., width).
+
+    IndexError for numbers outside 0..n-1.
+    """
+
+    def __init__(self, n: int, width: int, *, rng: Generator, dtype: Any = np.float32) -> None:
+        if n < 1 or width < 1:
+            raise ValueError(f"Embedding({n}, {width}): both sizes must be at least 1")
+        self.table = tensor(rng.normal((n, width), dtype=dtype), requires_grad=True)
+
+    def __call__(self, indices: Any) -> Tensor:
+        array = as_array(indices)
+        n = self.table.shape[0]
+        if array.dtype.kind not in "iu":
+            raise IndexError(f"an Embedding is looked up by whole numbers, not {array.dtype}")
+        if array.size and not (array.min() >= 0 and array.max() < n):
+            raise IndexError(f"indices {array.min()}..{array.max()} in an Embedding of {n} rows")
+        return self.table[array]
+
+
+class TimeEmbedding(Module):
+    """Sines and cosines of t at frequencies from 1 to 1/period (Vaswani et al. 2017, §3.5).
+
+    t (n,) to a constant (n, width) of float32; `width` is even, else ValueError.
+    """
+
+    def __init__(self, width: int, period: float = 10_000.0) -> None:
+        if width < 2 or width % 2:
+            raise ValueError(f"the width of a time embedding is even and positive, not {width}")
+        half = width // 2
+        self.frequencies = tensor(np.exp(-log(period) * np.arange(half) / half))
+
+    def __call__(self, t: Any) -> Tensor:
+        angles = as_array(t)[..., None] * self.frequencies.data  # float64: t reaches 1000s
+        return Tensor(np.concatenate([np.sin(angles), np.cos(angles)], -1).astype(np.float32))
+
+
+class LayerNorm(Module):
+    """(x - mean) / sqrt(var + eps) · gain + bias over the last axis (Ba et al. 2016, eq. 4)."""
+
+    def __init__(self, width: int, eps: float = 1e-5, dtype: Any = np.float32) -> None:
+        self.eps = eps
+        self.gain = tensor(np.ones(width, dtype), requires_grad=True)
+        self.bias = tensor(np.zeros(width, dtype), requires_grad=True)
+
+    def __call__(self, x: Any) -> Tensor:
+        return ops.standardise(x, self.eps) * self.gain + self.bias
+
+
+class Dropout(Module):
+    """In training, sets each element to 0 with probability `rate` and scales the rest to keep the
+    mean (Srivastava et al. 2014); in evaluation, nothing. ValueError: rate outside [0, 1)."""
+
+    def __init__(self, rate: float, *, rng: Generator) -> None:
+        if not 0 <= rate < 1:
+            raise ValueError(f"a dropout rate is in [0, 1), not {rate}")
+        self.rate = rate
+        self.rng = rng
+
+    def __call__(self, x: Any) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x if isinstance(x, Tensor) else tensor(x)
+        array = as_array(x)
+        keep = self.rng.bernoulli(1 - self.rate, array.shape, dtype=array.dtype)
+        return ops.multiply(x, keep / array.dtype.type(1 - self.rate))

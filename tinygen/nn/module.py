@@ -1,0 +1,105 @@
+"""Module: parameters found by walking the attributes in the order they were set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tinygen.autodiff.tensor import Tensor
+from tinygen.random import Generator
+
+__all__ = ["Module"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Module:
+    """A part of a model: Tensors, random generators and other modules as plain attributes.
+
+    A Tensor that requires a gradient is a parameter, any other Tensor is a buffer (saved, not
+    trained). Paths name them: `decoder.layers.0.weight`. Lists and tuples of modules count.
+    """
+
+    training: bool = True
+
+    def _members(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """(path, Tensor or Generator) below this module, in order."""
+        for key, value in vars(self).items():
+            yield from _walk(f"{prefix}{key}", value)
+
+    def named_parameters(self) -> dict[str, Tensor]:
+        """The parameters by path, in order; one that is shared stands once, at its first path."""
+        found: dict[str, Tensor] = {}
+        seen = set()
+        for path, value in self._members():
+            if isinstance(value, Tensor) and value.is_leaf and id(value) not in seen:
+                seen.add(id(value))
+                found[path] = value
+        return found
+
+    def parameters(self) -> list[Tensor]:
+        """The parameters in order."""
+        return list(self.named_parameters().values())
+
+    def modules(self) -> Iterator[Module]:
+        """This module and every module below it."""
+        yield self
+        for value in vars(self).values():
+            for item in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(item, Module):
+                    yield from item.modules()
+
+    def train(self, training: bool = True) -> None:
+        """Switch this module and all below it to training (or to evaluation)."""
+        for module in self.modules():
+            module.training = training
+
+    def eval(self) -> None:
+        """Switch to evaluation: dropout does nothing."""
+        self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for p in self.parameters():
+            p.grad = None
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all parameters and buffers, and the states of random generators, by path."""
+        return {
+            path: np.array(v.state, np.uint64) if isinstance(v, Generator) else v.data.copy()
+            for path, v in self._members()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Set every parameter, buffer and generator from `state`: exactly those, of those shapes.
+
+        ValueError lists what is missing, what is not expected, and where shapes differ with both
+        shapes; then nothing has been changed.
+        """
+        own = dict(self._members())
+        problems = [f"missing: {path}" for path in own if path not in state]
+        problems += [f"not expected: {path}" for path in state if path not in own]
+        for path in own.keys() & state.keys():
+            expected = (2,) if isinstance(own[path], Generator) else own[path].shape
+            if np.shape(state[path]) != expected:
+                problems.append(f"{path}: shape {np.shape(state[path])}, the module has {expected}")
+        if problems:
+            raise ValueError("the state does not fit this module; " + "; ".join(sorted(problems)))
+        for path, value in own.items():
+            if isinstance(value, Generator):
+                seed, draws = state[path]
+                value.state = int(seed), int(draws)
+            else:
+                value.data[...] = state[path]
+
+
+def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (Tensor, Generator)):
+        yield path, value
+    elif isinstance(value, Module):
+        yield from value._members(path + ".")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _walk(f"{path}.{i}", item)

@@ -1,0 +1,83 @@
+"""Gradient clipping by the global norm, and the moving average of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from math import inf, sqrt
+from typing import Any
+
+import numpy as np
+
+from tinygen.autodiff.tensor import Tensor
+
+__all__ = ["EMA", "clip_global_norm"]
+
+
+def clip_global_norm(parameters: Iterable[Tensor], limit: float = inf) -> float:
+    """Scale all gradients by one factor so that their joint Euclidean norm is at most `limit`.
+
+    Returns the norm before. A norm that is not finite leaves the gradients as they are: the
+    caller sees it. ValueError: a limit that is not above 0.
+    """
+    if not limit > 0:
+        raise ValueError(f"the limit of the gradient norm is above 0, not {limit}")
+    arrays = [p.grad.data for p in parameters if p.grad is not None]
+    norm = sqrt(sum(float(np.vdot(g, g)) for g in arrays))
+    if limit < norm < inf:
+        for g in arrays:
+            g *= limit / norm
+    return norm
+
+
+class EMA:
+    """Exponential moving average of parameters: average ← decay · average + (1 - decay) · p.
+
+    In the first steps a smaller decay, (1 + n) / (10 + n), keeps the start from lingering.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"an EMA's decay is in [0, 1), not {decay}")
+        self.parameters = dict(parameters)
+        self.decay = decay
+        self.updates = 0
+        self.average = {name: p.data.copy() for name, p in self.parameters.items()}
+
+    def update(self) -> None:
+        """Move the average towards the present parameters."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, p in self.parameters.items():
+            average = self.average[name]
+            average += (1 - decay) * (p.data - average)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The parameters hold the average inside the `with` block, and their own values after."""
+        own = {name: p.data for name, p in self.parameters.items()}
+        for name, p in self.parameters.items():
+            p.data = self.average[name]
+        try:
+            yield
+        finally:
+            for name, p in self.parameters.items():
+                p.data = own[name]
+
+    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Copies of the averages by parameter, and the count as `updates`."""
+        return {
+            "updates": np.array(self.updates),
+            **{f"average/{name}": a.copy() for name, a in self.average.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """The inverse of `state_dict`; ValueError if names or shapes differ."""
+        own = {f"average/{name}": a for name, a in self.average.items()}
+        wrong = sorted(state.keys() ^ (own.keys() | {"updates"}))
+        wrong += [p for p, a in own.items() if p in state and state[p].shape != a.shape]
+        if wrong:
+            raise ValueError(f"the average's state does not fit, see {', '.join(wrong)}")
+        for path, average in own.items():
+            average[...] = state[path]
+        self.updates = int(state["updates"])

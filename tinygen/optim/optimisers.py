@@ -1,0 +1,213 @@
+"""SGD, Adam, AdamW, RMSprop: each updates parameters in place from their `.grad`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tinygen.autodiff.tensor import Tensor
+from tinygen.backend import namespace_of
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
+
+Array = np.ndarray[Any, Any]
+Schedule = Callable[[int], float]
+
+# A parameter is updated in blocks, so that the many small passes over it stay in the cache.
+BLOCK = 1 << 15
+
+
+class Optimizer:
+    """What optimisers share: parameters by name, the step count, and state arrays by name.
+
+    parameters: leaf Tensors by name, as `module.named_parameters()` gives them.
+    lr: the learning rate, a number or a schedule (step 0, 1, ... to a number).
+    ValueError: no parameters, or a number out of range.
+    """
+
+    slots: tuple[str, ...] = ()
+    """Names of the state arrays that each parameter has."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], lr: float | Schedule) -> None:
+        if not parameters:
+            raise ValueError("an optimiser needs at least one parameter")
+        if not callable(lr) and not lr >= 0:
+            raise ValueError(f"a learning rate is at least 0, not {lr}")
+        self.parameters = dict(parameters)
+        self.lr = lr
+        self.steps = 0
+        self.state: dict[str, dict[str, Array]] = {
+            slot: {
+                name: namespace_of(p.data).zeros_like(p.data)
+                for name, p in self.parameters.items()
+            }
+            for slot in self.slots
+        }
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient, and count one step."""
+        lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        self.steps += 1
+        for name, p in self.parameters.items():
+            if p.grad is None:
+                continue
+            arrays = [p.data, p.grad.data, *(self.state[slot][name] for slot in self.slots)]
+            for blocks in _blocks(arrays):
+                self._update(lr, *blocks)
+
+    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
+        """Change p and its state in place; all are flat views of equal length."""
+        raise NotImplementedError
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the parameters."""
+        for p in self.parameters.values():
+            p.grad = None
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of the state arrays as `slot/parameter`, and the count as `steps`."""
+        arrays = {f"{s}/{n}": a.copy() for s, of in self.state.items() for n, a in of.items()}
+        return {"steps": np.array(self.steps), **arrays}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """The inverse of `state_dict`; ValueError names what is missing or does not fit."""
+        own = {f"{s}/{n}": a for s, of in self.state.items() for n, a in of.items()}
+        if state.keys() != own.keys() | {"steps"}:
+            differing = sorted(state.keys() ^ (own.keys() | {"steps"}))
+            raise ValueError(f"the optimiser's state does not fit, see {', '.join(differing)}")
+        for path, array in own.items():
+            if state[path].shape != array.shape:
+                raise ValueError(
+                    f"{path}: shape {state[path].shape}, the optimiser has {array.shape}"
+                )
+        for path, array in own.items():
+            array[...] = state[path]
+        self.steps = int(state["steps"])
+
+
+def _blocks(arrays: list[Array]) -> Iterator[list[Array]]:
+    """Flat views of the arrays, block by block."""
+    for a in (arrays[0], *arrays[2:]):
+        if not a.flags.c_contiguous:  # reshape would copy, and the update would be lost
+            raise ValueError(f"a parameter of shape {a.shape} is not contiguous: it cannot be updated")
+    flat = [a.reshape(-1) for a in arrays]
+    for start in range(0, flat[0].size, BLOCK):
+        yield [a[start : start + BLOCK] for a in flat]
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum v ← momentum · v + g, p ← p - lr · v.
+
+    With `nesterov`, p ← p - lr · (g + momentum · v) (Sutskever et al. 2013).
+    """
+
+    slots = ("velocity",)
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        lr: float | Schedule,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        _in_unit("momentum", momentum)
+        if nesterov and momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        self.slots = ("velocity",) if momentum else ()
+        super().__init__(parameters, lr)
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
+        if not state:
+            p -= lr * g
+            return
+        (v,) = state
+        v *= self.momentum
+        v += g
+        p -= lr * (g + self.momentum * v if self.nesterov else v)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1), with bias-corrected moments of the gradient."""
+
+    slots = ("mean", "square")
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        for beta in betas:
+            _in_unit("beta", beta)
+        super().__init__(parameters, lr)
+        self.betas, self.eps = betas, eps
+
+    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
+        mean, square = state
+        b1, b2 = self.betas
+        mean *= b1
+        mean += (1 - b1) * g
+        scratch = g * g
+        scratch *= 1 - b2
+        square *= b2
+        square += scratch
+        # lr · m̂ / (sqrt(v̂) + eps), the bias corrections folded into numbers
+        namespace_of(square).sqrt(square, out=scratch)
+        scratch *= 1 / (1 - b2**self.steps) ** 0.5
+        scratch += self.eps
+        namespace_of(square).divide(mean, scratch, out=scratch)
+        scratch *= lr / (1 - b1**self.steps)
+        p -= scratch
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p ← (1 - lr · weight_decay) p first (Loshchilov 2019)."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay is at least 0, not {weight_decay}")
+        super().__init__(parameters, lr, betas, eps)
+        self.weight_decay = weight_decay
+
+    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
+        p *= 1 - lr * self.weight_decay
+        super()._update(lr, p, g, *state)
+
+
+class RMSprop(Optimizer):
+    """p ← p - lr · g / (sqrt(v) + eps) with v the running mean of g² (Tieleman & Hinton 2012)."""
+
+    slots = ("square",)
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        lr: float | Schedule = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+    ) -> None:
+        _in_unit("alpha", alpha)
+        super().__init__(parameters, lr)
+        self.alpha, self.eps = alpha, eps
+
+    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
+        (square,) = state
+        square *= self.alpha
+        square += (1 - self.alpha) * (g * g)
+        p -= lr * g / (namespace_of(square).sqrt(square) + self.eps)
+
+
+def _in_unit(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} is in [0, 1), not {value}")

@@ -1,0 +1,101 @@
+"""Pictures of samples and losses, as PNG files. Needs matplotlib: the extra `plot`."""
+
+from __future__ import annotations
+
+import os
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinygen.training import History
+
+__all__ = ["available", "image_grid", "loss_curve", "scatter"]
+
+Array = np.ndarray[Any, Any]
+
+
+def available() -> bool:
+    """True if matplotlib can be imported."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def image_grid(
+    path: str | Path, images: Array, shape: tuple[int, int], columns: int | None = None
+) -> None:
+    """Images (n, h · w) with values in [0, 1], dark on light, in rows of `columns`.
+
+    Written at several dots a pixel, so that small images can be seen. ValueError: wrong width.
+    """
+    images = np.asarray(images)
+    h, w = shape
+    if images.ndim != 2 or images.shape[1] != h * w:
+        raise ValueError(f"images of shape {images.shape} are not rows of {h} · {w} pixels")
+    columns = columns or ceil(sqrt(len(images)))
+    rows = ceil(len(images) / columns)
+    sheet = np.zeros((rows * columns, h + 1, w + 1))  # a line of background between images
+    sheet[: len(images), :h, :w] = images.reshape(-1, h, w)
+    sheet = sheet.reshape(rows, columns, h + 1, w + 1).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * (h + 1), columns * (w + 1))
+    zoom = max(1, round(800 / max(sheet.shape)))
+    figure = _figure((sheet.shape[1] * zoom / 100, sheet.shape[0] * zoom / 100))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.axis("off")
+    _save(figure, path)
+
+
+def scatter(path: str | Path, data: Array, samples: Array) -> None:
+    """The first two columns of data and samples beside each other, in the same frame."""
+    figure = _figure((10, 5))
+    low, high = data[:, :2].min(0), data[:, :2].max(0)
+    margin = 0.15 * (high - low) + 1e-9
+    for i, (title, points) in enumerate((("data", data), ("samples", samples))):
+        axes = figure.add_subplot(1, 2, i + 1, title=f"{title} ({len(points)})")
+        second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
+        axes.scatter(points[:, 0], second, s=3, alpha=0.4, linewidths=0)
+        axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+        if points.shape[1] > 1:
+            axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
+            axes.set_aspect("equal", "datalim")
+    _save(figure, path)
+
+
+def loss_curve(path: str | Path, history: History) -> None:
+    """Every recorded term against the step: the values faintly, their running mean in full."""
+    figure = _figure((8, 4.5))
+    axes = figure.add_subplot(xlabel="step")
+    for name, values in history.items():
+        y = np.asarray(values)
+        # One point for each update of its objective; several discriminator steps share a step.
+        window = max(1, len(y) // 100)
+        smooth = np.convolve(y, np.full(window, 1 / window), "valid")
+        (line,) = axes.plot(np.arange(window, len(y) + 1), smooth, label=name)
+        axes.plot(np.arange(1, len(y) + 1), y, alpha=0.15, color=line.get_color())
+        low, high = axes.get_ylim() if name != next(iter(history)) else (smooth.min(), smooth.max())
+        pad = 0.1 * max(smooth.max() - smooth.min(), 1e-9)
+        axes.set_ylim(min(low, smooth.min() - pad), max(high, smooth.max() + pad))
+    if history:
+        axes.legend()
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    from matplotlib.figure import Figure  # without pyplot: no window system, no global state
+
+    return Figure(size, dpi=100)
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    """Write whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
