@@ -34,8 +34,8 @@ def assert_well_formed(data: Dataset) -> None:
     assert data.x.shape[1] == data.test.shape[1]
     if data.image_shape is not None:
         assert data.x.shape[1] == data.image_shape[0] * data.image_shape[1]
-        assert 0 <= data.x.min() and data.x.max() <= 1
-        assert 0 <= data.test.min() and data.test.max() <= 1
+        assert data.x.min() >= 0 and data.x.max() <= 1
+        assert data.test.min() >= 0 and data.test.max() <= 1
 
 
 # --- load and names ---
@@ -580,7 +580,7 @@ def test_toys_are_centred_and_of_unit_scale(name):
     assert data.name == name and data.image_shape is None
     assert data.x.shape == (4000, 2) and data.test.shape == (800, 2)
     assert np.abs(data.x.mean(axis=0)).max() < 0.4
-    assert 0.4 < data.x.std(axis=0).min() and data.x.std(axis=0).max() < 1.6
+    assert data.x.std(axis=0).min() > 0.4 and data.x.std(axis=0).max() < 1.6
 
 
 @pytest.mark.parametrize("name", toys.TOYS)

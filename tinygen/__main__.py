@@ -125,10 +125,10 @@ def _options(model: str, pairs: list[str]) -> dict[str, Any]:
 
 def _make(name: str, dataset: data.Dataset, options: dict[str, Any], seed: int) -> Model:
     """A new model for the data: bounded for images, measured scale for others."""
-    cls = MODELS[name]
+    cls: Any = MODELS[name]
     takes = inspect.signature(cls.__init__).parameters
     image = dataset.image_shape is not None
-    fitting = {"bounded": image} if "bounded" in takes else {}
+    fitting: dict[str, Any] = {"bounded": image} if "bounded" in takes else {}
     if "likelihood" in takes:
         fitting["likelihood"] = "bernoulli" if image else "gaussian"
     try:

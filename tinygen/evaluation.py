@@ -17,7 +17,9 @@ ROWS = 2000  # at most so many rows enter a measure: it is to take seconds
 BATCH = 500
 
 
-def evaluate(model: Model, data: Dataset, samples: np.ndarray[Any, Any], seed: int = 0) -> dict[str, Any]:
+def evaluate(
+    model: Model, data: Dataset, samples: np.ndarray[Any, Any], seed: int = 0
+) -> dict[str, Any]:
     """Measures of `model` by name.
 
     held_out: each term of the training losses on held-out rows (nats or squared units, as the

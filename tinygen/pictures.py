@@ -36,7 +36,7 @@ def image_grid(
         raise ValueError(f"images of shape {images.shape} are not rows of {h} · {w} pixels")
     columns = columns or ceil(sqrt(len(images)))
     rows = ceil(len(images) / columns)
-    sheet = np.zeros((rows * columns, h + 1, w + 1))  # a line of background between images
+    sheet: Array = np.zeros((rows * columns, h + 1, w + 1))  # a line of background between images
     sheet[: len(images), :h, :w] = images.reshape(-1, h, w)
     sheet = sheet.reshape(rows, columns, h + 1, w + 1).swapaxes(1, 2)
     sheet = sheet.reshape(rows * (h + 1), columns * (w + 1))

@@ -125,7 +125,8 @@ def train(
     operation, the last checkpoint is from before. Stopped: on Ctrl-C, after a checkpoint.
     CheckpointError: the checkpoint does not belong to this model, these settings or this data.
     """
-    run = _Run(model, x, settings, None if folder is None else Path(folder) / CHECKPOINT, meta or {})
+    path = None if folder is None else Path(folder) / CHECKPOINT
+    run = _Run(model, x, settings, path, meta or {})
     if resume:
         run.restore()
     elif run.path is not None:
@@ -158,14 +159,19 @@ class _Run:
     """The state of a run, and how it advances by one step."""
 
     def __init__(
-        self, model: Trainable, x: Array, settings: Settings, path: Path | None, meta: dict[str, Any]
+        self,
+        model: Trainable,
+        x: Array,
+        settings: Settings,
+        path: Path | None,
+        meta: dict[str, Any],
     ) -> None:
         self.model, self.x, self.settings, self.path, self.meta = model, x, settings, path, meta
+        for name, p in model.named_parameters().items():
+            p.name = name  # for graph drawings and error messages
         self.objectives = model.objectives()
         schedule = warmup(cosine(settings.lr, max(settings.steps, 1)), settings.warmup)
-        self.optimizers = {
-            o.name: model.optimizer(o.parameters, schedule) for o in self.objectives
-        }
+        self.optimizers = {o.name: model.optimizer(o.parameters, schedule) for o in self.objectives}
         self.ema = EMA(model.named_parameters(), settings.ema) if settings.ema else None
         streams = Generator(settings.seed)
         self.order = streams.child(1)
@@ -226,7 +232,7 @@ class _Run:
         """What must be equal between a checkpoint and the run that resumes from it."""
         return {
             "settings": asdict(self.settings),
-            "data": [list(self.x.shape), zlib.crc32(np.ascontiguousarray(self.x))],
+            "data": [list(self.x.shape), zlib.crc32(np.ascontiguousarray(self.x).tobytes())],
         }
 
     def save(self) -> None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from types import ModuleType
+
 from typing import Any
 
 from tinygen.autodiff.modes import mode, recording
 from tinygen.autodiff.operation import Node
 from tinygen.autodiff.tensor import LEAF, Tensor, as_array
-from tinygen.backend import Namespace, namespace_of
+from tinygen.backend import namespace_of
 from tinygen.errors import NonFiniteError
 
 __all__ = ["backward", "gradients"]
 
-tensor_namespace: ModuleType
+tensor_namespace: Any = None
 """The module `tinygen.ops`, in which rules compute under create_graph; it stands above and sets this."""
 
 Source = Node | Tensor
@@ -109,8 +109,8 @@ def _seed(output: Tensor, gradient: Any) -> Tensor:
 
 
 def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any) -> dict[Any, Any]:
-    """The traversal. Gradients are raw arrays if `m` is a Namespace, Tensors if it is tinygen.ops."""
-    raw = isinstance(m, Namespace)
+    """The traversal. Gradients are Tensors if `m` is tinygen.ops, else raw arrays."""
+    raw, anomaly = m is not tensor_namespace, mode.anomaly
     useful = None if wanted is None else _leading_to(wanted, root)
     table: dict[Any, Any] = {root: seed}  # gradients so far, by source
     owned: set[Any] = set()  # whose buffer was made here, and may be added to in place
@@ -129,21 +129,19 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
                 "pass retain_graph=True to the first one"
             )
         values, y = (node.inputs, node.output) if raw else _as_tensors(node)
-        if node.op.common is not None:
-            g = node.op.common(m, g, y, *values, **node.params)
+        op, params, parents = node.plan.op, node.params, node.parents
+        if op.common is not None:
+            g = op.common(m, g, y, *values, **params)
         for i, rule in node.plan.rules:
-            parent = node.parents[i]
+            parent = parents[i]
             if useful is not None and parent not in useful:
                 continue
-            if callable(node.op.rules):
-                d = rule(m, g, y, *values, i=i, **node.params)
-            else:
-                d = rule(m, g, y, *values, **node.params)
+            d = rule(m, g, y, *values, **params)
             if d.shape != parent.shape:
                 d = _unbroadcast(m, d, parent, node, i)
             if d.dtype is not parent.dtype and d.dtype != parent.dtype:
                 d = d.astype(parent.dtype)
-            if mode.anomaly:
+            if anomaly:
                 _watch(d, node, i)
             if parent in table:
                 if parent in owned:
@@ -207,9 +205,7 @@ def _unbroadcast(m: Any, d: Any, parent: Source, node: Node, i: int) -> Any:
     """Sum `d` over the axes along which the input was broadcast."""
     shape = parent.shape
     extra = len(d.shape) - len(shape)
-    fits = extra >= 0 and all(
-        n in (1, k) for n, k in zip(shape, d.shape[extra:], strict=True)
-    )
+    fits = extra >= 0 and all(n in (1, k) for n, k in zip(shape, d.shape[extra:], strict=True))
     if not fits:
         raise ValueError(
             f"the derivative of {node.op.name} with respect to input {i} has shape {d.shape}, "
@@ -222,8 +218,11 @@ def _unbroadcast(m: Any, d: Any, parent: Source, node: Node, i: int) -> Any:
 
 def _is_fresh(d: Any, g: Any, values: Any, y: Any) -> bool:
     """True if `d` was computed by the rule: not a view, not an array that others hold."""
-    return getattr(d, "base", True) is None and d is not g and d is not y and all(
-        d is not v for v in values
+    return (
+        getattr(d, "base", True) is None
+        and d is not g
+        and d is not y
+        and all(d is not v for v in values)
     )
 
 

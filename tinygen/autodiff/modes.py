@@ -27,9 +27,11 @@ def recording(on: bool) -> Iterator[None]:
         mode.grad = before
 
 
-def no_grad():  # type: ignore[no-untyped-def]  # contextmanager's own type, a decorator as well
+@contextmanager
+def no_grad() -> Iterator[None]:
     """Compute without recording the graph: `with tg.no_grad():`, or a decorator `@tg.no_grad()`."""
-    return recording(False)
+    with recording(False):
+        yield
 
 
 @contextmanager

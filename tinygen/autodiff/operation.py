@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ from tinygen.backend import _namespaces, namespace_of, raw_forms
 from tinygen.errors import NonFiniteError
 
 __all__ = ["REGISTRY", "Node", "Operation", "operation"]
+
+Rule = Callable[..., Any]
 
 REGISTRY: dict[str, Operation] = {}
 """Every operation by name."""
@@ -50,18 +53,16 @@ class Node:
     """
 
     __slots__ = (
-        "_name", "dtype", "inputs", "op", "order", "output", "params", "parents", "plan", "shape",
-        "where",
+        "_line", "_name", "dtype", "inputs", "order", "output", "params", "parents", "plan", "shape",
     )  # fmt: skip
 
-    def __init__(
-        self, op: Operation, plan: Plan, parents: Any, inputs: Any, output: Any, params: Any
-    ) -> None:
-        self.op = op
+    def __init__(self, plan: Plan, parents: Any, inputs: Any, output: Any, params: Any) -> None:
         self.plan = plan
         self.parents = parents
         keep = plan.keep
-        if keep is None:
+        if keep is ALL:
+            self.inputs = inputs
+        elif keep is NONE:
             self.inputs = parents
         else:
             self.inputs = [a if k else p for a, k, p in zip(inputs, keep, parents, strict=True)]
@@ -72,6 +73,11 @@ class Node:
         # A node is newer than everything it depends on, so that the backward pass only has to take
         # the newest node first.
         self.order = next(_order)
+
+    @property
+    def op(self) -> Operation:
+        """The operation that was applied."""
+        return self.plan.op
 
     @property
     def name(self) -> str | None:
@@ -85,15 +91,24 @@ class Node:
     @property
     def line(self) -> str:
         """The line of the caller's code (recorded in anomaly mode only)."""
-        return getattr(self, "where", "")
+        return getattr(self, "_line", "")
+
+    @line.setter
+    def line(self, line: str) -> None:
+        self._line = line
+
+
+ALL = (True,)
+NONE = (False,)
 
 
 class Plan(NamedTuple):
     """What to keep and which rules to run, given which inputs need a gradient."""
 
-    keep: tuple[bool, ...] | None  # for each input; None if none is kept
+    op: Operation
+    keep: tuple[bool, ...]  # for each input; ALL and NONE are known by identity
     keep_output: bool
-    rules: tuple[tuple[int, Callable[..., Any]], ...]
+    rules: tuple[tuple[int, Rule], ...]
 
 
 class Operation:
@@ -108,22 +123,117 @@ class Operation:
         self,
         name: str,
         forward: Callable[..., Any],
-        rules: Sequence[Callable[..., Any] | None] | Callable[..., Any],
-        common: Callable[..., Any] | None,
+        rules: Sequence[Rule | None],
+        variadic: Rule | None,
+        common: Rule | None,
         keeps_dtype: bool,
     ) -> None:
         self.name = name
         self.forward = forward
         self.rules = rules
+        self.variadic = variadic
         self.common = common
         self.keeps_dtype = keeps_dtype
-        self._plans: dict[int, Plan] = {}
+        self.plans: dict[int, Plan] = {}
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
 
-    def __call__(self, *inputs: Any, **params: Any) -> Tensor:
-        arrays: list[Any] = []
+    def settle(self, inputs: Sequence[Any]) -> tuple[list[Any], type, np.dtype[Any]]:
+        """Bring mixed inputs to one array type and one dtype, which the strongest inputs decide.
+
+        Floats are stronger than integers; then arrays with axes (rank 2) than Tensors without (1),
+        and those than numbers (0).
+        """
+        arrays: list[Any] = [
+            x if isinstance(x, (bool, int, float, np.generic)) else as_array(x) for x in inputs
+        ]
+        ranks = []
+        for i, (x, array) in enumerate(zip(inputs, arrays, strict=True)):
+            if self.rules and self.rules[i] is None:
+                ranks.append(-1)  # the condition of `where`: it keeps a dtype of its own
+            elif getattr(array, "ndim", 0):
+                ranks.append(2)
+            else:
+                ranks.append(0 if isinstance(x, (float, int, np.generic, np.ndarray)) else 1)
+        if max(ranks) <= 0:  # numbers alone
+            arrays = [as_array(a) for a in arrays]
+        pairs = list(zip(arrays, ranks, strict=True))
+        top = max((r for a, r in pairs if r > 0 and a.dtype.kind == "f"), default=max(ranks))
+        devices = {namespace_of(a).device for a in arrays if hasattr(a, "dtype")}
+        if len(devices) > 1:
+            raise TypeError(
+                f"{self.name}: inputs on {' and '.join(sorted(devices))}; move them to one device"
+            )
+        dtypes = {a.dtype for a, r in pairs if r == top}
+        dtype = np.result_type(*({d for d in dtypes if d.kind == "f"} or dtypes))
+        for i, (array, rank) in enumerate(pairs):
+            if rank == top or (rank > 0 and dtype.kind == "f"):
+                arrays[i] = array if array.dtype == dtype else array.astype(dtype)
+            elif rank == 0:
+                arrays[i] = float(array) if dtype.kind == "f" else np.asarray(array).item()
+        return arrays, type(arrays[ranks.index(top)]), dtype
+
+    def make_plan(self, pattern: int, n: int) -> Plan:
+        """Read off the rules' argument names what has to be kept."""
+        wanted = [i for i in range(n) if pattern >> i & 1]
+        rules: list[tuple[int, Rule]]
+        if self.variadic is not None:
+            rules = [(i, partial(self.variadic, i=i)) for i in wanted]
+            declared: list[Any] = [self.variadic]
+        else:
+            rules = [(i, r) for i in wanted if (r := self.rules[i]) is not None]
+            declared = [r for _, r in rules]
+        keep = [False] * n
+        keep_output = False
+        for function in [*declared, *([self.common] if self.common else [])]:
+            code = function.__code__
+            names = code.co_varnames[2 : min(code.co_argcount, n + 3)]  # y, then the inputs
+            if code.co_flags & 0x04:  # *inputs
+                rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
+                names += (rest,) * (n + 1 - len(names))
+            keep_output |= not names[0].startswith("_")
+            keep = [k or not a.startswith("_") for k, a in zip(keep, names[1:], strict=True)]
+        kept = ALL if all(keep) else tuple(keep) if any(keep) else NONE
+        plan = Plan(self, kept, keep_output, tuple(rules))
+        self.plans[pattern] = plan
+        return plan
+
+    def explain(self, arrays: list[Any], error: Exception) -> Exception:
+        what = ", ".join(
+            f"{a.dtype}{list(a.shape)}" if hasattr(a, "shape") else repr(a) for a in arrays
+        )
+        kind = IndexError if isinstance(error, IndexError) else type(error)
+        return kind(f"{self.name}({what}): {error}")
+
+    def watch(self, arrays: list[Any], parents: list[Any], out: Any) -> None:
+        """Anomaly mode: raise if this operation made a NaN or infinity, or was given a NaN."""
+        m = namespace_of(out)
+        given = [i for i, a in enumerate(arrays) if m.isnan(a).any()]
+        if given:
+            parent = parents[given[0]]
+            name = getattr(parent, "name", None)
+            raise NonFiniteError(
+                f"input {given[0]}{f' ({name})' if name else ''} of {self.name} holds NaN before the "
+                f"operation, at {_callers_line()}"
+            )
+        made = "NaN" if m.isnan(out).any() else "an infinity" if m.isinf(out).any() else None
+        if made == "NaN" or (made and not any(m.isinf(a).any() for a in arrays)):
+            shapes = ", ".join(str(list(getattr(a, "shape", ()))) for a in arrays)
+            raise NonFiniteError(
+                f"{self.name} made {made} from finite inputs of shape {shapes}, at {_callers_line()}"
+            )
+
+
+def _function(op: Operation) -> Callable[..., Tensor]:
+    """The function that users call: it computes, and records a node if a gradient may be asked for.
+
+    This is the hot path. Every operation of every model comes through here.
+    """
+    forward, keeps_dtype, plans = op.forward, op.keeps_dtype, op.plans
+
+    def function(*inputs: Any, **params: Any) -> Tensor:
+        arrays: Any = []
         parents: list[Any] = []
         kind: Any = None  # the type of the arrays
         dtype: Any = None
@@ -151,101 +261,29 @@ class Operation:
                 parents.append(None)
             bit += bit
         if not plain or kind is None:
-            arrays, kind, dtype = self._settle(inputs)
+            arrays, kind, dtype = op.settle(inputs)
         try:
-            out = self.forward(_namespaces[kind], *arrays, **params)
+            out = forward(_namespaces[kind], *arrays, **params)
         except (ValueError, TypeError, IndexError) as error:
-            raise self._explain(arrays, error) from error
+            raise op.explain(arrays, error) from error
         if type(out) is not kind:  # NumPy returns scalars, not arrays, for 0-d results
             out = _namespaces[kind].asarray(out)
-        if out.dtype is not dtype and self.keeps_dtype and dtype.kind == "f" and out.dtype != dtype:
-            out = out.astype(dtype)
+        if out.dtype is not dtype:
+            if keeps_dtype and dtype.kind == "f":
+                out = out.astype(dtype, copy=False)
+            elif out.dtype.kind != "f":
+                pattern = 0  # whole numbers and truth values have no gradient
         if mode.anomaly:
-            self._watch(arrays, parents, out)
-        if not pattern or not mode.grad or out.dtype.kind != "f":
+            op.watch(arrays, parents, out)
+        if not pattern or not mode.grad:
             return Tensor(out)
-        plan = self._plans.get(pattern) or self._make_plan(pattern, len(inputs))
-        node = Node(self, plan, parents, arrays, out, params)
+        plan = plans.get(pattern) or op.make_plan(pattern, len(inputs))
+        node = Node(plan, parents, arrays, out, params)
         if mode.anomaly:
-            node.where = _callers_line()
+            node.line = _callers_line()
         return Tensor(out, node)
 
-    def _settle(self, inputs: Sequence[Any]) -> tuple[list[Any], type, np.dtype[Any]]:
-        """Bring mixed inputs to one array type and one dtype, which the strongest inputs decide.
-
-        Arrays with axes (rank 2) are stronger than Tensors without (1), those than numbers (0).
-        """
-        arrays = [x if isinstance(x, (bool, int, float, np.generic)) else as_array(x) for x in inputs]
-        ranks = []
-        for i, (x, array) in enumerate(zip(inputs, arrays, strict=True)):
-            if not callable(self.rules) and self.rules[i] is None:
-                ranks.append(-1)  # never differentiable (the condition of `where`): a dtype of its own
-            elif getattr(array, "ndim", 0):
-                ranks.append(2)
-            else:
-                ranks.append(0 if isinstance(x, (float, int, np.generic, np.ndarray)) else 1)
-        top = max(ranks)
-        if top <= 0:  # numbers alone
-            arrays = [as_array(a) for a in arrays]
-        devices = {namespace_of(a).device for a in arrays if hasattr(a, "dtype")}
-        if len(devices) > 1:
-            raise TypeError(
-                f"{self.name}: inputs on {' and '.join(sorted(devices))}; move them to one device"
-            )
-        strong = [a for a, r in zip(arrays, ranks, strict=True) if r == top]
-        dtypes = {a.dtype for a in strong}
-        dtype = np.result_type(*({d for d in dtypes if d.kind == "f"} or dtypes))
-        for i, (array, rank) in enumerate(zip(arrays, ranks, strict=True)):
-            if rank == top or (rank == 1 and dtype.kind == "f"):
-                arrays[i] = array if array.dtype == dtype else array.astype(dtype)
-            elif rank == 0 and isinstance(array, (np.generic, np.ndarray)):
-                arrays[i] = array.item()
-        return arrays, type(strong[0]), dtype
-
-    def _make_plan(self, pattern: int, n: int) -> Plan:
-        wanted = [i for i in range(n) if pattern >> i & 1]
-        if callable(self.rules):  # one rule for any number of inputs
-            rules = [(i, self.rules) for i in wanted]
-        else:
-            rules = [(i, r) for i in wanted if (r := self.rules[i]) is not None]
-        keep = [False] * n
-        keep_output = False
-        for function in [*(r for _, r in rules), *([self.common] if self.common else [])]:
-            code = function.__code__
-            names = code.co_varnames[2 : min(code.co_argcount, n + 3)]  # y, then the inputs
-            if code.co_flags & 0x04:  # *inputs
-                rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
-                names += (rest,) * (n + 1 - len(names))
-            keep_output |= not names[0].startswith("_")
-            keep = [k or not a.startswith("_") for k, a in zip(keep, names[1:], strict=True)]
-        plan = Plan(tuple(keep) if any(keep) else None, keep_output, tuple(rules))
-        self._plans[pattern] = plan
-        return plan
-
-    def _explain(self, arrays: list[Any], error: Exception) -> Exception:
-        what = ", ".join(
-            f"{a.dtype}{list(a.shape)}" if hasattr(a, "shape") else repr(a) for a in arrays
-        )
-        kind = IndexError if isinstance(error, IndexError) else type(error)
-        return kind(f"{self.name}({what}): {error}")
-
-    def _watch(self, arrays: list[Any], parents: list[Any], out: Any) -> None:
-        """Anomaly mode: raise if this operation made a NaN or infinity, or was given a NaN."""
-        m = namespace_of(out)
-        given = [i for i, a in enumerate(arrays) if m.isnan(a).any()]
-        if given:
-            parent = parents[given[0]]
-            name = getattr(parent, "name", None)
-            raise NonFiniteError(
-                f"input {given[0]}{f' ({name})' if name else ''} of {self.name} holds NaN before the "
-                f"operation, at {_callers_line()}"
-            )
-        made = "NaN" if m.isnan(out).any() else "an infinity" if m.isinf(out).any() else None
-        if made == "NaN" or (made and not any(m.isinf(a).any() for a in arrays)):
-            shapes = ", ".join(str(list(getattr(a, "shape", ()))) for a in arrays)
-            raise NonFiniteError(
-                f"{self.name} made {made} from finite inputs of shape {shapes}, at {_callers_line()}"
-            )
+    return function
 
 
 def _callers_line() -> str:
@@ -258,12 +296,12 @@ def _callers_line() -> str:
 def operation(
     name: str,
     forward: Callable[..., Any],
-    *rules: Callable[..., Any] | None,
-    variadic: Callable[..., Any] | None = None,
-    common: Callable[..., Any] | None = None,
+    *rules: Rule | None,
+    variadic: Rule | None = None,
+    common: Rule | None = None,
     keeps_dtype: bool = True,
     doc: str = "",
-) -> Operation:
+) -> Callable[..., Tensor]:
     """Define an operation and enter it in the registry: this is how a user adds one.
 
     forward(m, *arrays, **params) computes the result in the array namespace `m`.
@@ -283,8 +321,11 @@ def operation(
     """
     if name in REGISTRY:
         raise ValueError(f"an operation named {name!r} exists already; choose another name")
-    record = Operation(name, forward, variadic or rules, common, keeps_dtype)
-    record.__doc__ = doc
+    record = Operation(name, forward, rules, variadic, common, keeps_dtype)
     REGISTRY[name] = record
     raw_forms[name] = forward
-    return record
+    function = _function(record)
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    function.__module__ = sys._getframe(1).f_globals["__name__"]  # where it is defined
+    return function

@@ -61,22 +61,22 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """The lengths of the axes."""
-        return self.data.shape  # type: ignore[no-any-return]
+        return self.data.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of the elements."""
-        return self.data.dtype  # type: ignore[no-any-return]
+        return self.data.dtype
 
     @property
     def ndim(self) -> int:
         """The number of axes."""
-        return self.data.ndim  # type: ignore[no-any-return]
+        return self.data.ndim
 
     @property
     def size(self) -> int:
         """The number of elements."""
-        return self.data.size  # type: ignore[no-any-return]
+        return self.data.size
 
     @property
     def device(self) -> str:
@@ -120,13 +120,13 @@ class Tensor:
     # -- leaving the graph -----------------------------------------------------------------------
     def numpy(self) -> np.ndarray[Any, Any]:
         """The values as a NumPy array (no copy, no gradient)."""
-        return self.data  # type: ignore[no-any-return]
+        return self.data
 
     def item(self) -> float | int | bool:
         """The value of a one-element Tensor as a Python number; ValueError for any other size."""
         if self.data.size != 1:
             raise ValueError(f"item() takes a Tensor of one element, this has shape {self.shape}")
-        return self.data.item()  # type: ignore[no-any-return]
+        return self.data.item()
 
     def __float__(self) -> float:
         return float(self.item())
@@ -135,7 +135,7 @@ class Tensor:
         return int(self.item())
 
     def __index__(self) -> int:
-        return self.data.__index__()  # type: ignore[no-any-return]
+        return self.data.__index__()
 
     def __bool__(self) -> bool:
         if self.data.size != 1:
@@ -161,7 +161,7 @@ class Tensor:
                 f"np.{ufunc.__name__} does not take a Tensor: call tg.{ufunc.__name__}, "
                 "or pass t.numpy() to leave the graph"
             )
-        return function(*inputs)  # type: ignore[no-any-return]
+        return function(*inputs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         raise TypeError(

@@ -30,7 +30,9 @@ def value_and_grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..
     def wrapped(*args: Any) -> Any:
         y, inputs = _trace(f, args, positions)
         if y.size != 1:
-            raise ValueError(f"grad needs a function that returns one number, this returns {y.shape}")
+            raise ValueError(
+                f"grad needs a function that returns one number, this returns {y.shape}"
+            )
         found = _pull(y, inputs, None, _nested(y, args, inputs))
         return _outer(y, inputs), found[0] if isinstance(argnums, int) else tuple(found)
 
@@ -121,7 +123,9 @@ def hvp(f: Function, x: Any, v: Any) -> Tensor:
 
 
 # -- how a function is traced --------------------------------------------------------------------
-def _trace(f: Function, args: Sequence[Any], positions: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+def _trace(
+    f: Function, args: Sequence[Any], positions: Sequence[int]
+) -> tuple[Tensor, list[Tensor]]:
     """f(*args) with new Tensors at `positions`, and those Tensors.
 
     An argument that is itself being differentiated enters through an identity, so that the outer
@@ -164,9 +168,7 @@ def _nested(y: Tensor, args: Sequence[Any], inputs: Sequence[Tensor]) -> bool:
 def _pull(y: Tensor, inputs: list[Tensor], gradient: Any, create_graph: bool) -> list[Tensor]:
     if y.node is None:  # f does not depend on its arguments
         return [Tensor(namespace_of(t.data).zeros_like(t.data)) for t in inputs]
-    return gradients(  # type: ignore[no-any-return]
-        y, inputs, gradient, retain_graph=True, create_graph=create_graph
-    )
+    return gradients(y, inputs, gradient, retain_graph=True, create_graph=create_graph)
 
 
 def _outer(y: Tensor, inputs: Sequence[Tensor]) -> Tensor:

@@ -30,7 +30,7 @@ class Categorical:
         self.shape = self.logits.shape[:-1]
         check(
             "logits", self.logits, "below +inf, and not all -inf in a row",
-            lambda x: (x < inf) & (x.max(-1, keepdims=True) > -inf),
+            lambda x: (x < inf) & (x.max(-1, keepdims=True) != -inf),
         )  # fmt: skip
 
     @property

@@ -32,7 +32,7 @@ def kl_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> An
     a float64 array without that axis (a number for vectors). 0 log(0/q) = 0, and the result is +inf
     where p > 0 = q for some outcome. It is never negative or NaN, and 0 for p = q.
     Nothing is normalised. ValueError: a probability that is negative or NaN, a sum that differs
-    from one by more than 1e-6 (1e-5 in float32), different lengths, base ≤ 1 or not finite.
+    from one by more than 1e-6 (1.2e-5 in float32), different lengths, base ≤ 1 or not finite.
     """
     p, q = _outcomes_last(p, q, axis)
     return kl_terms(p, q).sum(-1) / _unit(base)
@@ -65,20 +65,22 @@ def kl_terms(p: Array, q: Array) -> Array:
     positive = p > 0
     with np.errstate(divide="ignore"):  # log q = -inf is meant
         log_ratio = np.log(np.where(positive, p, 1.0)) - np.log(np.where(positive, q, 1.0))
-    return np.where(near, by_series, p * log_ratio - difference)
+    terms: Array = np.where(near, by_series, p * log_ratio - difference)
+    return terms
 
 
 def js_terms(p: Array, q: Array) -> Array:
     """What each outcome of probabilities or densities p and q adds to JS(p, q); never negative."""
-    m = (p + q) / 2
-    return (kl_terms(p, m) + kl_terms(q, m)) / 2
+    twice_m = p + q  # m itself would round the smallest number to 0, and KL would be infinite
+    return (kl_terms(2 * p, twice_m) + kl_terms(2 * q, twice_m)) / 4
 
 
 def _outcomes_last(p: Any, q: Any, axis: int) -> tuple[Array, Array]:
     p, q = _probabilities("p", p, axis), _probabilities("q", q, axis)
     if p.shape[-1] != q.shape[-1]:
         raise ValueError(f"p has {p.shape[-1]} outcomes, q has {q.shape[-1]}")
-    return tuple(np.broadcast_arrays(p, q))  # type: ignore[return-value]
+    p, q = np.broadcast_arrays(p, q)
+    return p, q
 
 
 def _probabilities(name: str, values: Any, axis: int) -> Array:

@@ -107,26 +107,25 @@ def _js_categorical(p: Categorical, q: Categorical) -> Tensor:
 def _js_normal(p: Normal, q: Normal) -> Tensor:
     from scipy.integrate import quad  # SciPy imports slowly, and only this needs it
 
-    densities, edges = [], set()
     for d in (p, q):
         if d.shape != ():
             raise ValueError(f"the quadrature takes Normals of shape (), got {d.shape}")
-        # np.asarray refuses a Tensor that requires a gradient.
-        mean, std = float(np.asarray(d.mean)), float(np.asarray(d.std))
-        densities.append(_density(mean, std))
-        # Pieces on the scale of each Normal, so that a narrow one is not overlooked; beyond ten
-        # standard deviations there is nothing that float64 could see.
-        edges |= {mean + k * std for k in (-10, -5, -2, 0, 2, 5, 10)}
+    # np.asarray refuses a Tensor that requires a gradient.
+    laws = [(float(np.asarray(d.std)), float(np.asarray(d.mean))) for d in (p, q)]
+    _, origin = min(laws)  # x is relative to the mean of the narrower, where rounding matters most
 
     def integrand(x: float) -> float:
-        return float(js_terms(densities[0](x), densities[1](x)))
+        return float(js_terms(*(_density(x, mean - origin, std) for std, mean in laws)))
 
-    pieces = (quad(integrand, a, b, epsabs=1e-13)[0] for a, b in pairwise(sorted(edges)))
+    # Beyond ten standard deviations there is nothing that float64 could see. Each Normal has pieces
+    # on its own scale, so that a narrow one is not overlooked.
+    edges = sorted({mean - origin + k * std for std, mean in laws for k in (-10, 10)})
+    pieces = (quad(integrand, a, b, epsabs=1e-13, epsrel=1e-10)[0] for a, b in pairwise(edges))
     return Tensor(np.array(sum(pieces)))
 
 
-def _density(mean: float, std: float) -> Callable[[float], Any]:
-    return lambda x: np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * sqrt(2 * pi))
+def _density(x: float, mean: float, std: float) -> Any:
+    return np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * sqrt(2 * pi))
 
 
 _KL: Table = {

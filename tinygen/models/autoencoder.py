@@ -50,9 +50,7 @@ class Autoencoder(Model):
         rng = Generator(seed)
         sizes = [features, *hidden, latent]
         self.encoder = MLP(sizes, activation, final=self.final, rng=rng)
-        self.decoder = MLP(
-            sizes[::-1], activation, final="sigmoid" if bounded else None, rng=rng
-        )
+        self.decoder = MLP(sizes[::-1], activation, final="sigmoid" if bounded else None, rng=rng)
         self.code_mean = tensor(np.zeros(latent, np.float32))
         self.code_factor = tensor(np.eye(latent, dtype=np.float32))
 
@@ -71,11 +69,11 @@ class Autoencoder(Model):
 
     def encode(self, x: Any) -> Array:
         """The codes (n, latent) of data (n, features)."""
-        return self.encoder(self.normalise(self.check(x))).data  # type: ignore[no-any-return]
+        return self.encoder(self.normalise(self.check(x))).data
 
     def decode(self, z: Any) -> Array:
         """The data (n, features) for codes (n, latent)."""
-        return self.denormalise(self.decoder(np.asarray(z, np.float32)).data)  # type: ignore[no-any-return]
+        return self.denormalise(self.decoder(np.asarray(z, np.float32)).data)
 
     def reconstruct(self, x: Any) -> Array:
         """g(f(x)), of the shape and in the units of x."""
@@ -149,7 +147,9 @@ class DenoisingAutoencoder(Autoencoder):
             raise unknown("corruption", corruption, CORRUPTIONS)
         top = np.inf if corruption == "gaussian" else 1.0
         if not 0 <= amount <= top:
-            raise ValueError(f"the amount of {corruption} corruption is in [0, {top:g}], not {amount}")
+            raise ValueError(
+                f"the amount of {corruption} corruption is in [0, {top:g}], not {amount}"
+            )
         self.corruption, self.amount = corruption, amount
 
     def corrupt(self, x: Any, rng: Generator) -> Array:
@@ -159,7 +159,9 @@ class DenoisingAutoencoder(Autoencoder):
     def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
         """The mean over examples of ‖x - g(f(x̃))‖², in normalised units."""
         return {
-            "loss": squared_error(self.decoder(self.encoder(self.corrupt(x, rng))), self.normalise(x))
+            "loss": squared_error(
+                self.decoder(self.encoder(self.corrupt(x, rng))), self.normalise(x)
+            )
         }
 
 
@@ -190,7 +192,7 @@ def _slope(activation: str, z: Tensor) -> Tensor:
     """The derivative of an activation at z, as a differentiable Tensor."""
     operation = REGISTRY[activation]
     rule: Any = operation.rules[0]
-    return rule(ops, ops.ones_like(z), ops.ACTIVATIONS[activation](z), z)  # type: ignore[no-any-return]
+    return rule(ops, ops.ones_like(z), ops.ACTIVATIONS[activation](z), z)
 
 
 def hutchinson_jacobian_norm(f: Callable[[Tensor], Tensor], x: Any, rng: Generator) -> Tensor:

@@ -105,12 +105,12 @@ class GAN(Model):
     @no_grad()
     def discriminator_logits(self, x: Any) -> Array:
         """log D(x) / (1 - D(x)) for each row (n,)."""
-        return self.discriminator(self.normalise(self.check(x))).data[:, 0]  # type: ignore[no-any-return]
+        return self.discriminator(self.normalise(self.check(x))).data[:, 0]
 
     @no_grad()
     def decode(self, z: Any) -> Array:
         """G(z): data (n, features) for z (n, latent)."""
-        return self.denormalise(self.generator(np.asarray(z, np.float32)).data)  # type: ignore[no-any-return]
+        return self.denormalise(self.generator(np.asarray(z, np.float32)).data)
 
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
         """G(z) (n, features) for z ~ N(0, I)."""

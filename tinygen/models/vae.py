@@ -58,7 +58,9 @@ class VAE(Model):
         rng = Generator(seed)
         self.encoder = MLP([features, *hidden, 2 * latent], activation, rng=rng)
         self.decoder = MLP([latent, *hidden[::-1], features], activation, rng=rng)
-        self.log_std = tensor(np.zeros(features, np.float32), requires_grad=likelihood == "gaussian")
+        self.log_std = tensor(
+            np.zeros(features, np.float32), requires_grad=likelihood == "gaussian"
+        )
 
     def posterior(self, x: Any) -> tuple[Tensor, Tensor]:
         """Mean and log variance (n, latent) of q(z given x), for normalised x."""
@@ -97,19 +99,19 @@ class VAE(Model):
         x = self.check(x)
         log_likelihood, kl = self.elbo(x, default_rng(rng))
         bound = (log_likelihood - kl).data
-        return bound if self.bounded else bound - np.log(self.scale.data).sum()  # type: ignore[no-any-return]
+        return bound if self.bounded else bound - np.log(self.scale.data).sum()
 
     @no_grad()
     def encode(self, x: Any) -> Array:
         """The means (n, latent) of q(z given x)."""
-        return self.posterior(self.normalise(self.check(x)))[0].data  # type: ignore[no-any-return]
+        return self.posterior(self.normalise(self.check(x)))[0].data
 
     @no_grad()
     def decode(self, z: Any) -> Array:
         """The means (n, features) of p(x given z) for codes (n, latent)."""
         p = self.output(np.asarray(z, np.float32))
         mean = p.probs if isinstance(p, Bernoulli) else p.mean
-        return self.denormalise(mean.data)  # type: ignore[no-any-return]
+        return self.denormalise(mean.data)
 
     def reconstruct(self, x: Any) -> Array:
         """The mean of p(x given z) at the mean of q(z given x)."""

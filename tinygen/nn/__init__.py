@@ -2,7 +2,13 @@
 
 from tinygen.nn.init import glorot, he, orthogonal
 from tinygen.nn.layers import (
-    MLP, Dropout, Embedding, LayerNorm, Linear, Sequential, TimeEmbedding,
+    MLP,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Sequential,
+    TimeEmbedding,
 )  # fmt: skip
 from tinygen.nn.module import Module
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import log
 from typing import Any
 
@@ -57,7 +58,7 @@ class Sequential(Module):
     def __call__(self, x: Any) -> Tensor:
         for layer in self.layers:
             x = layer(x)
-        return x  # type: ignore[no-any-return]
+        return x
 
 
 class MLP(Sequential):
@@ -80,13 +81,12 @@ class MLP(Sequential):
     ) -> None:
         if len(sizes) < 2:
             raise ValueError(f"an MLP needs an input and an output size, not {list(sizes)}")
+        check_activation(activation)  # which a single layer does not use
         last = len(sizes) - 2
         super().__init__(
             *(
-                Linear(
-                    a, b, final if i == last else activation, rng=rng, init=init, dtype=dtype
-                )
-                for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+                Linear(a, b, final if i == last else activation, rng=rng, init=init, dtype=dtype)
+                for i, (a, b) in enumerate(pairwise(sizes))
             )
         )
 
@@ -115,12 +115,15 @@ class Embedding(Module):
 class TimeEmbedding(Module):
     """Sines and cosines of t at frequencies from 1 to 1/period (Vaswani et al. 2017, §3.5).
 
-    t (n,) to a constant (n, width) of float32; `width` is even, else ValueError.
+    t (n,) to a constant (n, width) of float32. ValueError: a width that is not even, a period that
+    is not above 0.
     """
 
     def __init__(self, width: int, period: float = 10_000.0) -> None:
         if width < 2 or width % 2:
             raise ValueError(f"the width of a time embedding is even and positive, not {width}")
+        if not period > 0:
+            raise ValueError(f"the period of a time embedding is above 0, not {period}")
         half = width // 2
         self.frequencies = tensor(np.exp(-log(period) * np.arange(half) / half))
 

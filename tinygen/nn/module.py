@@ -47,9 +47,7 @@ class Module:
         """This module and every module below it."""
         yield self
         for value in vars(self).values():
-            for item in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(item, Module):
-                    yield from item.modules()
+            yield from _modules(value)
 
     def train(self, training: bool = True) -> None:
         """Switch this module and all below it to training (or to evaluation)."""
@@ -75,16 +73,20 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Set every parameter, buffer and generator from `state`: exactly those, of those shapes.
 
-        ValueError lists what is missing, what is not expected, and where shapes differ with both
-        shapes; then nothing has been changed.
+        ValueError lists what is missing, what is not expected, where shapes differ with both
+        shapes, and what is not of numbers; then nothing has been changed.
         """
         own = dict(self._members())
         problems = [f"missing: {path}" for path in own if path not in state]
         problems += [f"not expected: {path}" for path in state if path not in own]
         for path in own.keys() & state.keys():
-            expected = (2,) if isinstance(own[path], Generator) else own[path].shape
-            if np.shape(state[path]) != expected:
-                problems.append(f"{path}: shape {np.shape(state[path])}, the module has {expected}")
+            array = np.asarray(state[path])
+            is_generator = isinstance(own[path], Generator)
+            shape, kinds = ((2,), "u") if is_generator else (own[path].shape, "fiub")
+            if array.shape != shape:
+                problems.append(f"{path}: shape {array.shape}, the module has {shape}")
+            elif array.dtype.kind not in kinds:
+                problems.append(f"{path}: dtype {array.dtype}")
         if problems:
             raise ValueError("the state does not fit this module; " + "; ".join(sorted(problems)))
         for path, value in own.items():
@@ -93,6 +95,14 @@ class Module:
                 value.state = int(seed), int(draws)
             else:
                 value.data[...] = state[path]
+
+
+def _modules(value: Any) -> Iterator[Module]:
+    if isinstance(value, Module):
+        yield from value.modules()
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _modules(item)
 
 
 def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -13,21 +13,76 @@ from tinygen.autodiff import backward as _backward
 from tinygen.autodiff.tensor import Tensor, operators_of_numpy
 from tinygen.ops.create import arange, ones, ones_like, zeros, zeros_like
 from tinygen.ops.elementwise import (
-    abs, add, astype, clip, cos, divide, elu, erf, exp, expm1, leaky_relu, log, log1p, gelu,
-    maximum, minimum, multiply, ndtr, negative, power, relu, sigmoid, sign, silu, sin, softplus,
-    sqrt, square, subtract, tanh, where,
+    abs,
+    add,
+    astype,
+    clip,
+    cos,
+    divide,
+    elu,
+    erf,
+    exp,
+    expm1,
+    gelu,
+    leaky_relu,
+    log,
+    log1p,
+    maximum,
+    minimum,
+    multiply,
+    ndtr,
+    negative,
+    power,
+    relu,
+    sigmoid,
+    sign,
+    silu,
+    sin,
+    softplus,
+    sqrt,
+    square,
+    subtract,
+    tanh,
+    where,
 )  # fmt: skip
 from tinygen.ops.fused import (
-    ACTIVATIONS, bce_with_logits, gaussian_kl, linear, mse, softmax_cross_entropy,
+    ACTIVATIONS,
+    bce_with_logits,
+    gaussian_kl,
+    linear,
+    mse,
+    softmax_cross_entropy,
     standardise,
 )  # fmt: skip
 from tinygen.ops.linalg import diagonal, einsum, matmul
 from tinygen.ops.reduce import (
-    cumsum, log_softmax, logsumexp, max, mean, min, norm, prod, softmax, sum, var,
+    cumsum,
+    log_softmax,
+    logsumexp,
+    max,
+    mean,
+    min,
+    norm,
+    prod,
+    softmax,
+    sum,
+    var,
 )  # fmt: skip
 from tinygen.ops.shape import (
-    broadcast_to, concatenate, expand_dims, flip, index, index_add, moveaxis, pad, reshape, split,
-    squeeze, stack, swapaxes, transpose,
+    broadcast_to,
+    concatenate,
+    expand_dims,
+    flip,
+    index,
+    index_add,
+    moveaxis,
+    pad,
+    reshape,
+    split,
+    squeeze,
+    stack,
+    swapaxes,
+    transpose,
 )  # fmt: skip
 
 __all__ = [
@@ -43,37 +98,42 @@ __all__ = [
 
 _backward.tensor_namespace = sys.modules[__name__]
 
-# -- operators and methods of Tensor -------------------------------------------------------------
-# Installed here, because Tensor stands below the operations.
-Tensor.__add__ = lambda a, b: add(a, b)
-Tensor.__radd__ = lambda a, b: add(b, a)
-Tensor.__sub__ = lambda a, b: subtract(a, b)
-Tensor.__rsub__ = lambda a, b: subtract(b, a)
-Tensor.__mul__ = lambda a, b: multiply(a, b)
-Tensor.__rmul__ = lambda a, b: multiply(b, a)
-Tensor.__truediv__ = lambda a, b: divide(a, b)
-Tensor.__rtruediv__ = lambda a, b: divide(b, a)
-Tensor.__pow__ = power
-Tensor.__rpow__ = lambda a, b: power(b, a)
-Tensor.__matmul__ = matmul
-Tensor.__rmatmul__ = lambda a, b: matmul(b, a)
-Tensor.__neg__ = lambda x: negative(x)
-Tensor.__abs__ = lambda x: abs(x)
-Tensor.__getitem__ = index
-Tensor.astype = astype
-Tensor.sum, Tensor.mean, Tensor.var = sum, mean, var
-Tensor.max, Tensor.min, Tensor.prod = max, min, prod
-Tensor.squeeze = squeeze
-Tensor.T = property(transpose)
-
 
 def _numbers(args: tuple[Any, ...]) -> Any:
     """x.reshape(2, 3) and x.reshape((2, 3)) mean the same."""
     return args[0] if len(args) == 1 and not isinstance(args[0], int) else args
 
 
-Tensor.reshape = lambda x, *shape: reshape(x, _numbers(shape))
-Tensor.transpose = lambda x, *axes: transpose(x, _numbers(axes) if axes else None)
+# Operators and methods of Tensor, which stands below the operations.
+for _name, _method in {
+    "__add__": add,
+    "__radd__": lambda a, b: add(b, a),
+    "__sub__": subtract,
+    "__rsub__": lambda a, b: subtract(b, a),
+    "__mul__": multiply,
+    "__rmul__": lambda a, b: multiply(b, a),
+    "__truediv__": divide,
+    "__rtruediv__": lambda a, b: divide(b, a),
+    "__pow__": power,
+    "__rpow__": lambda a, b: power(b, a),
+    "__matmul__": matmul,
+    "__rmatmul__": lambda a, b: matmul(b, a),
+    "__neg__": negative,
+    "__abs__": abs,
+    "__getitem__": index,
+    "T": property(transpose),
+    "astype": astype,
+    "max": max,
+    "mean": mean,
+    "min": min,
+    "prod": prod,
+    "reshape": lambda x, *shape: reshape(x, _numbers(shape)),
+    "squeeze": squeeze,
+    "sum": sum,
+    "transpose": lambda x, *axes: transpose(x, _numbers(axes) if axes else None),
+    "var": var,
+}.items():
+    setattr(Tensor, _name, _method)
 
 operators_of_numpy.update(
     add=add, subtract=subtract, multiply=multiply, divide=divide, power=power, matmul=matmul,

@@ -6,7 +6,8 @@ them broadcast, and take Tensors, arrays and numbers.
 
 from __future__ import annotations
 
-from math import pi, sqrt as _sqrt
+from math import pi
+from math import sqrt as _sqrt
 from typing import Any
 
 import numpy as np
@@ -181,7 +182,7 @@ sigmoid = operation(
 
 softplus = operation(
     "softplus", lambda m, x: m.maximum(x, 0.0) + m.log1p(m.exp(-m.abs(x))),
-    lambda m, g, y, x: g * m.exp(x - y),  # the sigmoid of x
+    lambda m, g, _y, x: g * m.sigmoid(x),
     doc="log(1 + exp(x)), without overflow.")  # fmt: skip
 
 relu = operation(
@@ -196,7 +197,7 @@ _leaky_relu = operation(
 
 _elu = operation(
     "elu", lambda m, x, alpha=1.0: m.where(x > 0, x, alpha * m.expm1(m.minimum(x, 0.0))),
-    lambda m, g, y, x, alpha=1.0: m.where(x > 0, g, g * (m.where(x > 0, 0.0, y) + alpha)),
+    lambda m, g, _y, x, alpha=1.0: g * m.where(x > 0, 1.0, alpha * m.exp(m.minimum(x, 0.0))),
     doc="x where positive, alpha · (exp(x) - 1) elsewhere.")  # fmt: skip
 
 silu = operation(

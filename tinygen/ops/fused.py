@@ -6,17 +6,17 @@ composition in value, gradient and second derivative).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from tinygen.autodiff.operation import Operation, operation
+from tinygen.autodiff.operation import REGISTRY, operation
 from tinygen.autodiff.tensor import Tensor, as_array
 from tinygen.errors import unknown
 from tinygen.ops import elementwise
 from tinygen.ops.elementwise import add
 from tinygen.ops.linalg import matmul
-from tinygen.ops.reduce import _softmax_forward
 
-ACTIVATIONS: dict[str, Operation] = {
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "tanh": elementwise.tanh,
     "sigmoid": elementwise.sigmoid,
     "softplus": elementwise.softplus,
@@ -29,34 +29,25 @@ ACTIVATIONS: dict[str, Operation] = {
 """Activations by name, for `linear` and the layers of `tinygen.nn`."""
 
 
-def _with_bias(activation: Operation) -> Operation:
+def _with_bias(name: str) -> Callable[..., Tensor]:
     """activation(x + b) as one operation: the sum is not kept, only what its derivative needs."""
-    assert not callable(activation.rules)
+    activation = REGISTRY[name]
     slope: Any = activation.rules[0]
-    if slope.__code__.co_varnames[3].startswith("_"):  # a derivative of the output alone
-
-        def common(m: Any, g: Any, y: Any, _x: Any, _b: Any) -> Any:
-            return slope(m, g, y, None)
-    elif slope.__code__.co_varnames[2].startswith("_"):
-
-        def common(m: Any, g: Any, _y: Any, x: Any, b: Any) -> Any:
-            return slope(m, g, None, x + b)
-    else:
-
-        def common(m: Any, g: Any, y: Any, x: Any, b: Any) -> Any:
-            return slope(m, g, y, x + b)
+    of_output = slope.__code__.co_varnames[3].startswith("_")  # tanh, sigmoid, relu
 
     return operation(
-        f"bias_{activation.name}",
+        f"bias_{name}",
         lambda m, x, b: activation.forward(m, m.add(x, b)),
         lambda m, g, _y, _x, _b: g,
         lambda m, g, _y, _x, _b: g,
-        common=common,
-        doc=f"{activation.name}(x + b).",
+        common=(lambda m, g, y, _x, _b: slope(m, g, y, None))
+        if of_output
+        else (lambda m, g, _y, x, b: slope(m, g, None, x + b)),
+        doc=f"{name}(x + b).",
     )
 
 
-_BIASED = {name: _with_bias(activation) for name, activation in ACTIVATIONS.items()}
+_BIASED = {name: _with_bias(name) for name in ACTIVATIONS}
 
 
 def check_activation(name: str | None) -> None:
@@ -102,8 +93,6 @@ gaussian_kl = operation(
     lambda m, g, _y, _mean, log_var: 0.5 * g * m.expm1(log_var),
     doc="KL(N(mean, exp(log_var)) ‖ N(0, 1)) in nats, elementwise (Kingma & Welling 2013, app. B).",
 )  # fmt: skip
-
-
 
 
 def _standardise_forward(m: Any, x: Any, eps: float) -> Any:

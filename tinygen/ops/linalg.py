@@ -17,7 +17,9 @@ _matmul = operation(
     lambda m, g, _y, a, _b: m.matmul(m.swapaxes(a, -1, -2), g))  # fmt: skip
 
 
-def _einsum_rule(m: Any, g: Any, _y: Any, *xs: Any, i: int, terms: tuple[str, ...], out: str) -> Any:
+def _einsum_rule(
+    m: Any, g: Any, _y: Any, *xs: Any, i: int, terms: tuple[str, ...], out: str
+) -> Any:
     """The same sum of products with the output's gradient in the place of operand i."""
     others = [(t, x) for j, (t, x) in enumerate(zip(terms, xs, strict=True)) if j != i]
     subscripts = ",".join([out, *(t for t, _ in others)]) + "->" + terms[i]

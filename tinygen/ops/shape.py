@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ _index_add = operation(
 
 # -- the public functions ------------------------------------------------------------------------
 def _ndim(x: Any) -> int:
-    return x.ndim if type(x) is Tensor else as_array(x).ndim  # type: ignore[no-any-return]
+    return x.ndim if type(x) is Tensor else as_array(x).ndim
 
 
 def _axis(what: str, axis: int, ndim: int) -> int:
@@ -84,7 +84,11 @@ def reshape(x: Any, shape: int | tuple[int, ...]) -> Tensor:
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
     """The axes in another order; reversed if `axes` is None."""
     ndim = _ndim(x)
-    order = tuple(range(ndim))[::-1] if axes is None else tuple(_axis("transpose", a, ndim) for a in axes)
+    order = (
+        tuple(range(ndim))[::-1]
+        if axes is None
+        else tuple(_axis("transpose", a, ndim) for a in axes)
+    )
     return _transpose(x, axes=order)
 
 
@@ -100,20 +104,27 @@ def moveaxis(x: Any, source: int, destination: int) -> Tensor:
     """Axis `source` moved to position `destination`; the others keep their order."""
     ndim = _ndim(x)
     order = list(range(ndim))
-    order.insert(
-        _axis("moveaxis", destination, ndim), order.pop(_axis("moveaxis", source, ndim))
-    )
+    order.insert(_axis("moveaxis", destination, ndim), order.pop(_axis("moveaxis", source, ndim)))
     return _transpose(x, axes=tuple(order))
 
 
 def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Tensor:
     """New axes of length 1 at the positions `axis` of the result."""
-    return _reshape(x, shape=np.expand_dims(np.broadcast_to(0, as_array(x).shape), axis).shape)
+    return _reshape(x, shape=_shape_by(np.expand_dims, x, axis))
 
 
 def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
     """Without the axes of length 1 named by `axis`, or without any if None."""
-    return _reshape(x, shape=np.squeeze(np.broadcast_to(0, as_array(x).shape), axis).shape)
+    return _reshape(x, shape=_shape_by(np.squeeze, x, axis))
+
+
+def _shape_by(function: Any, x: Any, axis: Any) -> tuple[int, ...]:
+    """The shape that NumPy's expand_dims or squeeze gives to x."""
+    shape = as_array(x).shape
+    try:
+        return function(np.broadcast_to(0, shape), axis).shape
+    except ValueError as error:
+        raise ValueError(f"{function.__name__} of an array of shape {shape}: {error}") from None
 
 
 def broadcast_to(x: Any, shape: tuple[int, ...]) -> Tensor:
@@ -160,7 +171,7 @@ def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
     edges = [0, *parts, n]
     return [
         index(x, (slice(None),) * axis + (slice(a, b),))
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in pairwise(edges)
     ]
 
 

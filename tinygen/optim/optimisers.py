@@ -40,8 +40,7 @@ class Optimizer:
         self.steps = 0
         self.state: dict[str, dict[str, Array]] = {
             slot: {
-                name: namespace_of(p.data).zeros_like(p.data)
-                for name, p in self.parameters.items()
+                name: namespace_of(p.data).zeros_like(p.data) for name, p in self.parameters.items()
             }
             for slot in self.slots
         }
@@ -91,7 +90,9 @@ def _blocks(arrays: list[Array]) -> Iterator[list[Array]]:
     """Flat views of the arrays, block by block."""
     for a in (arrays[0], *arrays[2:]):
         if not a.flags.c_contiguous:  # reshape would copy, and the update would be lost
-            raise ValueError(f"a parameter of shape {a.shape} is not contiguous: it cannot be updated")
+            raise ValueError(
+                f"a parameter of shape {a.shape} is not contiguous: it cannot be updated"
+            )
     flat = [a.reshape(-1) for a in arrays]
     for start in range(0, flat[0].size, BLOCK):
         yield [a[start : start + BLOCK] for a in flat]
@@ -102,8 +103,6 @@ class SGD(Optimizer):
 
     With `nesterov`, p ← p - lr · (g + momentum · v) (Sutskever et al. 2013).
     """
-
-    slots = ("velocity",)
 
     def __init__(
         self,
@@ -143,6 +142,7 @@ class Adam(Optimizer):
     ) -> None:
         for beta in betas:
             _in_unit("beta", beta)
+        _not_negative("eps", eps)
         super().__init__(parameters, lr)
         self.betas, self.eps = betas, eps
 
@@ -175,8 +175,7 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
-        if not weight_decay >= 0:
-            raise ValueError(f"weight_decay is at least 0, not {weight_decay}")
+        _not_negative("weight_decay", weight_decay)
         super().__init__(parameters, lr, betas, eps)
         self.weight_decay = weight_decay
 
@@ -198,6 +197,7 @@ class RMSprop(Optimizer):
         eps: float = 1e-8,
     ) -> None:
         _in_unit("alpha", alpha)
+        _not_negative("eps", eps)
         super().__init__(parameters, lr)
         self.alpha, self.eps = alpha, eps
 
@@ -211,3 +211,8 @@ class RMSprop(Optimizer):
 def _in_unit(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"{name} is in [0, 1), not {value}")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"{name} is at least 0, not {value}")

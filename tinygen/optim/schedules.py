@@ -29,6 +29,8 @@ def step_decay(lr: float, every: int, factor: float = 0.1) -> Schedule:
 
 def warmup(schedule: Schedule, steps: int) -> Schedule:
     """`schedule`, its first `steps` values scaled up linearly from 1/steps to 1."""
+    if steps < 0:
+        raise ValueError(f"steps is at least 0, not {steps}")
     return lambda step: schedule(step) * min((step + 1) / steps, 1.0) if steps else schedule(step)
 
 

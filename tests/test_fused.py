@@ -1,0 +1,131 @@
+"""The fused composites against the plain compositions that they stand for.
+
+Value, gradient and second derivative, in float64 and float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tinygen as tg
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def standardise(x):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / tg.sqrt((centred * centred).mean(-1, keepdims=True) + 1e-5)
+
+
+def cross_entropy(x, labels):
+    one_hot = (labels[..., None] == np.arange(x.shape[-1])).astype(x.dtype)
+    return tg.log(tg.exp(x).sum(-1)) - (x * one_hot).sum(-1)
+
+
+PLAIN_ACTIVATIONS = {
+    None: lambda t: t,
+    "tanh": lambda t: (tg.exp(t) - tg.exp(-t)) / (tg.exp(t) + tg.exp(-t)),
+    "sigmoid": lambda t: 1.0 / (1.0 + tg.exp(-t)),
+    "softplus": lambda t: tg.log(1.0 + tg.exp(t)),
+    "relu": lambda t: t * (t > 0).data,
+    "leaky_relu": lambda t: t * np.where((t > 0).data, 1.0, 0.01).astype(t.dtype),
+    "elu": lambda t: tg.where(t > 0, t, tg.exp(t) - 1.0),
+    "silu": lambda t: t / (1.0 + tg.exp(-t)),
+    "gelu": lambda t: 0.5 * t * (1.0 + tg.erf(t / np.sqrt(2.0))),
+}
+
+LABELS = np.array([2, 0, 1, 2])
+
+# name: the fused form, the plain composition, the shapes of the inputs
+COMPOSITES = {
+    **{
+        f"linear, {name}": (
+            lambda x, w, b, name=name: tg.linear(x, w, b, name),
+            lambda x, w, b, plain=plain: plain(x @ w + b),
+            [(4, 3), (3, 2), (2,)],
+        )
+        for name, plain in PLAIN_ACTIVATIONS.items()
+    },
+    **{
+        f"linear without bias, {name}": (
+            lambda x, w, name=name: tg.linear(x, w, activation=name),
+            lambda x, w, plain=plain: plain(x @ w),
+            [(2, 2, 3), (3, 2)],
+        )
+        for name, plain in PLAIN_ACTIVATIONS.items()
+    },
+    "linear, bias of every shape": (
+        lambda x, w, b: tg.linear(x, w, b, "tanh"), lambda x, w, b: tg.tanh(x @ w + b),
+        [(4, 3), (3, 2), (4, 1)]),
+    "bce_with_logits": (
+        tg.bce_with_logits,
+        lambda x, t: -(t * tg.log(tg.sigmoid(x)) + (1.0 - t) * tg.log(tg.sigmoid(-x))),
+        [(3, 4), (3, 4)]),
+    "bce_with_logits, broadcast": (
+        tg.bce_with_logits, lambda x, t: tg.log(1.0 + tg.exp(x)) - x * t, [(3, 4), (4,)]),
+    "mse": (tg.mse, lambda a, b: ((a - b) ** 2).mean(), [(3, 4), (3, 4)]),
+    "mse, broadcast": (tg.mse, lambda a, b: ((a - b) ** 2).mean(), [(3, 1), (4,)]),
+    "gaussian_kl": (
+        tg.gaussian_kl, lambda mean, log_var: 0.5 * (mean**2 + tg.exp(log_var) - 1.0 - log_var),
+        [(3, 2), (3, 2)]),
+    "gaussian_kl, broadcast": (
+        tg.gaussian_kl, lambda mean, log_var: 0.5 * (mean**2 + tg.exp(log_var) - 1.0 - log_var),
+        [(3, 2), ()]),
+    "softmax_cross_entropy": (
+        lambda x: tg.softmax_cross_entropy(x, LABELS), lambda x: cross_entropy(x, LABELS), [(4, 3)]),
+    "logsumexp": (
+        lambda x: tg.logsumexp(x, 1), lambda x: tg.log(tg.sum(tg.exp(x), 1)), [(3, 4)]),
+    "logsumexp, all axes": (
+        lambda x: tg.logsumexp(x, keepdims=True),
+        lambda x: tg.log(tg.sum(tg.exp(x), keepdims=True)), [(3, 4)]),
+    "softmax": (
+        lambda x: tg.softmax(x, 0), lambda x: tg.exp(x) / tg.exp(x).sum(0, keepdims=True), [(3, 4)]),
+    "log_softmax": (
+        tg.log_softmax, lambda x: x - tg.log(tg.exp(x).sum(-1, keepdims=True)), [(3, 4)]),
+    "norm": (lambda x: tg.norm(x, 1), lambda x: tg.sqrt((x * x).sum(1)), [(3, 4)]),
+    "standardise": (tg.standardise, standardise, [(3, 4)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "tight"), [(np.float64, 1e-11), (np.float32, 3e-4)])
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_fused_is_plain(name, dtype, tight):
+    fused, plain, shapes = COMPOSITES[name]
+    results = []
+    for f in (fused, plain):
+        rng = np.random.default_rng(7)
+        inputs = [tg.tensor(rng.normal(size=s), dtype=dtype, requires_grad=True) for s in shapes]
+        y = f(*inputs)
+        first = tg.gradients(y, inputs, rng.normal(size=y.shape), create_graph=True)
+        weighted = sum((g * rng.normal(size=g.shape).astype(dtype)).sum() for g in first)
+        second = (
+            tg.gradients(weighted, inputs)
+            if weighted.requires_grad
+            else [tg.zeros_like(x) for x in inputs]
+        )
+        results.append([y, *first, *second])
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype == dtype and a.shape == b.shape
+        np.testing.assert_allclose(a.data, b.data, rtol=tight, atol=tight)
+
+
+def test_every_activation_is_compared():
+    assert set(tg.ACTIVATIONS) == set(PLAIN_ACTIVATIONS) - {None}
+
+
+@pytest.mark.parametrize("name", sorted(tg.ACTIVATIONS))
+def test_activation_and_bias_are_one_operation(name):
+    x, b = tg.tensor(np.ones((2, 3)), requires_grad=True), tg.tensor(np.ones(3), requires_grad=True)
+    y = tg.linear(x, np.eye(3), b, name)
+    assert [line.split()[1] for line in tg.graph_text(y).splitlines()] == [
+        "leaf", "matmul", "leaf", f"bias_{name}",
+    ]  # fmt: skip
+
+
+def test_mse_is_one_number_over_all_elements():
+    x = tg.tensor(np.zeros((2, 3)), requires_grad=True)
+    loss = tg.mse(x, np.ones(3))
+    loss.backward()
+    assert loss.shape == () and loss.item() == 1.0
+    np.testing.assert_allclose(x.grad.data, np.full((2, 3), -2.0 / 6.0), rtol=1e-15)
