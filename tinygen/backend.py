@@ -23,7 +23,9 @@ raw_forms: dict[str, Callable[..., Any]] = {}
 
 def _complete(library: ModuleType, device: str) -> ModuleType:
     """The namespace of an array library: its names, and the raw forms of operations it lacks."""
-    namespace = ModuleType(f"tinygen.{library.__name__}")  # Python looks names up fastest in a module
+    namespace = ModuleType(
+        f"tinygen.{library.__name__}"
+    )  # Python looks names up fastest in a module
 
     def missing(name: str) -> Any:
         value = getattr(library, name, None)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-
 from typing import Any
 
 from tinygen.autodiff.modes import mode, recording
 from tinygen.autodiff.operation import Node
-from tinygen.autodiff.tensor import LEAF, Tensor, as_array
+from tinygen.autodiff.tensor import Leaf, Tensor, as_array
 from tinygen.backend import namespace_of
 from tinygen.errors import NonFiniteError
 
@@ -22,13 +21,8 @@ __all__ = ["backward", "gradients"]
 tensor_namespace: Any = None
 """The module `tinygen.ops`, in which rules compute under create_graph; it stands above and sets this."""
 
-Source = Node | Tensor
-"""What a gradient belongs to: an interior node, or a leaf."""
-
-
-def source_of(t: Tensor) -> Source | None:
-    """The key of `t` in a table of gradients; None for a constant."""
-    return t if t.node is LEAF else t.node  # type: ignore[return-value]
+Source = Node | Leaf
+"""What a gradient belongs to."""
 
 
 def backward(
@@ -61,7 +55,7 @@ def gradients(
     the gradients can be differentiated again. ValueError: as for `Tensor.backward`.
     """
     wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    sources = [source_of(t) for t in wanted]
+    sources = [t.node for t in wanted]
     for i, source in enumerate(sources):
         if source is None:
             raise ValueError(
@@ -80,7 +74,7 @@ def propagate(
     output: Tensor, gradient: Any, wanted: set[Any] | None, retain: bool, create_graph: bool
 ) -> dict[Any, Tensor]:
     """Gradients of `output` by source: for the `wanted` ones, or for every leaf if None."""
-    root = source_of(output)
+    root = output.node
     if root is None:
         raise ValueError(
             "this Tensor has no graph: nothing it was computed from requires a gradient "
@@ -129,37 +123,43 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
                 "pass retain_graph=True to the first one"
             )
         values, y = (node.inputs, node.output) if raw else _as_tensors(node)
-        op, params, parents = node.plan.op, node.params, node.parents
-        if op.common is not None:
-            g = op.common(m, g, y, *values, **params)
-        for i, rule in node.plan.rules:
+        plan, params, parents = node.plan, node.params, node.parents
+        if plan.op.common is not None:
+            g = plan.op.common(m, g, y, *values, **params)
+        for i, rule in plan.rules:
             parent = parents[i]
             if useful is not None and parent not in useful:
                 continue
-            d = rule(m, g, y, *values, **params)
+            if params or len(values) > 2:
+                d = rule(m, g, y, *values, **params)
+            elif len(values) == 2:  # unpacked by hand, which is faster
+                d = rule(m, g, y, values[0], values[1])
+            else:
+                d = rule(m, g, y, values[0])
             if d.shape != parent.shape:
                 d = _unbroadcast(m, d, parent, node, i)
             if d.dtype is not parent.dtype and d.dtype != parent.dtype:
                 d = d.astype(parent.dtype)
             if anomaly:
                 _watch(d, node, i)
-            if parent in table:
-                if parent in owned:
-                    table[parent] += d
-                else:
-                    table[parent] = table[parent] + d
-                    if raw:
-                        owned.add(parent)
-                continue
-            table[parent] = d
-            if type(parent) is Node:
-                heappush(heap, (-parent.order, parent))
-            elif raw and not _is_fresh(d, g, values, y):
-                table[parent] = d.copy()  # a leaf's gradient is nobody else's array
-                owned.add(parent)
+            before = table.get(parent)
+            if before is None:
+                if type(parent) is Node:
+                    heappush(heap, (-parent.order, parent))
+                elif raw and not _is_fresh(d, g, values, y):
+                    d = d.copy()  # a leaf's gradient is nobody else's array
+                    owned.add(parent)
+                table[parent] = d
+            elif parent in owned:
+                before += d
+                table[parent] = before
+            else:
+                table[parent] = before + d
+                if raw:
+                    owned.add(parent)
         if not retain:
             node.inputs = node.output = None
-    if root is not None and not isinstance(root, Node) and raw:
+    if isinstance(root, Leaf) and raw:
         table[root] = seed.copy()
     # What is left in the table belongs to leaves.
     found.update(table if wanted is None else {s: g for s, g in table.items() if s in wanted})
@@ -169,11 +169,9 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
 def _as_tensors(node: Node) -> tuple[list[Any], Tensor | None]:
     """The kept values of `node` as Tensors in their places in the graph."""
     values = []
-    for value, parent in zip(node.inputs, node.parents, strict=True):
-        if value is parent or parent is None:  # a stand-in, or a constant
-            values.append(value)
-        else:
-            values.append(parent if isinstance(parent, Tensor) else Tensor(value, parent))
+    for value, parent in zip(node.inputs or (), node.parents, strict=True):
+        constant_or_stand_in = parent is None or value is parent
+        values.append(value if constant_or_stand_in else Tensor(value, parent))
     return values, None if node.output is None else Tensor(node.output, node)
 
 
@@ -187,16 +185,16 @@ def _leading_to(wanted: set[Any], root: Source) -> set[Any]:
     return useful
 
 
-def ancestors(root: Source | None) -> Iterable[Source]:
+def ancestors(root: Source) -> Iterable[Source]:
     """`root` and every source it depends on, each once, without recursion."""
     seen: set[Any] = {None}
-    stack = [root]
+    stack: list[Any] = [root]
     while stack:
         source = stack.pop()
         if source in seen:
             continue
         seen.add(source)
-        yield source  # type: ignore[misc]
+        yield source
         if isinstance(source, Node):
             stack.extend(source.parents)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinygen.autodiff.backward import Source, ancestors, source_of
+from tinygen.autodiff.backward import Source, ancestors
 from tinygen.autodiff.operation import Node
 from tinygen.autodiff.tensor import Tensor
 
@@ -45,7 +45,7 @@ def graph_dot(result: Tensor) -> str:
 
 def _numbered(result: Tensor) -> dict[Source, int]:
     """Sources in the order of computation: each leaf before the first node that uses it."""
-    root = source_of(result)
+    root = result.node
     if root is None:
         raise ValueError("this Tensor has no graph: it is a constant")
     nodes = sorted((s for s in ancestors(root) if isinstance(s, Node)), key=lambda n: n.order)

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygen.autodiff.modes import mode
-from tinygen.autodiff.tensor import LEAF, Tensor, as_array
+from tinygen.autodiff.tensor import Tensor, as_array
 from tinygen.backend import _namespaces, namespace_of, raw_forms
 from tinygen.errors import NonFiniteError
 
@@ -48,31 +48,22 @@ _order = count()
 class Node:
     """One application of an operation: what the backward pass needs to know of it.
 
-    `parents[i]` is what input i came from: a Node, a leaf Tensor, or None for a constant.
-    `inputs[i]` is the array if a rule needs it, else `parents[i]` as a stand-in for its shape.
+    `parents[i]` is the node of input i: a Node, a Leaf, or None for a constant. `inputs[i]` is the
+    array if a rule needs it, else `parents[i]` as a stand-in for its shape. Freed: inputs is None.
     """
 
     __slots__ = (
         "_line", "_name", "dtype", "inputs", "order", "output", "params", "parents", "plan", "shape",
     )  # fmt: skip
 
-    def __init__(self, plan: Plan, parents: Any, inputs: Any, output: Any, params: Any) -> None:
-        self.plan = plan
-        self.parents = parents
-        keep = plan.keep
-        if keep is ALL:
-            self.inputs = inputs
-        elif keep is NONE:
-            self.inputs = parents
-        else:
-            self.inputs = [a if k else p for a, k, p in zip(inputs, keep, parents, strict=True)]
-        self.output = output if plan.keep_output else None
-        self.params = params
-        self.shape = output.shape
-        self.dtype = output.dtype
-        # A node is newer than everything it depends on, so that the backward pass only has to take
-        # the newest node first.
-        self.order = next(_order)
+    plan: Plan
+    parents: list[Any]
+    inputs: list[Any] | None
+    output: Any
+    params: dict[str, Any]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: int  # nodes are numbered as they are made: each is newer than its inputs
 
     @property
     def op(self) -> Operation:
@@ -174,9 +165,10 @@ class Operation:
                 arrays[i] = float(array) if dtype.kind == "f" else np.asarray(array).item()
         return arrays, type(arrays[ranks.index(top)]), dtype
 
-    def make_plan(self, pattern: int, n: int) -> Plan:
+    def make_plan(self, key: int, parents: list[Any]) -> Plan:
         """Read off the rules' argument names what has to be kept."""
-        wanted = [i for i in range(n) if pattern >> i & 1]
+        n = len(parents)
+        wanted = [i for i in range(n) if parents[i] is not None]
         rules: list[tuple[int, Rule]]
         if self.variadic is not None:
             rules = [(i, partial(self.variadic, i=i)) for i in wanted]
@@ -196,14 +188,14 @@ class Operation:
             keep = [k or not a.startswith("_") for k, a in zip(keep, names[1:], strict=True)]
         kept = ALL if all(keep) else tuple(keep) if any(keep) else NONE
         plan = Plan(self, kept, keep_output, tuple(rules))
-        self.plans[pattern] = plan
+        self.plans[key] = plan
         return plan
 
     def explain(self, arrays: list[Any], error: Exception) -> Exception:
         what = ", ".join(
             f"{a.dtype}{list(a.shape)}" if hasattr(a, "shape") else repr(a) for a in arrays
         )
-        kind = IndexError if isinstance(error, IndexError) else type(error)
+        kind = next(k for k in (ValueError, IndexError, TypeError) if isinstance(error, k))
         return kind(f"{self.name}({what}): {error}")
 
     def watch(self, arrays: list[Any], parents: list[Any], out: Any) -> None:
@@ -231,6 +223,7 @@ def _function(op: Operation) -> Callable[..., Tensor]:
     This is the hot path. Every operation of every model comes through here.
     """
     forward, keeps_dtype, plans = op.forward, op.keeps_dtype, op.plans
+    new_tensor, new_node = Tensor.__new__, Node.__new__
 
     def function(*inputs: Any, **params: Any) -> Tensor:
         arrays: Any = []
@@ -238,7 +231,7 @@ def _function(op: Operation) -> Callable[..., Tensor]:
         kind: Any = None  # the type of the arrays
         dtype: Any = None
         plain = True  # Tensors of one type and dtype, and Python numbers
-        pattern, bit = 0, 1  # which inputs need a gradient, as a bit set
+        constants, bit = 0, 1  # which inputs are constants, as a bit set
         for x in inputs:
             if type(x) is Tensor:
                 array = x.data
@@ -249,39 +242,62 @@ def _function(op: Operation) -> Callable[..., Tensor]:
                         plain = False
                 arrays.append(array)
                 node = x.node
+                parents.append(node)
                 if node is None:
-                    parents.append(None)
-                else:
-                    pattern |= bit
-                    parents.append(x if node is LEAF else node)
+                    constants += bit
             else:
                 if type(x) is not float and type(x) is not int:
                     plain = False
                 arrays.append(x)
                 parents.append(None)
+                constants += bit
             bit += bit
         if not plain or kind is None:
             arrays, kind, dtype = op.settle(inputs)
+        m = _namespaces[kind]
         try:
-            out = forward(_namespaces[kind], *arrays, **params)
+            if params or bit > 4:
+                out = forward(m, *arrays, **params)
+            elif bit == 4:  # two inputs, or one: unpacked by hand, which is faster
+                out = forward(m, arrays[0], arrays[1])
+            else:
+                out = forward(m, arrays[0])
         except (ValueError, TypeError, IndexError) as error:
             raise op.explain(arrays, error) from error
         if type(out) is not kind:  # NumPy returns scalars, not arrays, for 0-d results
-            out = _namespaces[kind].asarray(out)
+            out = m.asarray(out)
         if out.dtype is not dtype:
             if keeps_dtype and dtype.kind == "f":
                 out = out.astype(dtype, copy=False)
             elif out.dtype.kind != "f":
-                pattern = 0  # whole numbers and truth values have no gradient
+                constants = bit - 1  # whole numbers and truth values have no gradient
         if mode.anomaly:
             op.watch(arrays, parents, out)
-        if not pattern or not mode.grad:
-            return Tensor(out)
-        plan = plans.get(pattern) or op.make_plan(pattern, len(inputs))
-        node = Node(plan, parents, arrays, out, params)
+        result = new_tensor(Tensor)
+        result.data = out
+        if constants == bit - 1 or not mode.grad:
+            result.node = None
+            return result
+        key = constants + bit  # with the number of inputs as the highest bit
+        plan = plans.get(key) or op.make_plan(key, parents)
+        result.node = node = new_node(Node)
+        node.plan = plan
+        node.parents = parents
+        keep = plan.keep
+        if keep is ALL:
+            node.inputs = arrays
+        elif keep is NONE:
+            node.inputs = parents
+        else:
+            node.inputs = [a if k else p for a, k, p in zip(arrays, keep, parents, strict=True)]
+        node.output = out if plan.keep_output else None
+        node.params = params
+        node.shape = out.shape
+        node.dtype = out.dtype
+        node.order = next(_order)
         if mode.anomaly:
             node.line = _callers_line()
-        return Tensor(out, node)
+        return result
 
     return function
 

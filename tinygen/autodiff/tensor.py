@@ -1,16 +1,19 @@
-"""Tensor: an array that remembers the operation it came from.
+"""Tensor: an array that remembers what it came from.
 
 A Tensor is one of three things, told apart by its `node`:
 
     constant   node is None     no gradient flows to it
-    leaf       node is LEAF     `backward` puts its gradient into `.grad`
+    leaf       node is a Leaf   `backward` adds its gradient to `.grad`
     interior   node is a Node   the result of an operation; see operation.py
+
+Nodes link to nodes, never to Tensors: an array that nobody needs any more is freed at once.
 
 Operators and methods (`x + y`, `x.sum()`) are installed by `tinygen.ops`, which stands above.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +24,25 @@ from tinygen.backend import namespace_of
 if TYPE_CHECKING:
     from tinygen.autodiff.operation import Node
 
-__all__ = ["LEAF", "Tensor", "as_array", "tensor"]
+__all__ = ["Leaf", "Tensor", "as_array", "tensor"]
 
 
-class _Leaf:
-    """The mark of a leaf. A leaf does not refer to itself, which would be a reference cycle."""
+class Leaf:
+    """The node of a leaf: where gradients end."""
 
-    def __repr__(self) -> str:
-        return "LEAF"
+    __slots__ = ("dtype", "grad", "name", "shape")
 
+    def __init__(self, array: Any, name: str | None = None) -> None:
+        if array.dtype.kind != "f":
+            raise TypeError(
+                f"only floating-point Tensors have gradients, this is {array.dtype}; "
+                "pass dtype=float"
+            )
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype[Any] = array.dtype
+        self.grad: Tensor | None = None
+        self.name = name
 
-LEAF = _Leaf()
 
 # NumPy's ufunc name -> tinygen's function, for the operators of an ndarray on the left of a Tensor.
 operators_of_numpy: dict[str, Callable[..., Any]] = {}
@@ -45,17 +56,11 @@ class Tensor:
     A Tensor is never changed in place; `data` of a leaf may be, between computations.
     """
 
-    __slots__ = ("__weakref__", "_name", "data", "grad", "node")
+    __slots__ = ("__weakref__", "data", "node")
 
-    data: Any
-    node: Node | _Leaf | None
-    grad: Tensor | None
-
-    def __init__(self, data: Any, node: Node | _Leaf | None = None, name: str | None = None):
+    def __init__(self, data: Any, node: Node | Leaf | None = None) -> None:
         self.data = data
         self.node = node
-        self.grad = None
-        self._name = name
 
     # -- what it is ------------------------------------------------------------------------------
     @property
@@ -85,20 +90,30 @@ class Tensor:
 
     @property
     def name(self) -> str | None:
-        """A name for graph drawings and error messages; may be set at any time."""
-        node = self.node
-        return self._name if node is None or node is LEAF else node.name  # type: ignore[union-attr]
+        """A name for graph drawings and error messages; a constant has none."""
+        return None if self.node is None else self.node.name
 
     @name.setter
     def name(self, name: str | None) -> None:
-        self._name = name
-        if self.node is not None and self.node is not LEAF:
-            self.node.name = name  # type: ignore[union-attr]
+        if self.node is None:
+            raise ValueError("a constant is not in the graph: only others can be named")
+        self.node.name = name
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that `backward` accumulated in a leaf; None before, and for other Tensors."""
+        return self.node.grad if isinstance(self.node, Leaf) else None
+
+    @grad.setter
+    def grad(self, gradient: Tensor | None) -> None:
+        if not isinstance(self.node, Leaf):
+            raise ValueError("only a leaf has a gradient; see tg.gradients for those of others")
+        self.node.grad = gradient
 
     @property
     def is_leaf(self) -> bool:
         """True for a Tensor that requires a gradient and is not the result of an operation."""
-        return self.node is LEAF
+        return isinstance(self.node, Leaf)
 
     @property
     def requires_grad(self) -> bool:
@@ -107,15 +122,13 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        if self.node is not None and self.node is not LEAF:
-            raise ValueError(
-                "requires_grad is settled for the result of an operation; use detach() first"
-            )
-        self.node = _leaf_mark(self.data) if value else None
+        self._only_without_history("setting requires_grad of")
+        if value != self.requires_grad:
+            self.node = Leaf(self.data) if value else None
 
     def detach(self) -> Tensor:
         """The same values (no copy) as a constant: gradients do not flow through it."""
-        return Tensor(self.data, None, self.name)
+        return Tensor(self.data)
 
     # -- leaving the graph -----------------------------------------------------------------------
     def numpy(self) -> np.ndarray[Any, Any]:
@@ -187,7 +200,7 @@ class Tensor:
         )
 
     def _refuse_in_place_on_leaf(self, symbol: str) -> None:
-        if self.node is LEAF:
+        if self.is_leaf:
             raise TypeError(
                 f"x {symbol}= y would not update the leaf in place: write x = x {symbol} y for a new "
                 f"Tensor, or x.data {symbol}= ... to change the leaf outside the graph"
@@ -238,28 +251,26 @@ class Tensor:
 
     # -- copies ----------------------------------------------------------------------------------
     def _only_without_history(self, what: str) -> None:
-        if self.node is not None and self.node is not LEAF:
-            raise TypeError(f"{what} a Tensor would cut or double its graph; detach() it first")
+        if self.node is not None and not self.is_leaf:
+            raise TypeError(
+                f"{what} the result of an operation would cut or double its graph; detach() it first"
+            )
 
     def __copy__(self) -> Tensor:
-        return Tensor(self.data, self.node, self.name)
+        return Tensor(self.data, self.node)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         self._only_without_history("deepcopy of")
-        copied = Tensor(self.data.copy(), self.node, self.name)
-        memo[id(self)] = copied
-        if self.grad is not None:
-            copied.grad = self.grad.__deepcopy__(memo)
-        return copied
+        return _rebuild(self.data.copy(), self.is_leaf, self.name, copy.deepcopy(self.grad, memo))
 
     def __reduce__(self) -> Any:
         self._only_without_history("pickling")
-        return _rebuild, (self.data, self.node is LEAF, self.name, self.grad)
+        return _rebuild, (self.data, self.is_leaf, self.name, self.grad)
 
     def __repr__(self) -> str:
         values = np.array2string(self.data, separator=", ", prefix="tensor(", threshold=20)
         extra = "" if self.dtype == np.float64 else f", dtype={self.dtype}"
-        if isinstance(self.node, _Leaf):
+        if isinstance(self.node, Leaf):
             extra += ", requires_grad=True"
         elif self.node is not None:
             extra += f", from {self.node.op.name}"
@@ -312,17 +323,10 @@ class Tensor:
 
 
 def _rebuild(data: Any, leaf: bool, name: str | None, grad: Tensor | None) -> Tensor:
-    rebuilt = Tensor(data, LEAF if leaf else None, name)
-    rebuilt.grad = grad
+    rebuilt = tensor(data, leaf, name=name)
+    if leaf:
+        rebuilt.grad = grad
     return rebuilt
-
-
-def _leaf_mark(array: Any) -> _Leaf:
-    if array.dtype.kind != "f":
-        raise TypeError(
-            f"only floating-point Tensors have gradients, this is {array.dtype}; pass dtype=float"
-        )
-    return LEAF
 
 
 def as_array(value: Any) -> Any:
@@ -353,4 +357,4 @@ def tensor(
     `requires_grad` it is a leaf. TypeError: not numbers, or a gradient asked of an integer.
     """
     array = np.array(as_array(data), dtype=dtype)
-    return Tensor(array, _leaf_mark(array) if requires_grad else None, name)
+    return Tensor(array, Leaf(array, name) if requires_grad else None)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tinygen.autodiff.backward import ancestors, gradients, source_of
+from tinygen.autodiff.backward import ancestors, gradients
 from tinygen.autodiff.modes import mode, recording
-from tinygen.autodiff.tensor import LEAF, Tensor, as_array, tensor
+from tinygen.autodiff.tensor import Leaf, Tensor, as_array, tensor
 from tinygen.backend import namespace_of
 
 __all__ = ["grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
@@ -33,7 +33,7 @@ def value_and_grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..
             raise ValueError(
                 f"grad needs a function that returns one number, this returns {y.shape}"
             )
-        found = _pull(y, inputs, None, _nested(y, args, inputs))
+        found = _pull(y, inputs, None, _nested(y, inputs))
         return _outer(y, inputs), found[0] if isinstance(argnums, int) else tuple(found)
 
     return wrapped
@@ -51,7 +51,7 @@ def vjp(f: Function, *primals: Any) -> tuple[Tensor, Callable[[Any], tuple[Tenso
     v has the shape of the output. The gradients are differentiable where the primals are.
     """
     y, inputs = _trace(f, primals, range(len(primals)))
-    create = _nested(y, primals, inputs)
+    create = _nested(y, inputs)
 
     def pullback(v: Any) -> tuple[Tensor, ...]:
         again = create or (isinstance(v, Tensor) and v.requires_grad)
@@ -71,11 +71,9 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[T
     for i, (x, t) in enumerate(zip(inputs, tangents, strict=True)):
         if as_array(t).shape != x.shape:
             raise ValueError(f"tangent {i} has shape {as_array(t).shape}, its primal has {x.shape}")
-    create = _nested(y, primals, inputs) or any(
-        isinstance(t, Tensor) and t.requires_grad for t in tangents
-    )
+    create = _nested(y, inputs) or any(isinstance(t, Tensor) and t.requires_grad for t in tangents)
     m = namespace_of(y.data)
-    u = Tensor(m.zeros_like(y.data), LEAF)
+    u = tensor(m.zeros_like(y.data), requires_grad=True)
     if y.node is None:  # f does not depend on the primals
         return y, Tensor(m.zeros_like(y.data))
     pulled = gradients(y, inputs, u, create_graph=True)
@@ -99,7 +97,7 @@ def jacobian(f: Function, argnum: int = 0) -> Callable[..., Tensor]:
         from tinygen.ops import reshape, stack, zeros_like
 
         y, inputs = _trace(f, args, (argnum,))
-        x, create = inputs[0], _nested(y, args, inputs)
+        x, create = inputs[0], _nested(y, inputs)
         rows = []
         for i in range(y.size):
             unit = zeros_like(y).data
@@ -157,12 +155,12 @@ def _float_dtype(x: Any) -> Any:
     return None if as_array(x).dtype.kind == "f" else float
 
 
-def _nested(y: Tensor, args: Sequence[Any], inputs: Sequence[Tensor]) -> bool:
+def _nested(y: Tensor, inputs: Sequence[Tensor]) -> bool:
     """True if y depends on something else that requires a gradient: an outer derivative follows."""
-    own = {id(t) for t in inputs if t.is_leaf}
-    return mode.grad and any(
-        isinstance(s, Tensor) and id(s) not in own for s in ancestors(source_of(y))
-    )
+    if y.node is None or not mode.grad:
+        return False
+    own = {t.node for t in inputs}
+    return any(isinstance(s, Leaf) and s not in own for s in ancestors(y.node))
 
 
 def _pull(y: Tensor, inputs: list[Tensor], gradient: Any, create_graph: bool) -> list[Tensor]:
@@ -173,4 +171,4 @@ def _pull(y: Tensor, inputs: list[Tensor], gradient: Any, create_graph: bool) ->
 
 def _outer(y: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     """The value to hand out: with its history only if that reaches beyond the traced inputs."""
-    return y if _nested(y, (), inputs) else y.detach()
+    return y if _nested(y, inputs) else y.detach()

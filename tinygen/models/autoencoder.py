@@ -178,9 +178,10 @@ def jacobian_norm(mlp: MLP, x: Any) -> Tensor:
         z = ops.linear(h, layer.weight, layer.bias)
         slopes.append(None if layer.activation is None else _slope(layer.activation, z))
         h = z if layer.activation is None else ops.ACTIVATIONS[layer.activation](z)
-    width = mlp.layers[-1].weight.shape[1]
-    rows: Any = np.eye(width, dtype=h.dtype)[None]  # (n or 1, code, layer's width)
-    for layer, slope in zip(reversed(mlp.layers), reversed(slopes), strict=True):
+    rows = ops.expand_dims(mlp.layers[-1].weight.T, 0)  # (n or 1, code, layer's input)
+    if slopes[-1] is not None:
+        rows = rows * ops.expand_dims(slopes[-1], -1)
+    for layer, slope in zip(mlp.layers[-2::-1], slopes[-2::-1], strict=True):
         if slope is not None:
             rows = rows * ops.expand_dims(slope, 1)
         rows = ops.matmul(rows, layer.weight.T)
@@ -215,6 +216,7 @@ class ContractiveAutoencoder(Autoencoder):
     paper: a linear code could shrink, and the decoder undo it.
     """
 
+    defaults: ClassVar[Settings] = Settings(steps=4000)
     final = "sigmoid"
 
     def __init__(
@@ -223,7 +225,7 @@ class ContractiveAutoencoder(Autoencoder):
         *,
         penalty: float = 0.1,
         estimate: str = "exact",
-        hidden: Sequence[int] = (256,),
+        hidden: Sequence[int] = (128,),
         latent: int = 32,
         activation: str = "silu",
         bounded: bool = True,

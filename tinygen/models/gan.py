@@ -45,7 +45,7 @@ class GAN(Model):
     each with a batch and a z of its own.
     """
 
-    defaults: ClassVar[Settings] = Settings(steps=10_000, lr=5e-4, clip=10.0, ema=0.999)
+    defaults: ClassVar[Settings] = Settings(steps=8000, lr=5e-4, clip=10.0, ema=0.999)
 
     def __init__(
         self,

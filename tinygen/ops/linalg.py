@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from tinygen.autodiff.operation import operation
 from tinygen.autodiff.tensor import Tensor, as_array
 from tinygen.ops.reduce import sum as _sum
-from tinygen.ops.shape import _axis, _ndim, expand_dims, index, moveaxis, squeeze
+from tinygen.ops.shape import _axis, _ndim, expand_dims, index, moveaxis, reshape, squeeze
 
 _matmul = operation(
     "matmul", lambda m, a, b: m.matmul(a, b),
@@ -38,6 +39,12 @@ _einsum = operation(
 def matmul(a: Any, b: Any) -> Tensor:
     """The matrix product over the last two axes; leading axes broadcast; vectors as in NumPy."""
     na, nb = _ndim(a), _ndim(b)
+    if na == 2 and nb == 2:
+        return _matmul(a, b)
+    if na > 2 and nb == 2:  # one large product instead of many small ones
+        shape = as_array(a).shape
+        rows = reshape(a, (prod(shape[:-1]), shape[-1]))
+        return reshape(_matmul(rows, b), (*shape[:-1], as_array(b).shape[-1]))
     if na > 1 and nb > 1:
         return _matmul(a, b)
     if not na or not nb:

@@ -169,10 +169,7 @@ def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
             raise ValueError(f"split: an axis of length {n} does not cut into {parts} equal parts")
         parts = range(n // parts, n, n // parts)
     edges = [0, *parts, n]
-    return [
-        index(x, (slice(None),) * axis + (slice(a, b),))
-        for a, b in pairwise(edges)
-    ]
+    return [index(x, (slice(None),) * axis + (slice(a, b),)) for a, b in pairwise(edges)]
 
 
 def index(x: Any, key: Any) -> Tensor:
