@@ -71,7 +71,8 @@ def linear_schedule(steps: int) -> NoiseSchedule:
     Scaled with T, so that x_T is close to pure noise for any T; T ≤ 20 gives β ≥ 1, an error.
     """
     _check_steps(steps)
-    return NoiseSchedule(np.linspace(0.1 / steps, 20.0 / steps, steps))
+    falling = np.linspace(20.0 / steps, 0.1 / steps, steps)  # so that T = 1 has the larger end
+    return NoiseSchedule(falling[::-1])
 
 
 def cosine_schedule(steps: int) -> NoiseSchedule:

@@ -37,7 +37,7 @@ class Model(Module):
         model = super().__new__(cls)
         bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)
         bound.apply_defaults()
-        model.config = {k: v for k, v in bound.arguments.items() if k != "self"}
+        model.config = {k: _plain(v) for k, v in bound.arguments.items() if k != "self"}
         return model
 
     def __init__(self, features: int, bounded: bool) -> None:
@@ -72,6 +72,7 @@ class Model(Module):
         x = self.prepare(x)
         loop = inspect.signature(train).parameters
         run = {name: options.pop(name) for name in list(options) if name in loop}
+        run["meta"] = {**self.description(), **(run.get("meta") or {})}
         history = train(self, x, (settings or self.defaults).changed(**options), **run)
         self.finish(x)
         return history
@@ -143,6 +144,11 @@ class Model(Module):
             raise CheckpointError(f"not a {cls.__name__} of this version: {error}") from error
         model.eval()
         return model
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, which a file takes."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def default_rng(rng: Generator | None) -> Generator:

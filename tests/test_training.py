@@ -1,0 +1,383 @@
+"""The training loop: the same run from the same seed, however often it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tinygen as tg
+from tinygen import checkpoint, data, models, training
+from tinygen.errors import CheckpointError, NonFiniteError
+from tinygen.random import Generator
+from tinygen.training import CHECKPOINT, Settings, Stopped
+
+SMALL = {
+    "ae": {"hidden": (8,), "latent": 3},
+    "dae": {"hidden": (8,), "latent": 3},
+    "cae": {"hidden": (8,), "latent": 3, "estimate": "hutchinson"},
+    "vae": {"hidden": (8,), "latent": 3},
+    "gan": {"hidden": (8,), "latent": 3, "discriminator_steps": 2},
+    "ddpm": {"width": 8, "blocks": 1},
+}
+X = data.load("digits").x[:50]
+
+
+def make(name, **changes):
+    return models.MODELS[name](64, **{**SMALL[name], **changes})
+
+
+def parameters(model):
+    return {name: p.data.copy() for name, p in model.named_parameters().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def stop_at(model, step):
+    """Let the loss of `model` raise when it has been asked for `step` batches."""
+    calls = iter(range(step))
+    objectives = model.objectives
+
+    def counted():
+        def wrap(loss):
+            def interrupted(x, rng):
+                if next(calls, None) is None:
+                    raise Interrupted
+                return loss(x, rng)
+
+            return interrupted
+
+        return [o._replace(loss=wrap(o.loss)) for o in objectives()]
+
+    model.objectives = counted
+
+
+# -- determinism and resume ----------------------------------------------------------------------
+@pytest.mark.parametrize("name", SMALL)
+def test_a_stopped_run_resumes_to_the_same_bits(name, tmp_path):
+    """Stopped twice, in the middle of a step; ema, moments, random state and order continue."""
+    settings = {"steps": 12, "batch": 16, "ema": 0.9, "warmup": 3}
+    whole = make(name)
+    history = whole.fit(X, **settings)
+    for at in (4, 17):
+        model = make(name)
+        stop_at(model, at)
+        with pytest.raises(Interrupted):
+            model.fit(
+                X, **settings, folder=tmp_path, resume=at > 4, checkpoint_seconds=0.0
+            )
+    assert 0 < checkpoint.read(tmp_path / CHECKPOINT)[0]["step"] < 12
+    resumed = make(name, seed=99)  # other initial weights: all come from the checkpoint
+    assert resumed.fit(X, **settings, folder=tmp_path, resume=True) == history
+    assert_same(parameters(whole), parameters(resumed))
+    np.testing.assert_array_equal(whole.sample(3), resumed.sample(3))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_seed_decides_the_run(name):
+    def run(seed):
+        model = make(name)
+        model.fit(X, steps=3, batch=16, seed=seed)
+        return parameters(model)
+
+    first = run(1)
+    assert_same(first, run(1))
+    assert any(not np.array_equal(first[k], v) for k, v in run(2).items())
+
+
+def test_how_often_checkpoints_are_written_changes_nothing(tmp_path):
+    a, b = make("vae"), make("vae")
+    a.fit(X, steps=5, folder=tmp_path, checkpoint_seconds=0.0)
+    b.fit(X, steps=5)
+    assert_same(parameters(a), parameters(b))
+
+
+KILLED = """
+import os, signal, sys
+from tinygen import __main__, checkpoint, training
+import numpy as np
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[1] == "after":      # between two steps, some time after a checkpoint
+    advance = training._Run.advance
+    def advance_and_die(run):
+        advance(run)
+        if run.step == 25:
+            kill()
+    training._Run.advance = advance_and_die
+else:                           # in the middle of writing one
+    savez = np.savez
+    calls = iter(range(4))
+    def half(file, **arrays):
+        if next(calls, None) is None:
+            file.write(b"PK half a checkpoint")
+            file.flush()
+            kill()
+        savez(file, **arrays)
+    np.savez = half
+sys.exit(__main__.main(sys.argv[2:]))
+"""
+
+COMMAND = [
+    "train", "vae", "--steps", "40", "--batch", "32", "--set", "hidden=[16]", "--ema", "0.9",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["after", "writing"])
+def test_kill_9_and_resume(moment, tmp_path):
+    """The command line, killed by the operating system, against the same command left alone."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, check=False
+        )
+
+    assert run("-m", "tinygen", *COMMAND, "--out", str(whole)).returncode == 0
+    died = run(
+        "-c", KILLED, moment, *COMMAND, "--out", str(killed), "--checkpoint-seconds", "0"
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    at = checkpoint.read(killed / CHECKPOINT)[0]["step"]
+    assert 0 < at < 40
+    again = run("-m", "tinygen", *COMMAND, "--out", str(killed), "--resume")
+    assert again.returncode == 0, again.stderr
+    (meta_a, a), (meta_b, b) = (checkpoint.read(d / CHECKPOINT) for d in (whole, killed))
+    assert meta_a == meta_b
+    assert_same(a, b)
+    assert (whole / "samples.png").read_bytes() == (killed / "samples.png").read_bytes()
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
+    model = make("gan")
+    generate = model.generate
+
+    def interrupted(x, rng):
+        if checkpointed.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)  # between the discriminator and the generator
+        return generate(x, rng)
+
+    model.generate = interrupted
+    checkpointed = None
+    advance = training._Run.advance
+
+    def remember(run):
+        nonlocal checkpointed
+        checkpointed = run
+        advance(run)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Run, "advance", remember)
+        with pytest.raises(Stopped, match="step 5 of 10"):
+            model.fit(X, steps=10, batch=16, folder=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert checkpoint.read(tmp_path / CHECKPOINT)[0]["step"] == 5
+    whole, resumed = make("gan"), make("gan")
+    whole.fit(X, steps=10, batch=16)
+    resumed.fit(X, steps=10, batch=16, folder=tmp_path, resume=True)
+    assert_same(parameters(whole), parameters(resumed))
+
+
+# -- what a run is resumed with ------------------------------------------------------------------
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    make("vae").fit(X, steps=2, folder=tmp_path)
+    content = (tmp_path / CHECKPOINT).read_bytes()
+    for model, x, settings, what in (
+        (make("vae"), X, {"steps": 3}, "other settings.*'steps': 2.*'steps': 3"),
+        (make("vae"), X[:-1], {"steps": 2}, r"other data.*\[50, 64\].*\[49, 64\]"),
+        (make("vae"), X + np.float32(1e-3) * (X < 0.5), {"steps": 2}, "other data"),
+        (make("ae"), X, {"steps": 2}, "code_mean|log_std"),
+        (make("vae", latent=4), X, {"steps": 2}, r"encoder.*\(8, 6\).*\(8, 8\)"),
+    ):
+        before = parameters(model)
+        with pytest.raises(CheckpointError, match=what):
+            model.fit(x, **settings, folder=tmp_path, resume=True)
+        assert_same(before, parameters(model))
+        assert (tmp_path / CHECKPOINT).read_bytes() == content
+
+
+def test_resume_needs_a_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        make("vae").fit(X, steps=2, folder=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="folder"):
+        make("vae").fit(X, steps=2, resume=True)
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    a, b = make("ddpm"), make("ddpm")
+    history = a.fit(X, steps=3, folder=tmp_path, ema=0.9)
+    assert b.fit(X, steps=3, folder=tmp_path, ema=0.9, resume=True) == history
+    assert_same(parameters(a), parameters(b))
+    np.testing.assert_array_equal(models.load(tmp_path / CHECKPOINT).sample(2), a.sample(2))
+
+
+# -- losses that are not finite ------------------------------------------------------------------
+def bad_loss(kind):
+    """A loss that goes wrong at the fourth call, and what the message must name."""
+
+    def loss(model, x, rng):
+        model.calls += 1
+        w = model.decoder.layers[0].weight
+        y = tg.mean(tg.square(w))
+        if model.calls >= 4:
+            if kind == "nan":
+                y = y + tg.mean(tg.log(w - 1e3))
+            elif kind == "inf":
+                y = y * tg.exp(tg.mean(w) + 1e4)
+            else:  # the value is finite, the derivative is not
+                y = y + tg.sum(tg.sqrt(w * 0.0))
+        return {"loss": y}
+
+    return loss
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("kind", "names"), [("nan", "log"), ("inf", "exp"), ("derivative", "derivative of sqrt")]
+)
+def test_a_loss_that_is_not_finite_stops_the_run(kind, names, tmp_path):
+    model = make("vae")
+    model.calls = 0
+    loss = bad_loss(kind)
+    model.loss = lambda x, rng: loss(model, x, rng)
+    with pytest.raises(NonFiniteError) as caught:
+        model.fit(X, steps=10, folder=tmp_path, checkpoint_seconds=0.0)
+    message = str(caught.value)
+    assert "step 4" in message and names in message and "test_training.py" in message
+    assert checkpoint.read(tmp_path / CHECKPOINT)[0]["step"] == 3
+    kept = models.load(tmp_path / CHECKPOINT)
+    assert all(np.isfinite(p.data).all() for p in kept.parameters())
+    for name, p in model.named_parameters().items():  # and the model was not spoiled either
+        np.testing.assert_array_equal(p.data, kept.named_parameters()[name].data)
+
+
+def test_a_full_disk_ends_the_run_in_an_error(tmp_path, monkeypatch):
+    calls = iter([None, None])
+    write = checkpoint.write
+
+    def full(*args):
+        if next(calls, "full") == "full":
+            raise OSError(28, "No space left on device")
+        write(*args)
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        make("vae").fit(X, steps=5, folder=tmp_path, checkpoint_seconds=0.0)
+    monkeypatch.undo()
+    model = make("vae")
+    model.fit(X, steps=5, folder=tmp_path, resume=True)
+    whole = make("vae")
+    whole.fit(X, steps=5)
+    assert_same(parameters(whole), parameters(model))
+
+
+# -- the order of the data, objectives, settings ---------------------------------------------------
+def recorded_batches(n, batch, steps, seed=0):
+    rows = np.arange(n, dtype=np.float32)[:, None] / n
+    model = models.Autoencoder(1, hidden=(2,), latent=1)
+    seen = []
+    loss = model.loss
+
+    def remember(x, rng):
+        seen.append((x[:, 0] * n).round().astype(int))
+        return loss(x, rng)
+
+    model.loss = remember
+    model.fit(rows, steps=steps, batch=batch, seed=seed)
+    return seen
+
+
+def test_every_pass_takes_each_row_once_in_a_new_order():
+    seen = recorded_batches(12, 4, 9)
+    passes = [np.concatenate(seen[i : i + 3]) for i in (0, 3, 6)]
+    for order in passes:
+        assert sorted(order) == list(range(12))
+    assert not np.array_equal(passes[0], passes[1])
+    assert not np.array_equal(passes[1], passes[2])
+
+
+def test_the_order_is_the_streams_own():
+    """Epoch e is draw e of the first child of the run's seed, whatever came before."""
+    order = Generator(5).child(1)
+    order.state = order.state[0], 2
+    expected = order.permutation(12)
+    seen = recorded_batches(12, 4, 9, seed=5)
+    np.testing.assert_array_equal(np.concatenate(seen[6:]), expected)
+
+
+def test_a_batch_larger_than_the_data_is_the_data():
+    assert [sorted(b) for b in recorded_batches(5, 128, 3)] == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_each_discriminator_step_has_a_batch_of_its_own():
+    model = make("gan")
+    seen = []
+    for name in ("discriminate", "generate"):
+        loss = getattr(model, name)
+        setattr(
+            model,
+            name,
+            lambda x, rng, name=name, loss=loss: seen.append((name, x.copy())) or loss(x, rng),
+        )
+    model.fit(X, steps=2, batch=16)
+    assert [name for name, _ in seen] == ["discriminate", "discriminate", "generate"] * 2
+    assert not np.array_equal(seen[0][1], seen[1][1])
+
+
+def test_the_averaged_parameters_are_what_remains(tmp_path):
+    model = make("ae")
+    model.fit(X, steps=4, ema=0.5, folder=tmp_path)
+    _, arrays = checkpoint.read(tmp_path / CHECKPOINT)
+    for name, p in model.named_parameters().items():
+        np.testing.assert_array_equal(p.data, arrays[f"ema/average/{name}"])
+        if name.endswith("weight"):
+            assert not np.array_equal(p.data, arrays[f"model/{name}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": -1}, "steps.*-1"),
+        ({"steps": 1.5}, "steps.*1.5"),
+        ({"batch": 0}, "batch.*0"),
+        ({"lr": 0.0}, "lr.*0"),
+        ({"lr": float("nan")}, "lr.*nan"),
+        ({"clip": -1.0}, "clip.*-1"),
+        ({"ema": 1.0}, "ema.*1"),
+        ({"seed": -3}, "seed.*-3"),
+        ({"stepz": 3}, "unknown training setting 'stepz'; did you mean 'steps'"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Settings().changed(**changes)
+
+
+def test_zero_steps_leave_the_model_as_it_was():
+    model = make("vae")
+    before = parameters(model)
+    assert model.fit(X, steps=0) == {}
+    assert_same(before, parameters(model))
+
+
+def test_progress_says_step_loss_rate_and_time_left(capsys):
+    make("vae").fit(X, steps=3, show_progress=True)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    for part in ("step 3/3", "loss ", "kl ", "steps/s", "s left"):
+        assert part in line
