@@ -155,7 +155,9 @@ def main() -> None:
     results: dict[str, Any] = {"versions": _versions(), "operations": {}}
     print("  ".join(f"{name} {number}" for name, number in results["versions"].items()))
     print("microseconds an operation, medians; ratio: both, to tinygen")
-    print(f"{'chain':10}{'size':>6}  {'library':10}{'forward':>9}{'backward':>10}{'both':>8}{'ratio':>8}")
+    print(
+        f"{'chain':10}{'size':>6}  {'library':10}{'forward':>9}{'backward':>10}{'both':>8}{'ratio':>8}"
+    )
     for chain in CHAINS:
         for size in (1, 100, 1000):
             figures = measure(chain, size)

@@ -1261,15 +1261,7 @@ def test_a_model_whose_numbers_are_numpys_can_be_saved(name, tmp_path):
     assert load(tmp_path / "m.npz").features == 4
 
 
-measured_late = pytest.mark.xfail(
-    reason="the loop saves before Model.finish has fitted the distribution of the codes"
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=measured_late if n in ("ae", "dae", "cae") else ()) for n in MODELS],
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_checkpoint_of_a_finished_run_is_the_model(name, tmp_path):
     model = small(name)
     model.fit(rows(40), steps=5, warmup=0, folder=tmp_path)

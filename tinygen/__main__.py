@@ -80,6 +80,7 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     given = {f.name: getattr(args, f.name) for f in fields(Settings)}
     given = {name: value for name, value in given.items() if value is not None}
     return {
+        "model": args.model,
         "data": args.data or "digits",
         "data_dir": args.data_dir,
         "options": _options(args.model, args.set or []),

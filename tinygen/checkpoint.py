@@ -26,7 +26,12 @@ def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) 
     TypeError: `meta` holds something that JSON cannot.
     """
     path = Path(path)
-    text = json.dumps({"format": FORMAT, **meta})
+    try:
+        text = json.dumps({"format": FORMAT, **meta})
+    except TypeError as error:
+        raise TypeError(
+            f"{path} cannot describe this model: {error}; use parts known by name"
+        ) from None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -49,7 +54,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, An
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(str(arrays.pop("meta")))
     except FileNotFoundError:

@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -59,6 +59,7 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
                 raise ValueError(f"{name} is a whole number from {low}, not {value!r}")
+            object.__setattr__(self, name, int(value))  # a checkpoint describes Python's numbers
         for name in ("lr", "clip"):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
@@ -95,10 +96,11 @@ class Trainable(Protocol):
     def load_state_dict(self, state: dict[str, Array]) -> None: ...
     def train(self, training: bool = True) -> None: ...
     def eval(self) -> None: ...
+    def finish(self, x: Array) -> None: ...
 
 
 History = dict[str, list[float]]
-"""For each term of the losses, its value at every step."""
+"""For each term of the losses, its values in order: one for each update of its objective."""
 
 
 class Stopped(Exception):
@@ -152,6 +154,7 @@ def train(
     if run.ema is not None:
         for name, p in run.ema.parameters.items():
             p.data[...] = run.ema.average[name]
+    model.finish(x)
     return run.history
 
 
@@ -236,8 +239,10 @@ class _Run:
         }
 
     def save(self) -> None:
-        """Write the whole state; see `tinygen.checkpoint.write`."""
+        """Write the whole state: a run to continue, and a finished model to load."""
         assert self.path is not None
+        with self.ema.applied() if self.ema is not None else nullcontext():
+            self.model.finish(self.x)
         arrays = checkpoint.prefixed("model", self.model.state_dict())
         arrays |= checkpoint.prefixed("history", self.history)
         for name, optimizer in self.optimizers.items():

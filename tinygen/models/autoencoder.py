@@ -9,10 +9,11 @@ import numpy as np
 
 from tinygen import ops
 from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.operation import REGISTRY
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.errors import unknown
-from tinygen.models.model import Model, count_of, default_rng
+from tinygen.models.model import Model, choose, count_of, default_rng
 from tinygen.nn import MLP
 from tinygen.random import Generator
 from tinygen.training import Settings
@@ -67,10 +68,12 @@ class Autoencoder(Model):
         values, vectors = np.linalg.eigh(covariance)  # a factor also where it is singular
         self.code_factor.data[...] = vectors * np.sqrt(np.maximum(values, 0))
 
+    @no_grad()
     def encode(self, x: Any) -> Array:
         """The codes (n, latent) of data (n, features)."""
         return self.encoder(self.normalise(self.check(x))).data
 
+    @no_grad()
     def decode(self, z: Any) -> Array:
         """The data (n, features) for codes (n, latent)."""
         return self.denormalise(self.decoder(np.asarray(z, np.float32)).data)
@@ -107,7 +110,9 @@ def salt_and_pepper(x: Array, amount: float, rng: Generator) -> Array:
     return np.where(u < amount / 2, x.min(), np.where(u < amount, x.max(), x))
 
 
-CORRUPTIONS: dict[str, Callable[[Array, float, Generator], Array]] = {
+Corruption = Callable[[Array, float, Generator], Array]
+
+CORRUPTIONS: dict[str, Corruption] = {
     "masking": mask,
     "gaussian": add_noise,
     "salt-and-pepper": salt_and_pepper,
@@ -119,15 +124,15 @@ class DenoisingAutoencoder(Autoencoder):
     """An autoencoder that reconstructs the clean x from a corrupted x̃: ‖x - g(f(x̃))‖².
 
     (The handout writes g(f(x)) ≈ x; the encoder sees x̃, the error is taken against x.)
-    corruption: masking, gaussian or salt-and-pepper; amount: the probability, or the standard
-    deviation of the noise in normalised units.
+    corruption: 'masking', 'gaussian', 'salt-and-pepper', or a function of (x, amount, rng).
+    amount: the probability, or the standard deviation of the noise in normalised units.
     """
 
     def __init__(
         self,
         features: int,
         *,
-        corruption: str = "masking",
+        corruption: str | Corruption = "masking",
         amount: float = 0.3,
         hidden: Sequence[int] = (256, 128),
         latent: int = 32,
@@ -143,18 +148,19 @@ class DenoisingAutoencoder(Autoencoder):
             bounded=bounded,
             seed=seed,
         )
-        if corruption not in CORRUPTIONS:
-            raise unknown("corruption", corruption, CORRUPTIONS)
-        top = np.inf if corruption == "gaussian" else 1.0
+        choose("corruption", corruption, CORRUPTIONS)  # ValueError if there is none
+        top = 1.0 if corruption in ("masking", "salt-and-pepper") else np.inf
         if not 0 <= amount <= top:
             raise ValueError(
                 f"the amount of {corruption} corruption is in [0, {top:g}], not {amount}"
             )
         self.corruption, self.amount = corruption, amount
 
-    def corrupt(self, x: Any, rng: Generator) -> Array:
-        """x corrupted as in training, in normalised units."""
-        return CORRUPTIONS[self.corruption](self.normalise(self.check(x)), self.amount, rng)
+    def corrupt(self, x: Array, rng: Generator) -> Array:
+        """x (n, features) corrupted as in training, in normalised units."""
+        return choose("corruption", self.corruption, CORRUPTIONS)(
+            self.normalise(x), self.amount, rng
+        )
 
     def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
         """The mean over examples of ‖x - g(f(x̃))‖², in normalised units."""

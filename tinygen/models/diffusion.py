@@ -17,7 +17,7 @@ from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor
 from tinygen.errors import unknown
-from tinygen.models.model import Model, count_of, default_rng
+from tinygen.models.model import Model, choose, count_of, default_rng
 from tinygen.nn import Linear, Module, TimeEmbedding
 from tinygen.random import Generator
 from tinygen.training import Settings
@@ -104,7 +104,9 @@ def add_noise(x0: Array, noise: Array, abar: Any) -> Array:
 # -- what the network predicts -------------------------------------------------------------------
 # By name: the target of training given (x_0, ε, a, s) with a = sqrt(abar_t), s = sqrt(1 - abar_t),
 # and the estimate of x_0 given (x_t, output, a, s).
-TARGETS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+Target = tuple[Callable[..., Any], Callable[..., Any]]
+
+TARGETS: dict[str, Target] = {
     "noise": (lambda x0, noise, a, s: noise, lambda xt, out, a, s: (xt - s * out) / a),
     "data": (lambda x0, noise, a, s: x0, lambda xt, out, a, s: out),
     "velocity": (
@@ -155,10 +157,11 @@ class Block(Module):
 class DDPM(Model):
     """A chain x_T ~ N(0, I), ..., x_0 whose steps undo the addition of noise.
 
-    steps: T. schedule: 'linear' or 'cosine'. predict: what the network puts out, 'noise' (ε, as
-    printed), 'data' (x_0) or 'velocity' (Salimans & Ho 2022). variance: of the reverse step,
-    'large' or 'small' (see NoiseSchedule.variance). Bounded data are mapped to [-1, 1], and the
-    estimate of x_0 is clipped to that while sampling.
+    steps: T. schedule: 'linear', 'cosine', or a NoiseSchedule, which has a T of its own.
+    predict: what the network puts out: 'noise' (ε, as printed), 'data' (x_0), 'velocity' (Salimans
+        & Ho 2022), or a pair of functions like those of TARGETS.
+    variance: of the reverse step, 'large' or 'small' (see NoiseSchedule.variance).
+    Bounded data are mapped to [-1, 1], and the estimate of x_0 is clipped to that in sampling.
     """
 
     defaults: ClassVar[Settings] = Settings(steps=6000, ema=0.999)
@@ -168,8 +171,8 @@ class DDPM(Model):
         features: int,
         *,
         steps: int = 1000,
-        schedule: str = "cosine",
-        predict: str = "velocity",
+        schedule: str | NoiseSchedule = "cosine",
+        predict: str | Target = "velocity",
         variance: str = "small",
         width: int = 256,
         blocks: int = 3,
@@ -177,14 +180,11 @@ class DDPM(Model):
         seed: int = 0,
     ) -> None:
         super().__init__(features, bounded)
-        for what, name, options in (
-            ("schedule", schedule, SCHEDULES),
-            ("prediction", predict, TARGETS),
-            ("variance", variance, ("large", "small")),
-        ):
-            if name not in options:
-                raise unknown(what, name, options)
-        self.schedule = SCHEDULES[schedule](steps)
+        if variance not in ("large", "small"):
+            raise unknown("variance", variance, ("large", "small"))
+        make = choose("schedule", schedule, SCHEDULES)
+        self.schedule = make if isinstance(make, NoiseSchedule) else make(steps)
+        choose("prediction", predict, TARGETS)  # ValueError if there is none
         self.predict, self.variance = predict, variance
         self.network = Denoiser(features, width, blocks, rng=Generator(seed))
 
@@ -207,14 +207,16 @@ class DDPM(Model):
         noise = rng.normal(x.shape)
         abar = self.schedule.abar[t]
         a, s = (np.sqrt(v)[:, None].astype(np.float32) for v in (abar, 1 - abar))
-        target = TARGETS[self.predict][0](x, noise, a, s)
+        target = choose("prediction", self.predict, TARGETS)[0](x, noise, a, s)
         return {"loss": ops.mse(self.network(add_noise(x, noise, abar), t), target)}
 
     def predict_x0(self, xt: Array, t: int) -> Array:
         """The network's estimate of x_0 from x_t (n, features), in normalised units, clipped if bounded."""
         abar = self.schedule.abar[t]
         out = self.network(xt, np.full(len(xt), t)).data
-        x0 = TARGETS[self.predict][1](xt, out, float(np.sqrt(abar)), float(np.sqrt(1 - abar)))
+        x0 = choose("prediction", self.predict, TARGETS)[1](
+            xt, out, float(np.sqrt(abar)), float(np.sqrt(1 - abar))
+        )
         return np.clip(x0, -1.0, 1.0) if self.bounded else x0
 
     def denoise_step(self, xt: Array, t: int, rng: Generator) -> Array:

@@ -10,8 +10,7 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor
-from tinygen.errors import unknown
-from tinygen.models.model import Model, count_of, default_rng
+from tinygen.models.model import Model, choose, count_of, default_rng
 from tinygen.nn import MLP
 from tinygen.optim import Adam, Optimizer
 from tinygen.random import Generator
@@ -32,7 +31,9 @@ def non_saturating(logits: Tensor) -> Tensor:
     return ops.mean(ops.bce_with_logits(logits, 1.0))
 
 
-GENERATOR_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+GeneratorLoss = Callable[[Tensor], Tensor]
+
+GENERATOR_LOSSES: dict[str, GeneratorLoss] = {
     "non-saturating": non_saturating,
     "minimax": minimax,
 }
@@ -41,7 +42,8 @@ GENERATOR_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 class GAN(Model):
     """A generator G(z), z ~ N(0, I), against a discriminator D in logits.
 
-    loss: 'non-saturating' or 'minimax', the generator's; discriminator_steps: k of algorithm 1,
+    loss: the generator's, 'non-saturating', 'minimax' or a function of D's logits on G(z);
+    discriminator_steps: k of algorithm 1,
     each with a batch and a z of its own.
     """
 
@@ -54,18 +56,16 @@ class GAN(Model):
         hidden: Sequence[int] = (256, 256),
         latent: int = 32,
         activation: str = "leaky_relu",
-        loss: str = "non-saturating",
+        loss: str | GeneratorLoss = "non-saturating",
         discriminator_steps: int = 1,
         bounded: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(features, bounded)
-        if loss not in GENERATOR_LOSSES:
-            raise unknown("loss", loss, GENERATOR_LOSSES)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps is at least 1, not {discriminator_steps}")
         self.latent = latent
-        self.generator_loss = GENERATOR_LOSSES[loss]
+        self.generator_loss = choose("loss", loss, GENERATOR_LOSSES)
         self.discriminator_steps = discriminator_steps
         rng = Generator(seed)
         final = "sigmoid" if bounded else None

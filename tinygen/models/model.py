@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from tinygen import checkpoint
 from tinygen.autodiff.tensor import Tensor, as_array, tensor
-from tinygen.errors import CheckpointError
+from tinygen.errors import CheckpointError, unknown
 from tinygen.nn import Module
 from tinygen.optim import Adam, Optimizer
 from tinygen.random import Generator
@@ -73,9 +73,7 @@ class Model(Module):
         loop = inspect.signature(train).parameters
         run = {name: options.pop(name) for name in list(options) if name in loop}
         run["meta"] = {**self.description(), **(run.get("meta") or {})}
-        history = train(self, x, (settings or self.defaults).changed(**options), **run)
-        self.finish(x)
-        return history
+        return train(self, x, (settings or self.defaults).changed(**options), **run)
 
     def prepare(self, x: Any) -> Array:
         """Check the training data, measure their scale if they are not bounded, return them."""
@@ -87,7 +85,7 @@ class Model(Module):
         return x
 
     def finish(self, x: Array) -> None:
-        """What remains to be measured on the training data once the parameters are settled."""
+        """Measure on the training data what the parameters leave open; before each checkpoint too."""
 
     # -- data ------------------------------------------------------------------------------------
     def check(self, x: Any) -> Array:
@@ -149,6 +147,19 @@ class Model(Module):
 def _plain(value: Any) -> Any:
     """NumPy's numbers as Python's, which a file takes."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def choose(what: str, choice: Any, options: Mapping[str, Any]) -> Any:
+    """The part of a model called `choice`; an object or function of the caller's own as it is.
+
+    A model with such a part cannot be described in a file, so it cannot be saved. ValueError: an
+    unknown name.
+    """
+    if not isinstance(choice, str):
+        return choice
+    if choice not in options:
+        raise unknown(what, choice, options)
+    return options[choice]
 
 
 def default_rng(rng: Generator | None) -> Generator:

@@ -11,8 +11,7 @@ from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.distributions import Bernoulli, Normal
-from tinygen.errors import unknown
-from tinygen.models.model import Model, count_of, default_rng
+from tinygen.models.model import Model, choose, count_of, default_rng
 from tinygen.nn import MLP
 from tinygen.random import Generator
 from tinygen.training import Settings
@@ -21,7 +20,9 @@ __all__ = ["VAE"]
 
 Array = np.ndarray[Any, Any]
 
-LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Bernoulli | Normal]] = {
+Likelihood = Callable[[Tensor, Tensor], Bernoulli | Normal]
+
+LIKELIHOODS: dict[str, Likelihood] = {
     "bernoulli": lambda output, log_std: Bernoulli(output),
     "gaussian": lambda output, log_std: Normal(output, ops.exp(log_std)),
 }
@@ -32,7 +33,7 @@ class VAE(Model):
     """z ~ N(0, I), x ~ p(x given z); trained on the evidence lower bound with a Gaussian q(z given x).
 
     likelihood: 'bernoulli' for data in [0, 1] (greys count as probabilities), 'gaussian' for any,
-        with one learned standard deviation for each feature.
+        with one learned standard deviation for each feature; or a function of (output, log_std).
     beta: weight of the KL term; 1 is the bound itself (Higgins et al. 2017 for others).
     """
 
@@ -45,22 +46,19 @@ class VAE(Model):
         hidden: Sequence[int] = (256, 256),
         latent: int = 12,
         activation: str = "silu",
-        likelihood: str = "bernoulli",
+        likelihood: str | Likelihood = "bernoulli",
         beta: float = 1.0,
         seed: int = 0,
     ) -> None:
-        if likelihood not in LIKELIHOODS:
-            raise unknown("likelihood", likelihood, LIKELIHOODS)
         if not beta >= 0:
             raise ValueError(f"beta is at least 0, not {beta}")
         super().__init__(features, bounded=likelihood == "bernoulli")
+        choose("likelihood", likelihood, LIKELIHOODS)  # ValueError if there is none
         self.latent, self.likelihood, self.beta = latent, likelihood, beta
         rng = Generator(seed)
         self.encoder = MLP([features, *hidden, 2 * latent], activation, rng=rng)
         self.decoder = MLP([latent, *hidden[::-1], features], activation, rng=rng)
-        self.log_std = tensor(
-            np.zeros(features, np.float32), requires_grad=likelihood == "gaussian"
-        )
+        self.log_std = tensor(np.zeros(features, np.float32), requires_grad=not self.bounded)
 
     def posterior(self, x: Any) -> tuple[Tensor, Tensor]:
         """Mean and log variance (n, latent) of q(z given x), for normalised x."""
@@ -69,7 +67,7 @@ class VAE(Model):
 
     def output(self, z: Any) -> Bernoulli | Normal:
         """The distribution p(x given z) of normalised x."""
-        return LIKELIHOODS[self.likelihood](self.decoder(z), self.log_std)
+        return choose("likelihood", self.likelihood, LIKELIHOODS)(self.decoder(z), self.log_std)
 
     def elbo(self, x: Array, rng: Generator) -> tuple[Tensor, Tensor]:
         """The two terms of the bound for each row, in nats: E_q log p(x given z), KL(q ‖ N(0, I)).

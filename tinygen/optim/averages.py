@@ -24,6 +24,8 @@ def clip_global_norm(parameters: Iterable[Tensor], limit: float = inf) -> float:
         raise ValueError(f"the limit of the gradient norm is above 0, not {limit}")
     arrays = [p.grad.data for p in parameters if p.grad is not None]
     norm = sqrt(sum(float(np.vdot(g, g)) for g in arrays))
+    if norm == inf:  # perhaps only the squares were too large for float32
+        norm = sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in arrays))
     if limit < norm < inf:
         for g in arrays:
             g *= limit / norm
