@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-from tinygen.autodiff.modes import mode, recording
+from tinygen.autodiff.modes import WATCH, mode, recording
 from tinygen.autodiff.operation import Node
 from tinygen.autodiff.tensor import Leaf, Tensor, as_array
 from tinygen.backend import namespace_of
@@ -82,7 +82,7 @@ def propagate(
         )
     seed = _seed(output, gradient)
     if create_graph:
-        with recording(True):
+        with recording():
             return _walk(root, seed, wanted, retain, tensor_namespace)
     raw = _walk(root, seed.data, wanted, retain, namespace_of(output.data))
     return {source: Tensor(g) for source, g in raw.items()}
@@ -104,7 +104,7 @@ def _seed(output: Tensor, gradient: Any) -> Tensor:
 
 def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any) -> dict[Any, Any]:
     """The traversal. Gradients are Tensors if `m` is tinygen.ops, else raw arrays."""
-    raw, anomaly = m is not tensor_namespace, mode.anomaly
+    raw, anomaly = m is not tensor_namespace, bool(mode.flags & WATCH)
     useful = None if wanted is None else _leading_to(wanted, root)
     table: dict[Any, Any] = {root: seed}  # gradients so far, by source
     owned: set[Any] = set()  # whose buffer was made here, and may be added to in place
@@ -117,20 +117,22 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
         g = table.pop(node)
         if wanted is not None and node in wanted:
             found[node] = g.copy() if raw else g  # the walk goes on with g
-        if node.inputs is None:
+        values, y, params, parents = node.inputs, node.output, node.params, node.parents
+        if values is None:
             raise ValueError(
                 f"the history of {node.op.name} was freed by an earlier backward pass; "
                 "pass retain_graph=True to the first one"
             )
-        values, y = (node.inputs, node.output) if raw else _as_tensors(node)
-        plan, params, parents = node.plan, node.params, node.parents
-        if plan.op.common is not None:
-            g = plan.op.common(m, g, y, *values, **params)
+        if not raw:
+            values, y = _as_tensors(node)
+        plan, by_hand = node.plan, not params and len(values) < 3
+        if plan.common is not None:
+            g = plan.common(m, g, y, *values, **params)
         for i, rule in plan.rules:
             parent = parents[i]
             if useful is not None and parent not in useful:
                 continue
-            if params or len(values) > 2:
+            if not by_hand:
                 d = rule(m, g, y, *values, **params)
             elif len(values) == 2:  # unpacked by hand, which is faster
                 d = rule(m, g, y, values[0], values[1])

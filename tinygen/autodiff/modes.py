@@ -9,28 +9,36 @@ from contextlib import contextmanager
 __all__ = ["detect_anomaly", "mode", "no_grad", "recording"]
 
 
+RECORD, WATCH = 1, 2
+
+
 class _Mode(threading.local):
-    grad = True
-    anomaly = False
+    flags = RECORD  # a bit set: one look-up on the hot path
 
 
 mode = _Mode()
 
 
 @contextmanager
-def recording(on: bool) -> Iterator[None]:
-    """Record operations in the graph (or not) inside the `with` block."""
-    before, mode.grad = mode.grad, on
+def _flags(flags: int) -> Iterator[None]:
+    before, mode.flags = mode.flags, flags
     try:
         yield
     finally:
-        mode.grad = before
+        mode.flags = before
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Record operations in the graph inside the `with` block, also within `no_grad`."""
+    with _flags(mode.flags | RECORD):
+        yield
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Compute without recording the graph: `with tg.no_grad():`, or a decorator `@tg.no_grad()`."""
-    with recording(False):
+    with _flags(mode.flags & ~RECORD):
         yield
 
 
@@ -41,8 +49,5 @@ def detect_anomaly() -> Iterator[None]:
     The message names the operation, the shapes and the line of the caller's code. Inside this
     block every operation is checked, which costs time; outside it nothing is.
     """
-    before, mode.anomaly = mode.anomaly, True
-    try:
+    with _flags(mode.flags | WATCH):
         yield
-    finally:
-        mode.anomaly = before

@@ -1,8 +1,8 @@
 """Operation: a function and its derivative in one record, and the Node it leaves in the graph.
 
-    exp = operation("exp",
-        lambda m, x: m.exp(x),             # forward, in the namespace m
-        lambda m, g, y, _x: g * y)         # derivative: namespace, output gradient, output, inputs
+    sigmoid = operation("sigmoid",
+        lambda m, x: 1 / (1 + m.exp(-x)),      # forward, in the namespace m
+        lambda m, g, y, _x: g * y * (1 - y))   # derivative: namespace, output gradient, output, inputs
 
 There is one derivative rule for each input, each a function `rule(m, g, y, *inputs, **params)`
 that returns the gradient with respect to that input. What a rule leaves to the engine:
@@ -25,11 +25,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.modes import mode
+from tinygen.autodiff.modes import RECORD, WATCH, mode
 from tinygen.autodiff.tensor import Tensor, as_array
 from tinygen.backend import _namespaces, namespace_of, raw_forms
 from tinygen.errors import NonFiniteError
@@ -93,13 +93,23 @@ ALL = (True,)
 NONE = (False,)
 
 
-class Plan(NamedTuple):
+class Plan:
     """What to keep and which rules to run, given which inputs need a gradient."""
 
-    op: Operation
-    keep: tuple[bool, ...]  # for each input; ALL and NONE are known by identity
-    keep_output: bool
-    rules: tuple[tuple[int, Rule], ...]
+    __slots__ = ("common", "keep", "keep_output", "op", "rules")
+
+    def __init__(
+        self,
+        op: Operation,
+        keep: tuple[bool, ...],
+        keep_output: bool,
+        rules: list[tuple[int, Rule]],
+    ) -> None:
+        self.op = op
+        self.keep = keep  # for each input; ALL and NONE are known by identity
+        self.keep_output = keep_output
+        self.rules = rules
+        self.common = op.common
 
 
 class Operation:
@@ -113,22 +123,48 @@ class Operation:
     def __init__(
         self,
         name: str,
-        forward: Callable[..., Any],
+        forward: str | Callable[..., Any],
         rules: Sequence[Rule | None],
         variadic: Rule | None,
         common: Rule | None,
         keeps_dtype: bool,
     ) -> None:
         self.name = name
-        self.forward = forward
+        self._forward = forward
         self.rules = rules
         self.variadic = variadic
         self.common = common
         self.keeps_dtype = keeps_dtype
         self.plans: dict[int, Plan] = {}
+        self.calls: dict[type, Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
+
+    def forward(self, m: Any, *arrays: Any, **params: Any) -> Any:
+        """The result for raw arrays, in the namespace m."""
+        if isinstance(self._forward, str):
+            return getattr(m, self._forward)(*arrays, **params)
+        return self._forward(m, *arrays, **params)
+
+    def call_for(self, kind: type) -> Callable[..., Any]:
+        """`forward` for arrays of one type: the library's own function, or ours bound to it."""
+        m = _namespaces[kind]
+        call = self._forward
+        self.calls[kind] = getattr(m, call) if isinstance(call, str) else partial(call, m)
+        return self.calls[kind]
+
+    def collect(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Any], type, Any, int]:
+        """Arrays and nodes of any inputs, the type and dtype of the arrays, the key of the plan."""
+        parents = [x.node if type(x) is Tensor else None for x in inputs]
+        key = (1 << len(inputs)) + sum(1 << i for i, p in enumerate(parents) if p is None)
+        if all(type(x) is Tensor for x in inputs):
+            arrays = [x.data for x in inputs]
+            kind, dtype = type(arrays[0]), arrays[0].dtype
+            if all(type(a) is kind and a.dtype == dtype for a in arrays):
+                return arrays, parents, kind, dtype, key
+        arrays, kind, dtype = self.settle(inputs)
+        return arrays, parents, kind, dtype, key
 
     def settle(self, inputs: Sequence[Any]) -> tuple[list[Any], type, np.dtype[Any]]:
         """Bring mixed inputs to one array type and one dtype, which the strongest inputs decide.
@@ -187,7 +223,7 @@ class Operation:
             keep_output |= not names[0].startswith("_")
             keep = [k or not a.startswith("_") for k, a in zip(keep, names[1:], strict=True)]
         kept = ALL if all(keep) else tuple(keep) if any(keep) else NONE
-        plan = Plan(self, kept, keep_output, tuple(rules))
+        plan = Plan(self, kept, keep_output, rules)
         self.plans[key] = plan
         return plan
 
@@ -222,63 +258,58 @@ def _function(op: Operation) -> Callable[..., Tensor]:
 
     This is the hot path. Every operation of every model comes through here.
     """
-    forward, keeps_dtype, plans = op.forward, op.keeps_dtype, op.plans
+    calls, plans, keeps_dtype = op.calls, op.plans, op.keeps_dtype
     new_tensor, new_node = Tensor.__new__, Node.__new__
 
     def function(*inputs: Any, **params: Any) -> Tensor:
-        arrays: Any = []
-        parents: list[Any] = []
-        kind: Any = None  # the type of the arrays
-        dtype: Any = None
-        plain = True  # Tensors of one type and dtype, and Python numbers
-        constants, bit = 0, 1  # which inputs are constants, as a bit set
-        for x in inputs:
-            if type(x) is Tensor:
-                array = x.data
-                if array.dtype is not dtype or type(array) is not kind:
-                    if kind is None:
-                        kind, dtype = type(array), array.dtype
-                    else:
-                        plain = False
-                arrays.append(array)
-                node = x.node
-                parents.append(node)
-                if node is None:
-                    constants += bit
-            else:
-                if type(x) is not float and type(x) is not int:
-                    plain = False
-                arrays.append(x)
-                parents.append(None)
-                constants += bit
-            bit += bit
-        if not plain or kind is None:
-            arrays, kind, dtype = op.settle(inputs)
-        m = _namespaces[kind]
+        # Which inputs need a gradient is a number: 1, then from the last input to the first a bit
+        # that is 1 for a constant. It is the key of what to keep, and all ones mean: no gradient.
+        plain = False
+        if len(inputs) == 2:  # the common cases by hand: two Tensors alike, a Tensor and a number
+            a, b = inputs
+            if type(a) is Tensor:
+                x, p = a.data, a.node
+                kind, dtype = type(x), x.dtype
+                if type(b) is Tensor:
+                    y, q = b.data, b.node
+                    plain = y.dtype is dtype and type(y) is kind
+                elif type(b) is float or type(b) is int:
+                    y, q, plain = b, None, True
+                if plain:
+                    arrays, parents = [x, y], [p, q]
+                    key = 4 + (p is None) + 2 * (q is None)
+        elif len(inputs) == 1 and type(inputs[0]) is Tensor:
+            x, p = inputs[0].data, inputs[0].node
+            kind, dtype, plain = type(x), x.dtype, True
+            arrays, parents = [x], [p]
+            key = 2 + (p is None)
+        if not plain:
+            arrays, parents, kind, dtype, key = op.collect(inputs)
+        call = calls.get(kind) or op.call_for(kind)
         try:
-            if params or bit > 4:
-                out = forward(m, *arrays, **params)
-            elif bit == 4:  # two inputs, or one: unpacked by hand, which is faster
-                out = forward(m, arrays[0], arrays[1])
+            if params or key > 7:
+                out = call(*arrays, **params)
+            elif key > 3:
+                out = call(arrays[0], arrays[1])
             else:
-                out = forward(m, arrays[0])
+                out = call(arrays[0])
         except (ValueError, TypeError, IndexError) as error:
             raise op.explain(arrays, error) from error
         if type(out) is not kind:  # NumPy returns scalars, not arrays, for 0-d results
-            out = m.asarray(out)
+            out = _namespaces[kind].asarray(out)
         if out.dtype is not dtype:
             if keeps_dtype and dtype.kind == "f":
                 out = out.astype(dtype, copy=False)
             elif out.dtype.kind != "f":
-                constants = bit - 1  # whole numbers and truth values have no gradient
-        if mode.anomaly:
+                key = 1  # whole numbers and truth values have no gradient
+        flags = mode.flags
+        if flags & WATCH:
             op.watch(arrays, parents, out)
         result = new_tensor(Tensor)
         result.data = out
-        if constants == bit - 1 or not mode.grad:
+        if not key & (key + 1) or not flags & RECORD:
             result.node = None
             return result
-        key = constants + bit  # with the number of inputs as the highest bit
         plan = plans.get(key) or op.make_plan(key, parents)
         result.node = node = new_node(Node)
         node.plan = plan
@@ -295,7 +326,7 @@ def _function(op: Operation) -> Callable[..., Tensor]:
         node.shape = out.shape
         node.dtype = out.dtype
         node.order = next(_order)
-        if mode.anomaly:
+        if flags & WATCH:
             node.line = _callers_line()
         return result
 
@@ -311,7 +342,7 @@ def _callers_line() -> str:
 
 def operation(
     name: str,
-    forward: Callable[..., Any],
+    forward: str | Callable[..., Any],
     *rules: Rule | None,
     variadic: Rule | None = None,
     common: Rule | None = None,
@@ -320,7 +351,8 @@ def operation(
 ) -> Callable[..., Tensor]:
     """Define an operation and enter it in the registry: this is how a user adds one.
 
-    forward(m, *arrays, **params) computes the result in the array namespace `m`.
+    forward(m, *arrays, **params) computes the result in the array namespace `m`; a string is the
+        name of a function of NumPy's that does.
     rules: one for each input, `rule(m, g, y, *inputs, **params)`, returning the gradient with
         respect to that input; None for an input that is never differentiable.
     variadic: one rule for any number of inputs, which also receives `i`, the input's position.
@@ -339,7 +371,7 @@ def operation(
         raise ValueError(f"an operation named {name!r} exists already; choose another name")
     record = Operation(name, forward, rules, variadic, common, keeps_dtype)
     REGISTRY[name] = record
-    raw_forms[name] = forward
+    raw_forms[name] = record.forward
     function = _function(record)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinygen.autodiff.backward import ancestors, gradients
-from tinygen.autodiff.modes import mode, recording
+from tinygen.autodiff.modes import RECORD, mode, recording
 from tinygen.autodiff.tensor import Leaf, Tensor, as_array, tensor
 from tinygen.backend import namespace_of
 
@@ -77,7 +77,7 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[T
     if y.node is None:  # f does not depend on the primals
         return y, Tensor(m.zeros_like(y.data))
     pulled = gradients(y, inputs, u, create_graph=True)
-    with recording(True):
+    with recording():
         terms = [(p * t).sum() for p, t in zip(pulled, tangents, strict=True) if p.requires_grad]
         total = terms[0] if terms else None
         for term in terms[1:]:
@@ -135,12 +135,12 @@ def _trace(
         if not 0 <= i < len(args):
             raise ValueError(f"argument {i} to differentiate, but {len(args)} arguments were given")
         x = args[i]
-        if isinstance(x, Tensor) and x.requires_grad and mode.grad:
+        if isinstance(x, Tensor) and x.requires_grad and mode.flags & RECORD:
             fresh[i] = x.astype(x.dtype)
         else:
             fresh[i] = tensor(x, dtype=_float_dtype(x), requires_grad=True)
         inputs.append(fresh[i])
-    with recording(True):
+    with recording():
         y = f(*fresh)
     if not isinstance(y, Tensor):
         raise TypeError(
@@ -157,7 +157,7 @@ def _float_dtype(x: Any) -> Any:
 
 def _nested(y: Tensor, inputs: Sequence[Tensor]) -> bool:
     """True if y depends on something else that requires a gradient: an outer derivative follows."""
-    if y.node is None or not mode.grad:
+    if y.node is None or not mode.flags & RECORD:
         return False
     own = {t.node for t in inputs}
     return any(isinstance(s, Leaf) and s not in own for s in ancestors(y.node))

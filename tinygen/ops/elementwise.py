@@ -18,31 +18,31 @@ from tinygen.backend import special
 
 # -- arithmetic ----------------------------------------------------------------------------------
 add = operation(
-    "add", lambda m, a, b: m.add(a, b),
+    "add", "add",
     lambda m, g, _y, _a, _b: g,
     lambda m, g, _y, _a, _b: g,
     doc="a + b.")  # fmt: skip
 
 subtract = operation(
-    "subtract", lambda m, a, b: m.subtract(a, b),
+    "subtract", "subtract",
     lambda m, g, _y, _a, _b: g,
     lambda m, g, _y, _a, _b: -g,
     doc="a - b.")  # fmt: skip
 
 multiply = operation(
-    "multiply", lambda m, a, b: m.multiply(a, b),
+    "multiply", "multiply",
     lambda m, g, _y, _a, b: g * b,
     lambda m, g, _y, a, _b: g * a,
     doc="a · b.")  # fmt: skip
 
 divide = operation(
-    "divide", lambda m, a, b: m.divide(a, b),
+    "divide", "divide",
     lambda m, g, _y, _a, b: g / b,
     lambda m, g, y, _a, b: -(g * y) / b,
     doc="a / b.")  # fmt: skip
 
 negative = operation(
-    "negative", lambda m, x: m.negative(x),
+    "negative", "negative",
     lambda m, g, _y, _x: -g,
     doc="-x.")  # fmt: skip
 
@@ -55,67 +55,67 @@ def _less_one(m: Any, p: Any) -> Any:
 
 
 _power = operation(
-    "power", lambda m, a, p: m.power(a, p),
+    "power", "power",
     lambda m, g, _y, a, p: g * p * m.power(a, _less_one(m, p)),
     lambda m, g, y, a, _p: g * y * m.log(m.where(a > 0, a, 1.0)),
     doc="a to the power p.")  # fmt: skip
 
 # -- powers, exponentials and logarithms ---------------------------------------------------------
 exp = operation(
-    "exp", lambda m, x: m.exp(x),
+    "exp", "exp",
     lambda m, g, y, _x: g * y,
     doc="e to the power x.")  # fmt: skip
 
 expm1 = operation(
-    "expm1", lambda m, x: m.expm1(x),
+    "expm1", "expm1",
     lambda m, g, y, _x: g * (y + 1.0),
     doc="exp(x) - 1, accurate near 0.")  # fmt: skip
 
 log = operation(
-    "log", lambda m, x: m.log(x),
+    "log", "log",
     lambda m, g, _y, x: g / x,
     doc="The natural logarithm.")  # fmt: skip
 
 log1p = operation(
-    "log1p", lambda m, x: m.log1p(x),
+    "log1p", "log1p",
     lambda m, g, _y, x: g / (1.0 + x),
     doc="log(1 + x), accurate near 0.")  # fmt: skip
 
 sqrt = operation(
-    "sqrt", lambda m, x: m.sqrt(x),
+    "sqrt", "sqrt",
     lambda m, g, y, _x: 0.5 * g / y,
     doc="The square root; its derivative at 0 is infinite.")  # fmt: skip
 
 square = operation(
-    "square", lambda m, x: m.square(x),
+    "square", "square",
     lambda m, g, _y, x: 2.0 * g * x,
     doc="x².")  # fmt: skip
 
 # -- pieces --------------------------------------------------------------------------------------
 abs = operation(
-    "abs", lambda m, x: m.abs(x),
+    "abs", "abs",
     lambda m, g, _y, x: g * m.sign(x),
     doc="|x|; its derivative at 0 is taken as 0.")  # fmt: skip
 
 sign = operation(
-    "sign", lambda m, x: m.sign(x),
+    "sign", "sign",
     lambda m, g, _y, _x: m.zeros_like(g),
     doc="-1, 0 or 1; its derivative is 0.")  # fmt: skip
 
 maximum = operation(
-    "maximum", lambda m, a, b: m.maximum(a, b),
+    "maximum", "maximum",
     lambda m, g, _y, a, b: m.where(a == b, 0.5 * g, m.where(a > b, g, 0.0)),
     lambda m, g, _y, a, b: m.where(a == b, 0.5 * g, m.where(b > a, g, 0.0)),
     doc="The larger of a and b; a tie gives half of the gradient to each.")  # fmt: skip
 
 minimum = operation(
-    "minimum", lambda m, a, b: m.minimum(a, b),
+    "minimum", "minimum",
     lambda m, g, _y, a, b: m.where(a == b, 0.5 * g, m.where(a < b, g, 0.0)),
     lambda m, g, _y, a, b: m.where(a == b, 0.5 * g, m.where(b < a, g, 0.0)),
     doc="The smaller of a and b; a tie gives half of the gradient to each.")  # fmt: skip
 
 where = operation(
-    "where", lambda m, condition, a, b: m.where(condition, a, b),
+    "where", "where",
     None,
     lambda m, g, _y, condition, _a, _b: m.where(condition, g, 0.0),
     lambda m, g, _y, condition, _a, _b: m.where(condition, 0.0, g),
@@ -135,12 +135,12 @@ def _inside(x: Any, low: Any, high: Any) -> Any:
 
 # -- trigonometry and special functions ----------------------------------------------------------
 sin = operation(
-    "sin", lambda m, x: m.sin(x),
+    "sin", "sin",
     lambda m, g, _y, x: g * m.cos(x),
     doc="The sine, x in radians.")  # fmt: skip
 
 cos = operation(
-    "cos", lambda m, x: m.cos(x),
+    "cos", "cos",
     lambda m, g, _y, x: -g * m.sin(x),
     doc="The cosine, x in radians.")  # fmt: skip
 
@@ -171,7 +171,7 @@ def _sigmoid_forward(m: Any, x: Any) -> Any:
 
 
 tanh = operation(
-    "tanh", lambda m, x: m.tanh(x),
+    "tanh", "tanh",
     lambda m, g, y, _x: g * (1.0 - m.square(y)),
     doc="The hyperbolic tangent.")  # fmt: skip
 
