@@ -1,9 +1,14 @@
-"""tinygen: a small reverse-mode autodiff library, and generative models built on it."""
+"""tinygen: a small reverse-mode autodiff library, and generative models built on it.
 
-from tinygen import ops
+The engine and all operations are here; `tinygen.nn`, `optim`, `random` are imported with it,
+`tinygen.models`, `data`, `distributions`, `metrics` and `training` when asked for.
+"""
+
+from tinygen import nn, ops, optim, random
 from tinygen.autodiff import *  # noqa: F403
 from tinygen.autodiff import __all__ as _engine
 from tinygen.ops import *  # noqa: F403
+from tinygen.random import manual_seed
 
 __version__ = "0.1.0"
-__all__ = [*_engine, *ops.__all__]
+__all__ = ["manual_seed", "nn", "ops", "optim", "random", *_engine, *ops.__all__]

@@ -255,11 +255,9 @@ def _draw(
         return names
     pictures.image_grid(folder / "samples.png", samples[:SAMPLES], dataset.image_shape)
     reconstruct = getattr(model, "reconstruct", None)
-    if reconstruct is not None:  # each held-out image above its reconstruction
-        x = dataset.test[:40].reshape(4, -1, model.features)
-        pairs = np.stack([x, reconstruct(dataset.test[:40]).reshape(x.shape)], 1)
-        rows = pairs.reshape(-1, model.features)
-        pictures.image_grid(folder / "reconstructions.png", rows, dataset.image_shape, x.shape[1])
+    if reconstruct is not None:
+        x = dataset.test[:40]
+        pictures.image_pairs(folder / "reconstructions.png", x, reconstruct(x), dataset.image_shape)
         names.append("reconstructions.png")
     return names
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinygen.training import History
 
-__all__ = ["available", "image_grid", "loss_curve", "scatter"]
+__all__ = ["available", "image_grid", "image_pairs", "loss_curve", "scatter"]
 
 Array = np.ndarray[Any, Any]
 
@@ -46,6 +46,18 @@ def image_grid(
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.axis("off")
     _save(figure, path)
+
+
+def image_pairs(
+    path: str | Path, above: Array, below: Array, shape: tuple[int, int], columns: int = 10
+) -> None:
+    """A grid in which each row of images `above` stands over the row of those `below`.
+
+    Both are (n, h · w); what does not fill a row of `columns` is left out.
+    """
+    n = len(above) // columns * columns
+    rows = [np.reshape(x[:n], (-1, columns, above.shape[1])) for x in (above, below)]
+    image_grid(path, np.stack(rows, 1).reshape(2 * n, -1), shape, columns)
 
 
 def scatter(path: str | Path, data: Array, samples: Array) -> None:

@@ -276,6 +276,9 @@ class Tensor:
             extra += f", from {self.node.op.name}"
         return f"tensor({values}{extra})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
     # -- gradients -------------------------------------------------------------------------------
     def backward(
         self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False

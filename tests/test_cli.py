@@ -1,0 +1,289 @@
+"""The command line: what it leaves, what it prints, and one line for every mistake."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinygen
+from tinygen import checkpoint, models
+from tinygen.__main__ import main
+from tinygen.training import CHECKPOINT
+
+pytest.importorskip("matplotlib")
+
+SMALL = {
+    "ae": ["--set", "hidden=[8]"],
+    "dae": ["--set", "hidden=[8]", "--set", "corruption=gaussian"],
+    "cae": ["--set", "hidden=[8]", "--set", "latent=3"],
+    "vae": ["--set", "hidden=[8]"],
+    "gan": ["--set", "hidden=[8]", "--set", "discriminator_steps=2"],
+    "ddpm": ["--set", "width=8", "--set", "steps=30"],
+}
+PNG = b"\x89PNG\r\n"
+
+
+def train(name, folder, *more, steps=3):
+    options = ["--steps", str(steps), "--batch", "16", *SMALL[name], "--out", str(folder), *more]
+    return main(["train", name, *options])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a small trained VAE."""
+    assert train("vae", tmp_path / "run") == 0
+    return tmp_path / "run"
+
+
+# -- the main job --------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", SMALL)
+def test_every_model_trains_samples_and_is_evaluated(name, tmp_path, capsys):
+    folder = tmp_path / "runs" / name
+    assert train(name, folder) == 0
+    files = {"checkpoint.npz", "metrics.json", "samples.png", "loss.png"}
+    if hasattr(models.MODELS[name], "reconstruct"):
+        files.add("reconstructions.png")
+    assert set(os.listdir(folder)) == files
+    for file in files:
+        if file.endswith(".png"):
+            assert (folder / file).read_bytes().startswith(PNG)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["model"] == name and metrics["settings"]["steps"] == 3
+    assert all(np.isfinite(v) for v in metrics["held_out"].values())
+    assert metrics["samples"].keys() == metrics["floor"].keys()
+    capsys.readouterr()
+
+    assert main(["sample", str(folder), "--n", "5", "--seed", "3"]) == 0
+    assert (folder / "samples-3.png").read_bytes().startswith(PNG)
+    out = tmp_path / "x.npy"
+    assert main(["sample", str(folder), "--n", "5", "--seed", "3", "--out", str(out)]) == 0
+    again = np.load(out)
+    model = models.load(folder / CHECKPOINT)
+    np.testing.assert_array_equal(again, model.sample(5, rng=tinygen.random.Generator(3)))
+    assert again.shape == (5, 64) and again.dtype == np.float32
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--n", "20"]) == 0
+    assert json.loads(capsys.readouterr().out)["held_out"] == metrics["held_out"]
+
+
+@pytest.mark.parametrize("name", ["ddpm", "vae"])
+def test_points_in_the_plane(name, tmp_path):
+    assert train(name, tmp_path / "r", "--data", "two-moons") == 0
+    assert (tmp_path / "r" / "samples.png").read_bytes().startswith(PNG)
+    assert models.load(tmp_path / "r" / CHECKPOINT).bounded is False
+
+
+def test_a_file_of_the_users_own(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    np.savetxt(tmp_path / "x.csv", rng.normal(5.0, 3.0, (60, 3)), delimiter=",")
+    assert train("vae", tmp_path / "r", "--data", str(tmp_path / "x.csv")) == 0
+    model = models.load(tmp_path / "r" / CHECKPOINT)
+    assert model.features == 3 and abs(model.shift.data - 5.0).max() < 2.0
+    assert main(["evaluate", str(tmp_path / "r"), "--n", "5"]) == 0
+
+
+def test_resume_takes_everything_from_the_run(tmp_path, capsys):
+    train("vae", tmp_path / "a")
+    first = checkpoint.read(tmp_path / "a" / CHECKPOINT)
+    assert main(["train", "vae", "--out", str(tmp_path / "a"), "--resume"]) == 0
+    again = checkpoint.read(tmp_path / "a" / CHECKPOINT)
+    assert again[0] == first[0]
+    for name, array in first[1].items():
+        np.testing.assert_array_equal(again[1][name], array)
+
+
+def test_without_matplotlib_the_rest_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tinygen.pictures.available", lambda: False)
+    assert train("vae", tmp_path / "r") == 0
+    assert set(os.listdir(tmp_path / "r")) == {"checkpoint.npz", "metrics.json"}
+    assert "pip install 'tinygen[plot]'" in capsys.readouterr().err
+    assert main(["sample", str(tmp_path / "r")]) == 2
+    assert "samples.npy" in capsys.readouterr().err
+
+
+# -- explain, info -------------------------------------------------------------------------------
+def test_explain_prints_and_draws_the_graph(tmp_path, capsys):
+    assert main(["explain", "vae", "--dot", str(tmp_path / "g.dot")]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "encoder.layers.0.weight",
+        "gaussian_kl",
+        "bce_with_logits",
+        "loss",
+        "float32[2, 64]",
+    ):
+        assert part in text
+    assert (tmp_path / "g.dot").read_text().startswith("digraph")
+    assert main(["explain", "gan", "--dot", str(tmp_path / "g.dot")]) == 0
+    assert {"g-discriminator.dot", "g-generator.dot"} < set(os.listdir(tmp_path))
+
+
+def test_info(run, capsys):
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    for part in (tinygen.__version__, np.__version__, "ddpm", "two-moons", "matplotlib"):
+        assert part in text
+    assert main(["info", str(run)]) == 0
+    meta = json.loads(capsys.readouterr().out)
+    assert meta["model"] == "VAE" and meta["step"] == 3 and meta["run"]["data"] == "digits"
+
+
+# -- mistakes ------------------------------------------------------------------------------------
+def one_line(capsys, arguments, *parts):
+    """Exit status 2 and one line on stderr, which names all of `parts`."""
+    capsys.readouterr()
+    try:
+        status = main(arguments)
+    except SystemExit as leaving:  # argparse's own way
+        status = leaving.code
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert status == 2 and captured.out == ""
+    assert len(lines) == 1 and lines[0].startswith("tinygen: "), captured.err
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["COMMAND", "--help"]),
+        (["trian"], ["trian"]),
+        (["train"], ["model", "--out"]),
+        (["train", "vea", "--out", "R"], ["unknown model 'vea'", "'vae'"]),
+        (["train", "vae", "--data", "digts", "--out", "R"], ["'digts'", "'digits'"]),
+        (["train", "vae", "--data", "nowhere.csv", "--out", "R"], ["nowhere.csv"]),
+        (["train", "vae", "--steps", "-5", "--out", "R"], ["steps", "-5"]),
+        (["train", "vae", "--steps", "many", "--out", "R"], ["--steps", "many"]),
+        (["train", "vae", "--lr", "0", "--out", "R"], ["lr", "0"]),
+        (["train", "vae", "--ema", "2", "--out", "R"], ["ema", "2"]),
+        (["train", "vae", "--set", "latnt=3", "--out", "R"], ["latnt", "'latent'"]),
+        (["train", "vae", "--set", "latent", "--out", "R"], ["NAME=VALUE", "latent"]),
+        (["train", "vae", "--set", "latent=0", "--out", "R"], ["0"]),
+        (["train", "vae", "--set", "latent=three", "--out", "R"], ["three"]),
+        (["train", "vae", "--set", "hidden=5", "--out", "R"], ["hidden"]),
+        (["train", "vae", "--set", "activation=rellu", "--out", "R"], ["'rellu'", "'relu'"]),
+        (["train", "ddpm", "--set", "schedule=cosin", "--out", "R"], ["'cosin'", "'cosine'"]),
+        (["train", "ddpm", "--set", "schedule=linear", "--set", "steps=5", "--out", "R"], ["β_", "(0, 1)"]),
+        (["train", "ddpm", "--set", "steps=0", "--out", "R"], ["steps T", "0"]),
+        (["train", "dae", "--set", "amount=1.5", "--out", "R"], ["masking", "1.5"]),
+        (["train", "vae", "--data", "mnist", "--data-dir", "E", "--out", "R"], ["E", "--download"]),
+        (["train", "vae", "--resume", "--out", "R"], ["no checkpoint", "R"]),
+        (["sample", "R"], ["R"]),
+        (["evaluate", "nothing"], ["nothing"]),
+        (["info", "nothing"], ["nothing"]),
+        (["explain", "wae"], ["'wae'", "vae"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, parts, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "E").mkdir()
+    one_line(capsys, arguments, *parts)
+    assert os.listdir(tmp_path) == ["E"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["sample", "RUN", "--n", "0"], ["samples", "0"]),
+        (["sample", "RUN", "--n", "two"], ["--n", "two"]),
+        (["sample", "RUN", "--seed", "-1"], ["-1"]),
+        (["sample", "RUN", "--out", "x.gif"], [".png", "x.gif"]),
+        (["sample", "RUN", "--out", "no/such/folder/x.npy"], ["no/such/folder"]),
+        (["sample", "RUN", "--out", "no/such/folder/x.png"], ["no/such/folder"]),
+        (["evaluate", "RUN", "--n", "-2"], ["-2"]),
+        (["train", "vae", "--out", "RUN"], ["exists already", "--resume"]),
+        (["train", "vae", "--out", "RUN/metrics.json"], ["exists already"]),
+        (["train", "gan", "--out", "RUN", "--resume"], ["VAE"]),
+        (["train", "vae", "--out", "RUN", "--resume", "--steps", "9"], ["steps = 3", "9"]),
+        (["train", "vae", "--out", "RUN", "--resume", "--data", "two-moons"], ["digits", "two-moons"]),
+        (["train", "vae", "--out", "RUN", "--resume", "--set", "latent=2"], ["latent", "2"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_loses_nothing_of_a_run(arguments, parts, run, capsys, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    before = {f.name: f.read_bytes() for f in run.iterdir()}
+    one_line(capsys, [a.replace("RUN", "run") for a in arguments], *parts)
+    assert {f.name: f.read_bytes() for f in run.iterdir()} == before
+
+
+def test_a_truncated_checkpoint(run, capsys):
+    path = run / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    for command in ("sample", "evaluate", "info"):
+        one_line(capsys, [command, str(run)], str(path))
+    one_line(capsys, ["train", "vae", "--out", str(run), "--resume"], str(path))
+
+
+def test_a_foreign_checkpoint(run, capsys):
+    np.savez(run / CHECKPOINT, a=np.zeros(3))
+    one_line(capsys, ["sample", str(run)], "not a tinygen checkpoint")
+
+
+def test_data_with_nan(tmp_path, capsys):
+    x = np.zeros((20, 3))
+    x[7, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    arguments = ["train", "vae", "--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "r")]
+    one_line(capsys, arguments, "x.npy", "7")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_full_disk_in_training(tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    assert train("vae", tmp_path / "r") == 2
+    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_loss_that_becomes_nan_is_one_line(tmp_path, capsys):
+    with np.errstate(all="ignore"):
+        assert train("ae", tmp_path / "r", "--lr", "1e30", "--warmup", "0", steps=50) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("tinygen: step ") and "holds the state before" in error
+    models.load(tmp_path / "r" / CHECKPOINT)
+
+
+def test_debug_shows_where_it_happened(tmp_path):
+    with pytest.raises(ValueError, match="unknown model"):
+        main(["train", "vea", "--out", str(tmp_path / "r"), "--debug"])
+    with pytest.raises(ValueError, match="unknown model"):
+        main(["--debug", "train", "vea", "--out", str(tmp_path / "r")])
+
+
+@pytest.mark.slow
+def test_as_a_process(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tinygen", "train", "vea", "--out", str(tmp_path / "r")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+# -- the package ---------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_import_is_light():
+    """`import tinygen` brings in neither SciPy nor CuPy nor matplotlib."""
+    heavy = ("scipy", "cupy", "matplotlib", "tqdm")
+    code = f"import sys, tinygen; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists_and_has_a_docstring():
+    for name in tinygen.__all__:
+        assert getattr(tinygen, name).__doc__, name
+
+
+def test_the_package_is_typed():
+    assert (Path(tinygen.__file__).parent / "py.typed").exists()

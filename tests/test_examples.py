@@ -1,0 +1,28 @@
+"""Every example runs as it stands, with fewer steps, and ends in its picture."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tinygen.models import MODELS
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+def test_there_is_one_for_each_model():
+    assert len(EXAMPLES) == len(MODELS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_it_ends_in_a_picture(path, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    for model in MODELS.values():
+        monkeypatch.setattr(model, "defaults", replace(model.defaults, steps=3))
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path), run_name="__main__")
+    assert (tmp_path / f"{path.stem}.png").stat().st_size > 1000
