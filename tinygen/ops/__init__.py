@@ -93,7 +93,8 @@ __all__ = [
     "min", "minimum", "moveaxis", "mse", "multiply", "ndtr", "negative", "norm", "ones",
     "ones_like", "pad", "power", "prod", "relu", "reshape", "sigmoid", "sign", "silu", "sin",
     "softmax", "softmax_cross_entropy", "softplus", "split", "sqrt", "square", "squeeze", "stack",
-    "standardise",    "subtract", "sum", "swapaxes", "tanh", "transpose", "var", "where", "zeros", "zeros_like",
+    "standardise", "subtract", "sum", "swapaxes", "tanh", "transpose", "var", "where", "zeros",
+    "zeros_like",
 ]  # fmt: skip
 
 _backward.tensor_namespace = sys.modules[__name__]
