@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"c\.npz: No space left on device; .* intact") as caught:
         checkpoint.write(path, {"step": 2}, ARRAYS)
     assert caught.value.errno == errno.ENOSPC

@@ -240,7 +240,7 @@ def test_a_full_disk_in_training(tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert train("vae", tmp_path / "r") == 2
     assert "No space left" in capsys.readouterr().err.splitlines()[-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -32,10 +33,12 @@ def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) 
         raise TypeError(
             f"{path} cannot describe this model: {error}; use parts known by name"
         ) from None
+    content = io.BytesIO()  # in memory first: a zip file does not take a full disk well
+    np.savez(content, meta=np.array(text), **arrays)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            np.savez(file, meta=np.array(text), **arrays)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())  # on the disk before the name points to it
         os.replace(temporary, path)
