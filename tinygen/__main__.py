@@ -60,7 +60,7 @@ def train(args: argparse.Namespace) -> None:
         show_progress=True,
     )
     seconds = time.monotonic() - began
-    samples = model.sample(MEASURED)
+    samples = model.sample(MEASURED, rng=Generator(chosen["settings"].seed))
     metrics = {
         "model": args.model,
         **run,

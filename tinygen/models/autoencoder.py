@@ -13,9 +13,9 @@ from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.operation import REGISTRY
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.errors import unknown
-from tinygen.models.model import Model, choose, count_of, default_rng
+from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import MLP
-from tinygen.random import Generator
+from tinygen.random import Generator, default_generator
 from tinygen.training import Settings
 
 __all__ = [
@@ -84,7 +84,7 @@ class Autoencoder(Model):
 
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
         """Decoded draws (n, features) from the normal distribution fitted to the codes."""
-        z = default_rng(rng).normal((count_of(n), len(self.code_mean)))
+        z = (rng or default_generator()).normal((count_of(n), len(self.code_mean)))
         return self.decode(z @ self.code_factor.data.T + self.code_mean.data)
 
 

@@ -17,9 +17,9 @@ from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor
 from tinygen.errors import unknown
-from tinygen.models.model import Model, choose, count_of, default_rng
+from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import Linear, Module, TimeEmbedding
-from tinygen.random import Generator
+from tinygen.random import Generator, default_generator
 from tinygen.training import Settings
 
 __all__ = ["DDPM", "NoiseSchedule", "add_noise", "cosine_schedule", "linear_schedule"]
@@ -234,7 +234,7 @@ class DDPM(Model):
     @no_grad()
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
         """n rows (n, features): t = T..1, from x_T ~ N(0, I) down to x_0."""
-        rng = default_rng(rng)
+        rng = rng or default_generator()
         x = rng.normal((count_of(n), self.features))
         for t in range(self.schedule.steps, 0, -1):
             x = self.denoise_step(x, t, rng)

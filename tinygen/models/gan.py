@@ -10,10 +10,10 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor
-from tinygen.models.model import Model, choose, count_of, default_rng
+from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import MLP
 from tinygen.optim import Adam, Optimizer
-from tinygen.random import Generator
+from tinygen.random import Generator, default_generator
 from tinygen.training import Objective, Settings
 
 __all__ = ["GAN"]
@@ -114,4 +114,4 @@ class GAN(Model):
 
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
         """G(z) (n, features) for z ~ N(0, I)."""
-        return self.decode(default_rng(rng).normal((count_of(n), self.latent)))
+        return self.decode((rng or default_generator()).normal((count_of(n), self.latent)))

@@ -115,7 +115,10 @@ class Model(Module):
         return x if self.bounded else x * self.scale.data + self.shift.data
 
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
-        """n new rows (n, features) in the units of the data, from `rng` or a default of seed 0."""
+        """n new rows (n, features) in the units of the data.
+
+        `rng` is where randomness comes from; by default the generator that `tg.manual_seed` sets.
+        """
         raise NotImplementedError
 
     # -- files -----------------------------------------------------------------------------------
@@ -160,11 +163,6 @@ def choose(what: str, choice: Any, options: Mapping[str, Any]) -> Any:
     if choice not in options:
         raise unknown(what, choice, options)
     return options[choice]
-
-
-def default_rng(rng: Generator | None) -> Generator:
-    """The generator given, or a new one of seed 0: the same call gives the same samples."""
-    return Generator(0) if rng is None else rng
 
 
 def count_of(n: Any) -> int:

@@ -11,9 +11,9 @@ from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.distributions import Bernoulli, Normal
-from tinygen.models.model import Model, choose, count_of, default_rng
+from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import MLP
-from tinygen.random import Generator
+from tinygen.random import Generator, default_generator
 from tinygen.training import Settings
 
 __all__ = ["VAE"]
@@ -95,7 +95,7 @@ class VAE(Model):
     def score_samples(self, x: Any, *, rng: Generator | None = None) -> Array:
         """A one-sample estimate of the ELBO of each row (n,), in nats: a bound on log p(x)."""
         x = self.check(x)
-        log_likelihood, kl = self.elbo(x, default_rng(rng))
+        log_likelihood, kl = self.elbo(x, (rng or default_generator()))
         bound = (log_likelihood - kl).data
         return bound if self.bounded else bound - np.log(self.scale.data).sum()
 
@@ -117,4 +117,4 @@ class VAE(Model):
 
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
         """Means of p(x given z) (n, features) for z ~ N(0, I)."""
-        return self.decode(default_rng(rng).normal((count_of(n), self.latent)))
+        return self.decode((rng or default_generator()).normal((count_of(n), self.latent)))
