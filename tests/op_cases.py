@@ -229,13 +229,14 @@ for reduction, formula in REDUCTIONS.items():
         case(reduction, formula, normal(0, 3), axis=1)
 case("var", var_oracle, normal(4, 3), axis=0, ddof=1)
 case("var", var_oracle, normal(4, 3), ddof=1.5, keepdims=True)
+case("cumsum", np.cumsum, normal(2, 3))
 for axis in (-1, 0, 1):
     case("cumsum", np.cumsum, normal(2, 3), axis=axis)
     case("softmax", lambda x, axis: np.exp(x) / np.exp(x).sum(axis, keepdims=True), normal(3, 4),
          axis=axis)  # fmt: skip
     case("log_softmax", lambda x, axis: x - np.log(np.exp(x).sum(axis, keepdims=True)),
          normal(3, 4), axis=axis)  # fmt: skip
-case("cumsum", lambda x: np.cumsum(x, -1), normal(2, 0))
+case("cumsum", np.cumsum, normal(2, 0), axis=-1)
 
 case("standardise", lambda x: (x - x.mean(-1, keepdims=True))
      / np.sqrt(var_oracle(x, -1, keepdims=True) + 1e-5), normal(3, 4))  # fmt: skip
@@ -362,7 +363,7 @@ case("linear", lambda x, w, activation: np.tanh(x @ w), normal(2, 2, 3), normal(
      call=lambda x, w, activation: tg.linear(x, w, activation=activation),
      activation="tanh")  # fmt: skip
 elementwise("bce_with_logits", lambda x, t: np.log1p(np.exp(x)) - x * t, normal, fraction)
-for shapes in SHAPES[2][:-1]:  # the mean over no elements is undefined
+for shapes in [((3,), (3,)), ((2, 3), (2, 3)), ((), ()), ((), (4,)), ((2, 3), ())]:
     case("mse", lambda a, b: np.mean((a - b) * (a - b)), *(normal(*s) for s in shapes))
 elementwise(
     "gaussian_kl", lambda mean, log_var: (mean * mean + np.exp(log_var) - 1 - log_var) / 2,

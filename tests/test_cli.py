@@ -166,8 +166,13 @@ def one_line(capsys, arguments, *parts):
         (["train", "vae", "--ema", "2", "--out", "R"], ["ema", "2"]),
         (["train", "vae", "--set", "latnt=3", "--out", "R"], ["latnt", "'latent'"]),
         (["train", "vae", "--set", "latent", "--out", "R"], ["NAME=VALUE", "latent"]),
-        (["train", "vae", "--set", "latent=0", "--out", "R"], ["0"]),
-        (["train", "vae", "--set", "latent=three", "--out", "R"], ["three"]),
+        (["train", "vae", "--set", "latent=0", "--out", "R"], ["latent", "0"]),
+        (["train", "vae", "--set", "latent=three", "--out", "R"], ["latent", "three"]),
+        (["train", "vae", "--set", "likelihood=3", "--out", "R"], ["likelihood", "3", "gaussian"]),
+        (["train", "gan", "--set", "loss=null", "--out", "R"], ["loss", "None", "minimax"]),
+        (["train", "gan", "--set", "discriminator_steps=1.5", "--out", "R"], ["1.5"]),
+        (["train", "ddpm", "--set", "blocks=-1", "--out", "R"], ["blocks", "-1"]),
+        (["explain", "vae", "--batch", "0"], ["--batch", "0"]),
         (["train", "vae", "--set", "hidden=5", "--out", "R"], ["hidden"]),
         (["train", "vae", "--set", "activation=rellu", "--out", "R"], ["'rellu'", "'relu'"]),
         (["train", "ddpm", "--set", "schedule=cosin", "--out", "R"], ["'cosin'", "'cosine'"]),
@@ -175,7 +180,7 @@ def one_line(capsys, arguments, *parts):
         (["train", "ddpm", "--set", "steps=0", "--out", "R"], ["steps T", "0"]),
         (["train", "dae", "--set", "amount=1.5", "--out", "R"], ["masking", "1.5"]),
         (["train", "vae", "--data", "mnist", "--data-dir", "E", "--out", "R"], ["E", "--download"]),
-        (["train", "vae", "--resume", "--out", "R"], ["no checkpoint", "R"]),
+        (["train", "vae", "--resume", "--out", "R"], ["no checkpoint", "R", "leave --resume out"]),
         (["sample", "R"], ["R"]),
         (["evaluate", "nothing"], ["nothing"]),
         (["info", "nothing"], ["nothing"]),
@@ -196,8 +201,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, parts, tmp_path, ca
         (["sample", "RUN", "--n", "two"], ["--n", "two"]),
         (["sample", "RUN", "--seed", "-1"], ["-1"]),
         (["sample", "RUN", "--out", "x.gif"], [".png", "x.gif"]),
-        (["sample", "RUN", "--out", "no/such/folder/x.npy"], ["no/such/folder"]),
-        (["sample", "RUN", "--out", "no/such/folder/x.png"], ["no/such/folder"]),
+        (["sample", "RUN", "--out", "no/such/folder/x.npy"], ["no/such/folder/x.npy"]),
+        (["sample", "RUN", "--out", "no/such/folder/x.png"], ["no/such/folder/x.png"]),
         (["evaluate", "RUN", "--n", "-2"], ["-2"]),
         (["train", "vae", "--out", "RUN"], ["exists already", "--resume"]),
         (["train", "vae", "--out", "RUN/metrics.json"], ["exists already"]),
@@ -212,6 +217,36 @@ def test_a_mistake_loses_nothing_of_a_run(arguments, parts, run, capsys, monkeyp
     before = {f.name: f.read_bytes() for f in run.iterdir()}
     one_line(capsys, [a.replace("RUN", "run") for a in arguments], *parts)
     assert {f.name: f.read_bytes() for f in run.iterdir()} == before
+
+
+def test_the_default_of_an_option_resumes(tmp_path, capsys):
+    """T of a diffusion model and the number of training steps are both called steps."""
+    assert train("ddpm", tmp_path / "r") == 0
+    resume = ["train", "ddpm", "--out", str(tmp_path / "r"), "--resume"]
+    assert main([*resume, "--steps", "3", "--set", "steps=30", "--set", "blocks=3"]) == 0
+    one_line(capsys, [*resume, "--steps", "30"], "steps = 3", "30")
+    one_line(capsys, [*resume, "--set", "steps=3"], "steps = 30", "3")
+
+
+def test_a_checkpoint_made_in_python(tmp_path, capsys):
+    model = models.VAE(64, hidden=(8,))
+    model.fit(np.zeros((9, 64)), steps=1, folder=tmp_path)
+    one_line(capsys, ["train", "vae", "--out", str(tmp_path), "--resume"], "command line")
+    one_line(capsys, ["evaluate", str(tmp_path)], "trained on")
+    assert main(["sample", str(tmp_path), "--out", str(tmp_path / "x.npy")]) == 0
+
+
+def test_a_run_killed_as_it_began_is_started_again(tmp_path):
+    (tmp_path / ".checkpoint.npz.123.tmp").write_bytes(b"PK half")
+    assert train("vae", tmp_path) == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_few_images(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((12, 3, 2)))
+    arguments = ["train", "ae", "--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "r")]
+    assert main([*arguments, "--steps", "2", "--set", "hidden=[4]", "--set", "latent=2"]) == 0
+    assert (tmp_path / "r" / "reconstructions.png").read_bytes().startswith(PNG)
 
 
 def test_a_truncated_checkpoint(run, capsys):
@@ -249,7 +284,7 @@ def test_a_loss_that_becomes_nan_is_one_line(tmp_path, capsys):
     with np.errstate(all="ignore"):
         assert train("ae", tmp_path / "r", "--lr", "1e30", "--warmup", "0", steps=50) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("tinygen: step ") and "holds the state before" in error
+    assert error.startswith("tinygen: step ") and "holds an earlier state" in error
     models.load(tmp_path / "r" / CHECKPOINT)
 
 

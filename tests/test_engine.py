@@ -927,3 +927,71 @@ def test_gradcheck_takes_functions_that_depend_on_nothing():
     assert tg.gradcheck(lambda x: tg.ones_like(x), [np.ones(2)])
     assert tg.gradgradcheck(lambda x: x * 2.0, [np.ones(2)])
     assert tg.gradcheck(lambda x, n: x[n], [np.ones(3), 1])
+
+
+# -- what is not an input -------------------------------------------------------------------------
+def test_the_number_of_inputs_is_checked_before_anything_is_written():
+    x, y = leaf([1.0, 2.0]), leaf([5.0, 6.0])
+    for call in (lambda: tg.exp(x, y), lambda: tg.add(x, y, y), lambda: tg.multiply(x)):
+        with pytest.raises(TypeError, match=r"takes \d inputs, \d were given"):
+            call()
+    np.testing.assert_array_equal(y.data, [5.0, 6.0])
+
+
+def test_keys_and_limits_are_kept_as_they_were():
+    """Changing an index or a limit after the forward pass does not move the gradient."""
+    x, key, low = leaf([1.0, 2.0, 3.0]), np.array([0, 0]), np.array([0.0, 5.0, 0.0])
+    y = tg.sum(x[key]) + tg.sum(tg.clip(x, low))
+    key[:], low[:] = 2, 9.0
+    y.backward()
+    np.testing.assert_array_equal(x.grad.data, [3.0, 0.0, 1.0])
+
+
+def test_a_gradient_set_by_hand_has_the_shape_of_its_leaf():
+    x = leaf([1.0, 2.0])
+    for wrong in (tg.tensor([1.0]), np.ones(2)):
+        with pytest.raises(ValueError, match=r"\(2,\)"):
+            x.grad = wrong
+    x.grad = tg.tensor([3.0, 4.0])
+    with pytest.raises(ValueError, match=r"tg\.gradients"):
+        (x * 2.0).grad = tg.tensor([3.0, 4.0])
+
+
+def test_lists_do_not_widen():
+    x = tg.tensor(np.ones(2, np.float32), requires_grad=True)
+    assert (x * [1.0, 2.0]).dtype == ([[1.0], [2.0]] - x).dtype == np.float32
+
+
+def test_the_constructor_points_to_tensor():
+    with pytest.raises(TypeError, match=r"tg\.tensor"):
+        tg.Tensor([1.0, 2.0])
+
+
+def test_numpy_functions_name_what_tinygen_has():
+    x = leaf([1.0])
+    with pytest.raises(TypeError, match=r"call tg\.abs"):
+        np.abs(x)
+    with pytest.raises(TypeError, match=r"np\.floor does not take a Tensor: pass t\.numpy"):
+        np.floor(x)
+
+
+def test_an_operation_may_be_defined_again_where_it_was():
+    for factor in (2.0, 3.0):  # as in a notebook's cell
+        f = tg.operation("scaled", lambda m, x: factor * x, lambda m, g, _y, _x: factor * g)  # noqa: B023
+        assert f(2.0).item() == 2.0 * factor
+    REGISTRY.pop("scaled")
+    with pytest.raises(ValueError, match="exists already"):
+        tg.operation("exp", "exp", lambda m, g, y, _x: g * y)
+
+
+def test_gradcheck_needs_something_to_check():
+    with pytest.raises(ValueError, match="floating-point"):
+        tg.gradcheck(tg.square, [np.array([1, 2])])
+
+
+def test_a_nan_that_is_masked_is_no_anomaly():
+    x = leaf([1.0, 2.0])
+    hole = np.array([np.nan, 1.0])
+    with tg.detect_anomaly():
+        y = tg.sum(tg.where(np.isnan(hole), x, hole))
+    assert y.item() == 2.0

@@ -65,7 +65,7 @@ COMPOSITES = {
     "bce_with_logits, broadcast": (
         tg.bce_with_logits, lambda x, t: tg.log(1.0 + tg.exp(x)) - x * t, [(3, 4), (4,)]),
     "mse": (tg.mse, lambda a, b: ((a - b) ** 2).mean(), [(3, 4), (3, 4)]),
-    "mse, broadcast": (tg.mse, lambda a, b: ((a - b) ** 2).mean(), [(3, 1), (4,)]),
+    "mse, a number": (tg.mse, lambda a, b: ((a - b) ** 2).mean(), [(3, 4), ()]),
     "gaussian_kl": (
         tg.gaussian_kl, lambda mean, log_var: 0.5 * (mean**2 + tg.exp(log_var) - 1.0 - log_var),
         [(3, 2), (3, 2)]),
@@ -125,7 +125,15 @@ def test_activation_and_bias_are_one_operation(name):
 
 def test_mse_is_one_number_over_all_elements():
     x = tg.tensor(np.zeros((2, 3)), requires_grad=True)
-    loss = tg.mse(x, np.ones(3))
+    loss = tg.mse(x, np.ones((2, 3)))
     loss.backward()
     assert loss.shape == () and loss.item() == 1.0
     np.testing.assert_allclose(x.grad.data, np.full((2, 3), -2.0 / 6.0), rtol=1e-15)
+
+
+def test_mse_and_cross_entropy_do_not_pair_what_does_not_belong_together():
+    with pytest.raises(ValueError, match=r"mse: shapes \(5, 1\) and \(5,\) differ"):
+        tg.mse(np.zeros((5, 1)), np.zeros(5))
+    with pytest.raises(ValueError, match=r"labels of shape \(5, 1\) for logits of shape \(5, 3\)"):
+        tg.softmax_cross_entropy(np.zeros((5, 3)), np.zeros((5, 1), int))
+    assert tg.softmax_cross_entropy(np.zeros((5, 3)), np.zeros((2, 5), int)).shape == (2, 5)

@@ -78,7 +78,9 @@ class Whole(nn.Module):
         self.table = {"weight": tg.tensor(1.0, requires_grad=True)}
 
 
-PARAMETERS = ["last.weight", "parts.0.weight", "parts.1.0.weight", "parts.1.1.weight", "own"]
+PARAMETERS = [
+    "last.weight", "parts.0.weight", "parts.1.0.weight", "parts.1.1.weight", "own", "table.weight",
+]  # fmt: skip
 
 
 def state_of(module):

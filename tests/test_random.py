@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import zlib
 
 import numpy as np
 import pytest
@@ -384,6 +385,12 @@ def test_repr_restores_the_generator():
     g = Generator(7, 9)
     assert repr(g) == "Generator(seed=7, draws=9)"
     assert eval(repr(g)).state == g.state
+
+
+def test_a_word_names_a_child():
+    rng = Generator(3)
+    assert rng.child("weights").state == rng.child(zlib.crc32(b"weights")).state
+    assert rng.child("a").state != rng.child("b").state
 
 
 def test_children_differ_and_leave_the_parent_alone():

@@ -157,7 +157,8 @@ def test_kill_9_and_resume(moment, tmp_path):
     (meta_a, a), (meta_b, b) = (checkpoint.read(d / CHECKPOINT) for d in (whole, killed))
     assert meta_a == meta_b
     assert_same(a, b)
-    assert (whole / "samples.png").read_bytes() == (killed / "samples.png").read_bytes()
+    for picture in whole.glob("*.png"):
+        assert picture.read_bytes() == (killed / picture.name).read_bytes()
 
 
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
@@ -314,7 +315,7 @@ def test_every_pass_takes_each_row_once_in_a_new_order():
 
 def test_the_order_is_the_streams_own():
     """Epoch e is draw e of the first child of the run's seed, whatever came before."""
-    order = Generator(5).child(1)
+    order = Generator(5).child("order")
     order.state = order.state[0], 2
     expected = order.permutation(12)
     seen = recorded_batches(12, 4, 9, seed=5)
@@ -367,6 +368,59 @@ def test_the_averaged_parameters_are_what_remains(tmp_path):
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         Settings().changed(**changes)
+
+
+def test_several_updates_in_a_step_share_its_learning_rate():
+    """The schedule goes by steps, also for a discriminator that is updated k times in each."""
+    model = make("gan")
+    rates = {}
+    optimizer = model.optimizer
+
+    def recorded(parameters, lr):
+        seen = rates.setdefault(len(rates), [])
+        return optimizer(parameters, lambda n: seen.append(lr(n)) or seen[-1])
+
+    model.optimizer = recorded
+    model.fit(X, steps=5, batch=16, warmup=2)
+    discriminator, generator = rates.values()
+    assert discriminator == [rate for rate in generator for _ in range(2)]
+    assert generator[0] > 0 and generator[-1] > 0
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    make("vae").fit(X, steps=2, folder=tmp_path)
+    content = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(FileExistsError, match="resume"):
+        make("vae").fit(X, steps=2, folder=tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == content
+
+
+def test_parameters_that_an_update_spoiled_are_not_saved(tmp_path):
+    """The loss and its gradient are finite; the step is not."""
+    with pytest.raises(NonFiniteError, match=r"step 1: the update made .*weight .*lower the"):
+        make("ae").fit(X, steps=1, lr=1e40, warmup=0, folder=tmp_path)
+    assert checkpoint.read(tmp_path / CHECKPOINT)[0]["step"] == 0
+    with pytest.raises(NonFiniteError):
+        make("ae").fit(X, steps=1, lr=1e40, warmup=0)
+
+
+def with_dropout():
+    model = make("ae")
+    layers = model.encoder.layers
+    layers.insert(1, tg.nn.Dropout(0.5, rng=Generator(3)))
+    return model
+
+
+def test_dropout_resumes_and_is_off_while_codes_are_measured(tmp_path):
+    whole, saved, resumed = with_dropout(), with_dropout(), with_dropout()
+    history = whole.fit(X, steps=6, batch=16)
+    stop_at(saved, 4)
+    with pytest.raises(Interrupted):
+        saved.fit(X, steps=6, batch=16, folder=tmp_path, checkpoint_seconds=0.0)
+    assert resumed.fit(X, steps=6, batch=16, folder=tmp_path, resume=True) == history
+    assert_same(parameters(whole), parameters(resumed))
+    codes = whole.encode(X)  # in evaluation, as they were measured
+    np.testing.assert_allclose(whole.code_mean.data, codes.mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_zero_steps_leave_the_model_as_it_was():

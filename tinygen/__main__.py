@@ -19,7 +19,7 @@ import numpy as np
 import tinygen
 from tinygen import checkpoint, data, pictures
 from tinygen.autodiff import graph_dot, graph_text
-from tinygen.errors import unknown
+from tinygen.errors import unknown, whole
 from tinygen.evaluation import evaluate
 from tinygen.models import MODELS, Model, load
 from tinygen.random import Generator
@@ -91,19 +91,24 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
 
 def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
     """What a run was started with; ValueError if the command line now asks for something else."""
-    meta, _ = checkpoint.read(folder / CHECKPOINT)
-    recorded = {**meta["run"], "settings": Settings(**meta["settings"])}
-    was = asdict(recorded["settings"]) | {"data": recorded["data"]} | recorded["options"]
-    now = chosen["given"] | chosen["options"]
+    try:
+        meta, _ = checkpoint.read(folder / CHECKPOINT)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}: leave --resume out to start the run") from None
+    if not {"run", "settings"} <= meta.keys():
+        raise ValueError(f"{folder} was not started from the command line: resume it in Python")
     if meta["model"] != MODELS[chosen["model"]].__name__:
         raise ValueError(f"{folder} holds a {meta['model']}; resume it under its own name")
-    for name, value in now.items():
-        if was.get(name) != value:
-            raise ValueError(
-                f"{folder} was started with {name} = {was.get(name)!r}, not {value!r}; "
-                "leave the option out to resume, or start a new run in another folder"
-            )
-    return recorded
+    was = meta["settings"] | {"data": meta["run"]["data"]}
+    options = json.loads(json.dumps(chosen["options"]))
+    for now, then in ((chosen["given"], was), (options, meta["config"])):
+        for name, value in now.items():
+            if then.get(name) != value:
+                raise ValueError(
+                    f"{folder} was started with {name} = {then.get(name)!r}, not {value!r}; "
+                    "leave the option out to resume, or start a new run in another folder"
+                )
+    return {**meta["run"], "settings": Settings(**meta["settings"])}
 
 
 def _options(model: str, pairs: list[str]) -> dict[str, Any]:
@@ -139,6 +144,9 @@ def _make(name: str, dataset: data.Dataset, options: dict[str, Any], seed: int) 
 
 
 def _new_folder(folder: Path) -> None:
+    if folder.is_dir():
+        for leftover in folder.glob(".*.tmp"):  # of a run that was killed as it began
+            leftover.unlink()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
             f"{folder} exists already and is not an empty folder; "
@@ -156,7 +164,7 @@ def sample(args: argparse.Namespace) -> None:
     samples = model.sample(args.n, rng=Generator(args.seed))
     out = Path(args.out) if args.out else path.parent / f"samples-{args.seed}.png"
     if out.suffix == ".npy":
-        with open(out, "wb") as file:
+        with checkpoint.replacing(out) as temporary, open(temporary, "wb") as file:
             np.save(file, samples)
     elif out.suffix == ".png":
         _require_plots(args)
@@ -197,7 +205,7 @@ def explain(args: argparse.Namespace) -> None:
         raise unknown("model", args.model, MODELS)
     dataset = data.load(args.data, args.data_dir)
     model = _make(args.model, dataset, _options(args.model, args.set or []), 0)
-    batch = model.prepare(dataset.x)[: args.batch]
+    batch = model.prepare(dataset.x)[: whole("--batch", args.batch)]
     for name, p in model.named_parameters().items():
         p.name = name
     for objective in {o.name: o for o in model.objectives()}.values():
@@ -216,9 +224,9 @@ def explain(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """Print what is installed and known, or what a run holds."""
     if args.run:
-        meta, arrays = checkpoint.read(_checkpoint_of(args.run))
-        size = sum(a.size for k, a in arrays.items() if k.startswith("model/"))
-        print(json.dumps({**meta, "numbers in the model": size}, indent=2))
+        meta, _ = checkpoint.read(_checkpoint_of(args.run))
+        size = sum(p.size for p in load(_checkpoint_of(args.run)).parameters())
+        print(json.dumps({**meta, "parameters": size}, indent=2))
         return
     for name, version in _versions().items():
         print(f"{name:12}{version}")
@@ -271,12 +279,8 @@ def _require_plots(args: argparse.Namespace) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with checkpoint.replacing(path) as temporary:
         temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # -- arguments -----------------------------------------------------------------------------------
@@ -298,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
         return sub
 
-    def data_options(sub: argparse.ArgumentParser, default: str | None = None) -> None:
+    def data_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--data-dir", help="where IDX files are (default: $TINYGEN_DATA, cache)")
 
     sub = command("train", train)
@@ -347,7 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tinygen: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ArithmeticError, IndexError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError, OSError, ArithmeticError, MemoryError) as error:
         if args.debug:
             raise
         print("tinygen: " + " ".join(str(error).split()), file=sys.stderr)

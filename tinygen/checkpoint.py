@@ -7,7 +7,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from tinygen.errors import CheckpointError
 
-__all__ = ["read", "section", "write"]
+__all__ = ["prefixed", "read", "replacing", "section", "write"]
 
 FORMAT = "tinygen-1"
 
@@ -26,7 +27,6 @@ def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) 
     OSError (a full disk, a folder that cannot be written): what was at `path` is still there.
     TypeError: `meta` holds something that JSON cannot.
     """
-    path = Path(path)
     try:
         text = json.dumps({"format": FORMAT, **meta})
     except TypeError as error:
@@ -35,12 +35,22 @@ def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) 
         ) from None
     content = io.BytesIO()  # in memory first: a zip file does not take a full disk well
     np.savez(content, meta=np.array(text), **arrays)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())  # on the disk before the name points to it
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path; the file written there takes the place of `path` if no error comes.
+
+    OSError names `path`, and what was there is still there.
+    """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())  # on the disk before the name points to it
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         kept = "; the file that was there is intact" if path.exists() else ""
@@ -63,7 +73,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, An
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no checkpoint at {path}") from None
     except (ValueError, KeyError, AttributeError, TypeError, EOFError) as error:
-        raise CheckpointError(f"{path} is not a tinygen checkpoint: {error}") from error
+        raise CheckpointError(f"{path} is not a tinygen checkpoint") from error
     except (zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:

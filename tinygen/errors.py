@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["CheckpointError", "NonFiniteError", "unknown"]
+import numpy as np
+
+__all__ = ["CheckpointError", "NonFiniteError", "unknown", "whole"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -15,11 +18,19 @@ class CheckpointError(ValueError):
     """A checkpoint is truncated, foreign, or does not fit the model it is loaded into."""
 
 
+def whole(name: str, value: Any, low: int = 1) -> int:
+    """`value` as an int; ValueError, naming it, unless it is a whole number from `low`."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{name} is a whole number from {low}, not {value!r}")
+    return int(value)
+
+
 def unknown(what: str, name: object, options: Iterable[str]) -> ValueError:
     """A ValueError for an unknown `name`, which suggests the nearest of `options` and lists them."""
     import difflib  # only on the way to an error
 
     known = sorted(options)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    lower = {option.lower(): option for option in known}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    hint = f"; did you mean {lower[near[0]]!r}?" if near else ";"
     return ValueError(f"unknown {what} {name!r}{hint} known: {', '.join(known)}")

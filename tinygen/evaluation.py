@@ -13,7 +13,7 @@ from tinygen.random import Generator
 
 __all__ = ["evaluate"]
 
-ROWS = 2000  # at most so many rows enter a measure: it is to take seconds
+ROWS = 2000  # at most so many held-out rows enter a measure: it is to take seconds
 BATCH = 500
 
 
@@ -25,11 +25,12 @@ def evaluate(
     held_out: each term of the training losses on held-out rows (nats or squared units, as the
         model's `loss` says), and the `score_samples` mean where the model has one.
     samples: the sliced 2-Wasserstein distance of the samples to held-out data, and their mean
-        distance to the nearest training row (small means memorised). Under `floor` the same for
-        as many real rows: what a perfect model would reach.
+        distance to the nearest training row (smaller than the floor: memorised). Under `floor` the
+        same of as many real rows, from the training and the held-out data: what a perfect model
+        would reach.
     """
-    rng = Generator(seed)
-    test, train = model.check(data.test)[:ROWS], model.check(data.x)[:ROWS]
+    rng = Generator(seed).child("evaluation")
+    test, train = model.check(data.test)[:ROWS], model.check(data.x)
     held_out: dict[str, float] = {}
     for start in range(0, len(test), BATCH):
         batch = test[start : start + BATCH]
@@ -48,6 +49,6 @@ def evaluate(
         },
         "floor": {
             "sliced_wasserstein": sliced_wasserstein(real, test, rng.child(0)),
-            "nearest_training_row": nearest_distance(test, train),
+            "nearest_training_row": nearest_distance(test[: len(samples)], train),
         },
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tinygen.checkpoint import replacing
 from tinygen.training import History
 
 __all__ = ["available", "image_grid", "image_pairs", "loss_curve", "scatter"]
@@ -53,26 +53,33 @@ def image_pairs(
 ) -> None:
     """A grid in which each row of images `above` stands over the row of those `below`.
 
-    Both are (n, h · w); what does not fill a row of `columns` is left out.
+    Both are (n, h · w), n ≥ 1; rows have `columns` images, the last is filled up with blanks.
     """
-    n = len(above) // columns * columns
-    rows = [np.reshape(x[:n], (-1, columns, above.shape[1])) for x in (above, below)]
-    image_grid(path, np.stack(rows, 1).reshape(2 * n, -1), shape, columns)
+    columns = min(columns, len(above))
+    n = -(-len(above) // columns) * columns
+    filled = np.zeros((2, n, above.shape[1]), np.float32)
+    filled[0, : len(above)], filled[1, : len(below)] = above, below
+    rows = filled.reshape(2, -1, columns, above.shape[1]).swapaxes(0, 1)
+    image_grid(path, rows.reshape(2 * n, -1), shape, columns)
 
 
 def scatter(path: str | Path, data: Array, samples: Array) -> None:
-    """The first two columns of data and samples beside each other, in the same frame."""
+    """The first two columns of data and samples beside each other, in the frame of the data.
+
+    Above the samples stands how many of them lie outside it.
+    """
     figure = _figure((10, 5))
-    low, high = data[:, :2].min(0), data[:, :2].max(0)
-    margin = 0.15 * (high - low) + 1e-9
-    for i, (title, points) in enumerate((("data", data), ("samples", samples))):
-        axes = figure.add_subplot(1, 2, i + 1, title=f"{title} ({len(points)})")
-        second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
-        axes.scatter(points[:, 0], second, s=3, alpha=0.4, linewidths=0)
-        axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
-        if points.shape[1] > 1:
-            axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
-            axes.set_aspect("equal", "datalim")
+    flat = [np.column_stack([x[:, :2], np.zeros((len(x), 2))])[:, :2] for x in (data, samples)]
+    low, high = flat[0].min(0), flat[0].max(0)
+    margin = 0.15 * (high - low).max() + 1e-9
+    low, high = low - margin, high + margin
+    outside = int(((flat[1] < low) | (flat[1] > high)).any(1).sum())
+    titles = (f"data ({len(data)})", f"samples ({len(samples)}, {outside} outside)")
+    for i, (title, points) in enumerate(zip(titles, flat, strict=True)):
+        axes = figure.add_subplot(1, 2, i + 1, title=title)
+        axes.scatter(points[:, 0], points[:, 1], s=3, alpha=0.4, linewidths=0)
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        axes.set_aspect("equal", "box")
     _save(figure, path)
 
 
@@ -103,11 +110,5 @@ def _figure(size: tuple[float, float]) -> Any:
 
 
 def _save(figure: Any, path: str | Path) -> None:
-    """Write whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

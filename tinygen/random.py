@@ -3,7 +3,7 @@
 Word k of a draw is lane ``k % 4`` of the Philox block ``k // 4`` whose key is the generator's seed
 and whose counter is (block, draw). So a number depends on the seed, the draw and its place in the
 array and on nothing else: row i is the same whoever computes it, and however many rows there are.
-This NumPy form is the reference that the C++ and CUDA kernels are held to.
+This NumPy form is the definition: any other form of the stream is held to it.
 
 References:
     Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import operator
+import zlib
 from collections.abc import Callable
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -93,8 +94,13 @@ class Generator:
             raise ValueError(f"state must be (seed, draws), got {state!r}") from None
         self._seed, self._draws = _uint64("seed", seed), _uint64("draws", draws)
 
-    def child(self, index: SupportsIndex) -> Generator:
-        """An independent generator for each index in [0, 2**64). Does not advance this one."""
+    def child(self, index: SupportsIndex | str) -> Generator:
+        """An independent generator for each index in [0, 2**64). Does not advance this one.
+
+        A word stands for the CRC-32 of its UTF-8 form: ``rng.child("weights")``.
+        """
+        if isinstance(index, str):
+            index = zlib.crc32(index.encode())
         words = philox4x32(self._seed, _CHILD_DRAW, _uint64("index", index))[0]
         return Generator(int(words[0]) | int(words[1]) << 32)
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +27,7 @@ from tinygen import checkpoint
 from tinygen.autodiff.backward import gradients
 from tinygen.autodiff.modes import detect_anomaly
 from tinygen.autodiff.tensor import Tensor
-from tinygen.errors import CheckpointError, NonFiniteError, unknown
+from tinygen.errors import CheckpointError, NonFiniteError, unknown, whole
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
 from tinygen.random import Generator
 
@@ -55,17 +56,16 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # Stored as Python's own numbers, which a checkpoint can describe.
         for name, low in (("steps", 0), ("batch", 1), ("warmup", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
-                raise ValueError(f"{name} is a whole number from {low}, not {value!r}")
-            object.__setattr__(self, name, int(value))  # a checkpoint describes Python's numbers
-        for name in ("lr", "clip"):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
-                raise ValueError(f"{name} is a number above 0, not {value!r}")
-        if not (isinstance(self.ema, (int, float)) and 0 <= self.ema < 1):
-            raise ValueError(f"ema is a decay in [0, 1), not {self.ema!r}")
+            object.__setattr__(self, name, whole(name, getattr(self, name), low))
+        for name in ("lr", "clip", "ema"):
+            value: Any = getattr(self, name)
+            good = 0 <= value < 1 if name == "ema" else 0 < value < float("inf")
+            if not good:
+                what = "a decay in [0, 1)" if name == "ema" else "a number above 0"
+                raise ValueError(f"{name} is {what}, not {value!r}")
+            object.__setattr__(self, name, float(value))
 
     def changed(self, **changes: Any) -> Settings:
         """These settings with some changed; ValueError for an unknown name or a bad value."""
@@ -94,8 +94,9 @@ class Trainable(Protocol):
     def named_parameters(self) -> dict[str, Tensor]: ...
     def state_dict(self) -> dict[str, Array]: ...
     def load_state_dict(self, state: dict[str, Array]) -> None: ...
-    def train(self, training: bool = True) -> None: ...
-    def eval(self) -> None: ...
+    def generators(self) -> list[Generator]: ...
+    def train(self) -> Any: ...
+    def eval(self) -> Any: ...
     def finish(self, x: Array) -> None: ...
 
 
@@ -104,9 +105,10 @@ History = dict[str, list[float]]
 
 
 class Stopped(Exception):
-    """The run was asked to stop (Ctrl-C) and has saved where it was."""
+    """The run was asked to stop (Ctrl-C); if it has a folder, it has saved where it was."""
 
 
+@np.errstate(all="ignore")  # warnings would only repeat what the checks say with a name
 def train(
     model: Trainable,
     x: Array,
@@ -120,18 +122,22 @@ def train(
 ) -> History:
     """Train `model` on the rows of `x` (n, d) and return the history of its losses.
 
-    With a `folder`, `checkpoint.npz` in it is renewed every `checkpoint_seconds` and at the end,
+    With a `folder`, which exists, `checkpoint.npz` in it is renewed every `checkpoint_seconds` and
+    at the end,
     and `resume` continues from it. `meta` is stored in it for whoever loads the model. The model
     ends with the averaged parameters if the settings ask for an average.
     NonFiniteError: a loss or gradient became NaN or infinite; the message names the step and the
     operation, the last checkpoint is from before. Stopped: on Ctrl-C, after a checkpoint.
     CheckpointError: the checkpoint does not belong to this model, these settings or this data.
+    FileExistsError: the folder holds a run, and `resume` was not asked for.
     """
     path = None if folder is None else Path(folder) / CHECKPOINT
     run = _Run(model, x, settings, path, meta or {})
     if resume:
         run.restore()
     elif run.path is not None:
+        if run.path.exists():
+            raise FileExistsError(f"{run.path} exists: resume that run, or choose another folder")
         run.save()  # from the start there is something to resume from
     model.train()
     progress = _progress(settings.steps, run.step) if show_progress else None
@@ -142,20 +148,28 @@ def train(
             if progress:
                 progress(run.step, run.history)
             if run.path is not None and time.monotonic() - saved >= checkpoint_seconds:
+                run.check_parameters()
                 run.save()
+                model.train()
                 saved = time.monotonic()
     if progress:
         progress(run.step, run.history, last=True)
+    run.check_parameters()
     if run.path is not None:
         run.save()
+    model.eval()
     if asked_to_stop:
         raise Stopped(f"stopped after step {run.step} of {settings.steps}")
-    model.eval()
     if run.ema is not None:
         for name, p in run.ema.parameters.items():
             p.data[...] = run.ema.average[name]
     model.finish(x)
     return run.history
+
+
+def _every(schedule: Callable[[int], float], times: int) -> Callable[[int], float]:
+    """A schedule by the step, for an optimiser that updates `times` times in each."""
+    return lambda updates: schedule(updates // times)
 
 
 class _Run:
@@ -174,11 +188,15 @@ class _Run:
             p.name = name  # for graph drawings and error messages
         self.objectives = model.objectives()
         schedule = warmup(cosine(settings.lr, max(settings.steps, 1)), settings.warmup)
-        self.optimizers = {o.name: model.optimizer(o.parameters, schedule) for o in self.objectives}
+        times = Counter(o.name for o in self.objectives)  # of an objective in one step
+        self.optimizers = {
+            o.name: model.optimizer(o.parameters, _every(schedule, times[o.name]))
+            for o in {o.name: o for o in self.objectives}.values()
+        }
         self.ema = EMA(model.named_parameters(), settings.ema) if settings.ema else None
-        streams = Generator(settings.seed)
-        self.order = streams.child(1)
-        self.rng = streams.child(2)
+        self.order = Generator(settings.seed).child("order")
+        self.rng = Generator(settings.seed).child("noise")
+        self._data_sum = zlib.crc32(np.ascontiguousarray(x))  # type: ignore[arg-type]
         self.step = 0
         self.batches = 0  # drawn so far
         self.history: History = {}
@@ -188,13 +206,15 @@ class _Run:
         """One step: each objective in turn takes a batch and updates its parameters."""
         for objective in self.objectives:
             batch = self._next_batch()
-            before = self.rng.state
+            random = [self.rng, *self.model.generators()]
+            before = [g.state for g in random]
             terms = objective.loss(batch, self.rng)
             loss = next(iter(terms.values()))
             self._backward(objective, loss)
             norm = clip_global_norm(objective.parameters.values(), self.settings.clip)
             if not (isfinite(loss.item()) and isfinite(norm)):
-                self.rng.state = before
+                for generator, state in zip(random, before, strict=True):
+                    generator.state = state
                 self._explain(objective, batch)
             self.optimizers[objective.name].step()
             for name, value in terms.items():
@@ -222,25 +242,37 @@ class _Run:
     def _explain(self, objective: Objective, batch: Array) -> None:
         """The same computation once more, watched, to name the operation that failed."""
         step = f"step {self.step + 1}, objective {objective.name}"
-        kept = f"; {self.path} holds the state before" if self.path else ""
         try:
             with detect_anomaly():
                 self._backward(objective, next(iter(objective.loss(batch, self.rng).values())))
         except NonFiniteError as error:
-            raise NonFiniteError(f"{step}: {error}{kept}") from None
-        raise NonFiniteError(f"{step}: the norm of the gradient is not finite{kept}")
+            raise NonFiniteError(f"{step}: {error}{self._kept()}") from None
+        raise NonFiniteError(f"{step}: the norm of the gradient is not finite{self._kept()}")
+
+    def check_parameters(self) -> None:
+        """NonFiniteError if the last update spoiled a parameter; before that is saved."""
+        for name, p in self.model.named_parameters().items():
+            if not np.isfinite(p.data).all():
+                raise NonFiniteError(
+                    f"step {self.step}: the update made {name} infinite or NaN; lower the "
+                    f"learning rate{self._kept()}"
+                )
+
+    def _kept(self) -> str:
+        return f"; {self.path} holds an earlier state" if self.path else ""
 
     # -- checkpoints -----------------------------------------------------------------------------
     def _identity(self) -> dict[str, Any]:
         """What must be equal between a checkpoint and the run that resumes from it."""
         return {
             "settings": asdict(self.settings),
-            "data": [list(self.x.shape), zlib.crc32(np.ascontiguousarray(self.x).tobytes())],
+            "data": [list(self.x.shape), self._data_sum],
         }
 
     def save(self) -> None:
         """Write the whole state: a run to continue, and a finished model to load."""
         assert self.path is not None
+        self.model.eval()
         with self.ema.applied() if self.ema is not None else nullcontext():
             self.model.finish(self.x)
         arrays = checkpoint.prefixed("model", self.model.state_dict())

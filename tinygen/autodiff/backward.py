@@ -148,8 +148,9 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
             if before is None:
                 if type(parent) is Node:
                     heappush(heap, (-parent.order, parent))
-                elif raw and not _is_fresh(d, g, values, y):
-                    d = d.copy()  # a leaf's gradient is nobody else's array
+                elif raw:  # a leaf's gradient is nobody else's array
+                    if not _is_fresh(d, g, values, y):
+                        d = d.copy()
                     owned.add(parent)
                 table[parent] = d
             elif parent in owned:

@@ -31,6 +31,8 @@ def gradcheck(
     args = [_as_variable(x) for x in inputs]
     weights = _weights(f(*args).shape)
     variables = [a for a in args if isinstance(a, Tensor)]
+    if not variables:
+        raise ValueError("gradcheck needs an input of floating-point numbers")
     with recording():
         y = (f(*args) * weights).sum()
         found = gradients(y, variables) if y.requires_grad else [x * 0 for x in variables]

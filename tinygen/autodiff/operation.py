@@ -13,6 +13,9 @@ that returns the gradient with respect to that input. What a rule leaves to the 
   the rule gets a stand-in that has only `.shape` and `.dtype` (None for another, constant input).
   `y` is kept by the same convention, as an array: a node never holds its output's Tensor.
 
+Arrays that are constants of a graph are kept as they are, not copied: do not change them before the
+backward pass.
+
 Rules use only functions that NumPy and tinygen share, so that under `create_graph=True` the same
 rule, given `tinygen.ops` as its namespace, builds the graph of the derivative.
 """
@@ -42,6 +45,7 @@ REGISTRY: dict[str, Operation] = {}
 """Every operation by name."""
 
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+_ENGINE = tuple(f"{_PACKAGE}{part}{os.sep}" for part in ("autodiff", "ops"))
 _order = count()
 
 
@@ -128,8 +132,10 @@ class Operation:
         variadic: Rule | None,
         common: Rule | None,
         keeps_dtype: bool,
+        module: str,
     ) -> None:
         self.name = name
+        self.module = module
         self._forward = forward
         self.rules = rules
         self.variadic = variadic
@@ -169,8 +175,8 @@ class Operation:
     def settle(self, inputs: Sequence[Any]) -> tuple[list[Any], type, np.dtype[Any]]:
         """Bring mixed inputs to one array type and one dtype, which the strongest inputs decide.
 
-        Floats are stronger than integers; then arrays with axes (rank 2) than Tensors without (1),
-        and those than numbers (0).
+        Floats are stronger than integers; then arrays with axes (rank 2) than lists and than Tensors
+        without axes (1), and those than numbers (0).
         """
         arrays: list[Any] = [
             x if isinstance(x, (bool, int, float, np.generic)) else as_array(x) for x in inputs
@@ -179,9 +185,9 @@ class Operation:
         for i, (x, array) in enumerate(zip(inputs, arrays, strict=True)):
             if self.rules and self.rules[i] is None:
                 ranks.append(-1)  # the condition of `where`: it keeps a dtype of its own
-            elif getattr(array, "ndim", 0):
+            elif getattr(array, "ndim", 0) and not isinstance(x, (list, tuple)):
                 ranks.append(2)
-            else:
+            else:  # a list of numbers is no more decided than a number, but has axes
                 ranks.append(0 if isinstance(x, (float, int, np.generic, np.ndarray)) else 1)
         if max(ranks) <= 0:  # numbers alone
             arrays = [as_array(a) for a in arrays]
@@ -237,6 +243,8 @@ class Operation:
     def watch(self, arrays: list[Any], parents: list[Any], out: Any) -> None:
         """Anomaly mode: raise if this operation made a NaN or infinity, or was given a NaN."""
         m = namespace_of(out)
+        if m.isfinite(out).all():
+            return
         given = [i for i, a in enumerate(arrays) if m.isnan(a).any()]
         if given:
             parent = parents[given[0]]
@@ -259,11 +267,14 @@ def _function(op: Operation) -> Callable[..., Tensor]:
     This is the hot path. Every operation of every model comes through here.
     """
     calls, plans, keeps_dtype = op.calls, op.plans, op.keeps_dtype
+    arity = len(op.rules)
     new_tensor, new_node = Tensor.__new__, Node.__new__
 
     def function(*inputs: Any, **params: Any) -> Tensor:
         # Which inputs need a gradient is a number: 1, then from the last input to the first a bit
         # that is 1 for a constant. It is the key of what to keep, and all ones mean: no gradient.
+        if len(inputs) != arity and op.variadic is None:
+            raise TypeError(f"{op.name} takes {arity} inputs, {len(inputs)} were given")
         plain = False
         if len(inputs) == 2:  # the common cases by hand: two Tensors alike, a Tensor and a number
             a, b = inputs
@@ -334,10 +345,17 @@ def _function(op: Operation) -> Callable[..., Tensor]:
 
 
 def _callers_line() -> str:
+    """The innermost line outside the package; run as a program, the innermost outside the engine."""
     frame: Any = sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+    inside = None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_PACKAGE, "<frozen")):
+            return f"{file}:{frame.f_lineno}"
+        if inside is None and not file.startswith(_ENGINE):
+            inside = f"{file}:{frame.f_lineno}"
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return inside or "an unknown line"
 
 
 def operation(
@@ -367,13 +385,14 @@ def operation(
     Parameters (`axis=...`) are keyword arguments, fixed and not differentiable. See this module's
     text for what a rule may leave to the engine. ValueError: the name is taken.
     """
-    if name in REGISTRY:
+    module = sys._getframe(1).f_globals["__name__"]  # where it is defined
+    if name in REGISTRY and REGISTRY[name].module != module:  # a notebook's cell may run again
         raise ValueError(f"an operation named {name!r} exists already; choose another name")
-    record = Operation(name, forward, rules, variadic, common, keeps_dtype)
+    record = Operation(name, forward, rules, variadic, common, keeps_dtype, module)
     REGISTRY[name] = record
     raw_forms[name] = record.forward
     function = _function(record)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
-    function.__module__ = sys._getframe(1).f_globals["__name__"]  # where it is defined
+    function.__module__ = module
     return function

@@ -59,6 +59,8 @@ class Tensor:
     __slots__ = ("__weakref__", "data", "node")
 
     def __init__(self, data: Any, node: Node | Leaf | None = None) -> None:
+        if not hasattr(data, "dtype"):
+            raise TypeError(f"make a Tensor of a {type(data).__name__} with tg.tensor(...)")
         self.data = data
         self.node = node
 
@@ -108,6 +110,11 @@ class Tensor:
     def grad(self, gradient: Tensor | None) -> None:
         if not isinstance(self.node, Leaf):
             raise ValueError("only a leaf has a gradient; see tg.gradients for those of others")
+        if gradient is not None and (
+            not isinstance(gradient, Tensor) or gradient.shape != self.shape
+        ):
+            what = getattr(gradient, "shape", type(gradient).__name__)
+            raise ValueError(f"the gradient is a Tensor of shape {self.shape}, not {what}")
         self.node.grad = gradient
 
     @property
@@ -170,17 +177,11 @@ class Tensor:
         # `array @ t` and `np.float64(2) * t` arrive here and go to tinygen's own operation.
         function = operators_of_numpy.get(ufunc.__name__)
         if function is None or method != "__call__" or options:
-            raise TypeError(
-                f"np.{ufunc.__name__} does not take a Tensor: call tg.{ufunc.__name__}, "
-                "or pass t.numpy() to leave the graph"
-            )
+            raise _not_for_numpy(ufunc.__name__)
         return function(*inputs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise TypeError(
-            f"np.{function.__name__} does not take a Tensor: call tg.{function.__name__} if there is one, "
-            "or pass t.numpy() to leave the graph"
-        )
+        raise _not_for_numpy(function.__name__)
 
     # -- containers ------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -222,6 +223,14 @@ class Tensor:
     def __itruediv__(self, other: Any) -> Tensor:
         self._refuse_in_place_on_leaf("/")
         return self / other
+
+    def __ipow__(self, other: Any) -> Tensor:
+        self._refuse_in_place_on_leaf("**")
+        return self**other
+
+    def __imatmul__(self, other: Any) -> Tensor:
+        self._refuse_in_place_on_leaf("@")
+        return self @ other
 
     # -- comparisons: Boolean constants ----------------------------------------------------------
     def _compare(self, function: str, other: Any) -> Tensor:
@@ -323,6 +332,16 @@ class Tensor:
         def min(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
         def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
         def squeeze(self, axis: Any = None) -> Tensor: ...
+
+
+def _not_for_numpy(name: str) -> TypeError:
+    import tinygen as tg  # only on the way to an error
+
+    own = {"absolute": "abs", "amax": "max", "amin": "min"}.get(name, name)
+    instead = f"call tg.{own}, or " if own in tg.__all__ else ""
+    return TypeError(
+        f"np.{name} does not take a Tensor: {instead}pass t.numpy() to leave the graph"
+    )
 
 
 def _rebuild(data: Any, leaf: bool, name: str | None, grad: Tensor | None) -> Tensor:

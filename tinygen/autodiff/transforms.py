@@ -7,6 +7,7 @@ operations, and works to any order: grad(grad(f)) is the second derivative.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tinygen.autodiff.backward import ancestors, gradients
@@ -25,16 +26,16 @@ def value_and_grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..
     f returns one number. The gradient is a Tensor for one position, a tuple for several. It is
     itself differentiable if an argument, or a Tensor inside f, is being differentiated.
     """
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    positions = tuple(argnums) if isinstance(argnums, (tuple, list)) else (argnums,)
 
-    def wrapped(*args: Any) -> Any:
-        y, inputs = _trace(f, args, positions)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        y, inputs = _trace(partial(f, **kwargs), args, positions)
         if y.size != 1:
             raise ValueError(
                 f"grad needs a function that returns one number, this returns {y.shape}"
             )
         found = _pull(y, inputs, None, _nested(y, inputs))
-        return _outer(y, inputs), found[0] if isinstance(argnums, int) else tuple(found)
+        return _outer(y, inputs), tuple(found) if isinstance(argnums, (tuple, list)) else found[0]
 
     return wrapped
 
@@ -42,7 +43,7 @@ def value_and_grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..
 def grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
     """The function (*args) -> gradient of f at args; see `value_and_grad`."""
     both = value_and_grad(f, argnums)
-    return lambda *args: both(*args)[1]
+    return lambda *args, **kwargs: both(*args, **kwargs)[1]
 
 
 def vjp(f: Function, *primals: Any) -> tuple[Tensor, Callable[[Any], tuple[Tensor, ...]]]:

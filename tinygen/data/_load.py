@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from tinygen.data._dataset import Dataset
 from tinygen.data.files import READERS, load_file
 from tinygen.data.images import SOURCES, load_digits, load_idx
 from tinygen.data.toys import TOYS, load_toy
+from tinygen.errors import unknown
 
 
 def names() -> tuple[str, ...]:
@@ -45,9 +45,4 @@ def load(
         return load_toy(name, n, seed)
     if Path(name).suffix.lower() in READERS:
         return load_file(name)
-    near = difflib.get_close_matches(name.lower(), names(), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ValueError(
-        f"unknown data set {name!r}{hint} "
-        f"Known are {', '.join(names())}, and the path of a .npy, .npz or .csv file."
-    )
+    raise unknown("data set", name, (*names(), "the path of a .npy, .npz or .csv file"))

@@ -81,7 +81,7 @@ def load_toy(name: str, n: int, seed: int) -> Dataset:
     """
     if n < 2:
         raise ValueError(f"data set {name!r} needs n >= 2 training rows, got n = {n}")
-    points, labels = TOYS[name](n + max(1, n // 5), Generator(seed))
+    points, labels = TOYS[name](n + max(1, n // 5), Generator(seed).child("data"))
     x = points.astype(np.float32)
     if labels is None:
         return Dataset(name, x[:n], x[n:])

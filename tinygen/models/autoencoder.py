@@ -48,7 +48,7 @@ class Autoencoder(Model):
         seed: int = 0,
     ) -> None:
         super().__init__(features, bounded)
-        rng = Generator(seed)
+        rng = Generator(seed).child("weights")
         sizes = [features, *hidden, latent]
         self.encoder = MLP(sizes, activation, final=self.final, rng=rng)
         self.decoder = MLP(sizes[::-1], activation, final="sigmoid" if bounded else None, rng=rng)
@@ -62,7 +62,8 @@ class Autoencoder(Model):
 
     def finish(self, x: Array) -> None:
         """Fit the normal distribution of the codes."""
-        codes = self.encode(x).astype(np.float64)
+        blocks = [self.encode(x[i : i + 4096]) for i in range(0, len(x), 4096)]
+        codes = np.concatenate(blocks).astype(np.float64)
         self.code_mean.data[...] = codes.mean(axis=0)
         covariance = np.atleast_2d(np.cov(codes.T, bias=True))
         values, vectors = np.linalg.eigh(covariance)  # a factor also where it is singular
@@ -99,7 +100,7 @@ def mask(x: Array, amount: float, rng: Generator) -> Array:
     return x * rng.bernoulli(1.0 - amount, x.shape)
 
 
-def add_noise(x: Array, amount: float, rng: Generator) -> Array:
+def add_gaussian(x: Array, amount: float, rng: Generator) -> Array:
     """Normal noise of standard deviation `amount` added."""
     return x + rng.normal(x.shape, 0.0, amount)
 
@@ -114,7 +115,7 @@ Corruption = Callable[[Array, float, Generator], Array]
 
 CORRUPTIONS: dict[str, Corruption] = {
     "masking": mask,
-    "gaussian": add_noise,
+    "gaussian": add_gaussian,
     "salt-and-pepper": salt_and_pepper,
 }
 """Corruptions by name: functions of (x, amount, rng)."""

@@ -16,7 +16,7 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor
-from tinygen.errors import unknown
+from tinygen.errors import unknown, whole
 from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import Linear, Module, TimeEmbedding
 from tinygen.random import Generator, default_generator
@@ -70,22 +70,17 @@ def linear_schedule(steps: int) -> NoiseSchedule:
 
     Scaled with T, so that x_T is close to pure noise for any T; T ≤ 20 gives β ≥ 1, an error.
     """
-    _check_steps(steps)
+    whole("the number of diffusion steps T", steps)
     falling = np.linspace(20.0 / steps, 0.1 / steps, steps)  # so that T = 1 has the larger end
     return NoiseSchedule(falling[::-1])
 
 
 def cosine_schedule(steps: int) -> NoiseSchedule:
     """abar_t ∝ cos²((t/T + s) / (1 + s) · π/2), s = 0.008, β ≤ 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
-    _check_steps(steps)
+    whole("the number of diffusion steps T", steps)
     t = np.arange(steps + 1) / steps
     abar = np.cos((t + 0.008) / 1.008 * pi / 2) ** 2
     return NoiseSchedule(np.minimum(1 - abar[1:] / abar[:-1], 0.999))
-
-
-def _check_steps(steps: Any) -> None:
-    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"the number of diffusion steps T is a whole number from 1, not {steps!r}")
 
 
 SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
@@ -95,10 +90,15 @@ SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
 
 
 def add_noise(x0: Array, noise: Array, abar: Any) -> Array:
-    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) ε, with abar_t a number or one for each row."""
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) ε (eq. 4), with abar_t a number or one for each row."""
+    a, s = _levels(abar, x0.dtype)
+    return a * x0 + s * noise
+
+
+def _levels(abar: Any, dtype: Any) -> tuple[Array, Array]:
+    """sqrt(abar) and sqrt(1 - abar) as columns (n, 1): the levels of signal and noise."""
     abar = np.asarray(abar, np.float64)[..., None]
-    signal, scale = np.sqrt(abar).astype(x0.dtype), np.sqrt(1 - abar).astype(x0.dtype)
-    return signal * x0 + scale * noise
+    return np.sqrt(abar).astype(dtype), np.sqrt(1 - abar).astype(dtype)
 
 
 # -- what the network predicts -------------------------------------------------------------------
@@ -159,7 +159,8 @@ class DDPM(Model):
 
     steps: T. schedule: 'linear', 'cosine', or a NoiseSchedule, which has a T of its own.
     predict: what the network puts out: 'noise' (ε, as printed), 'data' (x_0), 'velocity' (Salimans
-        & Ho 2022), or a pair of functions like those of TARGETS.
+        & Ho 2022), or a pair of functions like those of TARGETS. With 'noise' take the linear
+        schedule: at the cosine's last steps abar is so small that errors in ε grow 30-fold.
     variance: of the reverse step, 'large' or 'small' (see NoiseSchedule.variance).
     Bounded data are mapped to [-1, 1], and the estimate of x_0 is clipped to that in sampling.
     """
@@ -186,7 +187,8 @@ class DDPM(Model):
         self.schedule = make if isinstance(make, NoiseSchedule) else make(steps)
         choose("prediction", predict, TARGETS)  # ValueError if there is none
         self.predict, self.variance = predict, variance
-        self.network = Denoiser(features, width, blocks, rng=Generator(seed))
+        width, blocks = whole("width", width), whole("blocks", blocks)
+        self.network = Denoiser(features, width, blocks, rng=Generator(seed).child("weights"))
 
     def normalise(self, x: Any) -> Any:
         """Bounded data to [-1, 1], others to mean 0 and standard deviation 1."""
@@ -206,14 +208,13 @@ class DDPM(Model):
         t = rng.integers(1, self.schedule.steps + 1, len(x))
         noise = rng.normal(x.shape)
         abar = self.schedule.abar[t]
-        a, s = (np.sqrt(v)[:, None].astype(np.float32) for v in (abar, 1 - abar))
-        target = choose("prediction", self.predict, TARGETS)[0](x, noise, a, s)
+        target = choose("prediction", self.predict, TARGETS)[0](x, noise, *_levels(abar, x.dtype))
         return {"loss": ops.mse(self.network(add_noise(x, noise, abar), t), target)}
 
     def predict_x0(self, xt: Array, t: int) -> Array:
         """The network's estimate of x_0 from x_t (n, features), in normalised units, clipped if bounded."""
         abar = self.schedule.abar[t]
-        out = self.network(xt, np.full(len(xt), t)).data
+        out = self.network(xt, np.array([t])).data  # one time for all rows
         x0 = choose("prediction", self.predict, TARGETS)[1](
             xt, out, float(np.sqrt(abar)), float(np.sqrt(1 - abar))
         )

@@ -10,6 +10,7 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor
+from tinygen.errors import whole
 from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import MLP
 from tinygen.optim import Adam, Optimizer
@@ -42,9 +43,8 @@ GENERATOR_LOSSES: dict[str, GeneratorLoss] = {
 class GAN(Model):
     """A generator G(z), z ~ N(0, I), against a discriminator D in logits.
 
-    loss: the generator's, 'non-saturating', 'minimax' or a function of D's logits on G(z);
-    discriminator_steps: k of algorithm 1,
-    each with a batch and a z of its own.
+    loss: the generator's, 'non-saturating', 'minimax' or a function of D's logits on G(z).
+    discriminator_steps: k of algorithm 1, each step with a batch and a z of its own.
     """
 
     defaults: ClassVar[Settings] = Settings(steps=8000, lr=5e-4, clip=10.0, ema=0.999)
@@ -62,12 +62,10 @@ class GAN(Model):
         seed: int = 0,
     ) -> None:
         super().__init__(features, bounded)
-        if discriminator_steps < 1:
-            raise ValueError(f"discriminator_steps is at least 1, not {discriminator_steps}")
-        self.latent = latent
+        self.latent = whole("latent", latent)
         self.generator_loss = choose("loss", loss, GENERATOR_LOSSES)
-        self.discriminator_steps = discriminator_steps
-        rng = Generator(seed)
+        self.discriminator_steps = whole("discriminator_steps", discriminator_steps)
+        rng = Generator(seed).child("weights")
         final = "sigmoid" if bounded else None
         self.generator = MLP([latent, *hidden, features], activation, final=final, rng=rng)
         self.discriminator = MLP([features, *hidden, 1], activation, rng=rng)

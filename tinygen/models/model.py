@@ -5,17 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tinygen import checkpoint
 from tinygen.autodiff.tensor import Tensor, as_array, tensor
-from tinygen.errors import CheckpointError, unknown
+from tinygen.errors import CheckpointError, unknown, whole
 from tinygen.nn import Module
 from tinygen.optim import Adam, Optimizer
 from tinygen.random import Generator
 from tinygen.training import History, Objective, Settings, train
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Model"]
 
@@ -31,6 +34,7 @@ class Model(Module):
     """
 
     defaults: ClassVar[Settings] = Settings()
+    unbounded: ClassVar[str] = "bounded=False"  # how to ask for data of any range
     config: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -41,9 +45,7 @@ class Model(Module):
         return model
 
     def __init__(self, features: int, bounded: bool) -> None:
-        if not isinstance(features, (int, np.integer)) or features < 1:
-            raise ValueError(f"features is a whole number from 1, not {features!r}")
-        self.features = int(features)
+        self.features = whole("features", features)
         self.bounded = bounded
         if not bounded:
             self.shift = tensor(np.zeros(features, np.float32))
@@ -102,7 +104,7 @@ class Model(Module):
         if self.bounded and not (x.min() >= 0 and x.max() <= 1):
             raise ValueError(
                 f"data from {x.min():g} to {x.max():g}; a bounded model takes [0, 1]: "
-                "rescale them, or make the model with bounded=False"
+                f"rescale them, or make the model with {self.unbounded}"
             )
         return x
 
@@ -132,10 +134,21 @@ class Model(Module):
         return {"model": type(self).__name__, "config": self.config}
 
     @classmethod
-    def from_file(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Model:
+    def load(cls, path: str | Path) -> Self:
+        """The model of this class in a file written by `save` or by training, ready to use.
+
+        FileNotFoundError; CheckpointError: another class, or not such a file.
+        """
+        meta, arrays = checkpoint.read(path)
+        if meta.get("model") != cls.__name__:
+            raise CheckpointError(f"{path} holds a {meta.get('model')}, not a {cls.__name__}")
+        return cls.from_file(meta, arrays)
+
+    @classmethod
+    def from_file(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
         """The model that a checkpoint describes, with averaged parameters where it has them."""
         try:
-            model = cls(**meta["config"])
+            model: Any = cls(**meta["config"])
             model.load_state_dict(checkpoint.section(arrays, "model"))
             average = checkpoint.section(arrays, "ema/average")
             for name, p in model.named_parameters().items():
@@ -158,15 +171,13 @@ def choose(what: str, choice: Any, options: Mapping[str, Any]) -> Any:
     A model with such a part cannot be described in a file, so it cannot be saved. ValueError: an
     unknown name.
     """
-    if not isinstance(choice, str):
-        return choice
-    if choice not in options:
+    if isinstance(choice, str) and choice in options:
+        return options[choice]
+    if choice is None or isinstance(choice, (str, bool, int, float, list, dict)):
         raise unknown(what, choice, options)
-    return options[choice]
+    return choice
 
 
 def count_of(n: Any) -> int:
     """A number of samples; ValueError unless it is a whole number from 1."""
-    if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"a number of samples is a whole number from 1, not {n!r}")
-    return int(n)
+    return whole("a number of samples", n)

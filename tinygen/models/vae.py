@@ -11,6 +11,7 @@ from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.distributions import Bernoulli, Normal
+from tinygen.errors import whole
 from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import MLP
 from tinygen.random import Generator, default_generator
@@ -33,11 +34,13 @@ class VAE(Model):
     """z ~ N(0, I), x ~ p(x given z); trained on the evidence lower bound with a Gaussian q(z given x).
 
     likelihood: 'bernoulli' for data in [0, 1] (greys count as probabilities), 'gaussian' for any,
-        with one learned standard deviation for each feature; or a function of (output, log_std).
+        with one learned standard deviation for each feature; or a function of (output, log_std)
+        that gives a distribution of standardised data.
     beta: weight of the KL term; 1 is the bound itself (Higgins et al. 2017 for others).
     """
 
     defaults: ClassVar[Settings] = Settings(steps=6000)
+    unbounded = "likelihood='gaussian'"
 
     def __init__(
         self,
@@ -54,8 +57,8 @@ class VAE(Model):
             raise ValueError(f"beta is at least 0, not {beta}")
         super().__init__(features, bounded=likelihood == "bernoulli")
         choose("likelihood", likelihood, LIKELIHOODS)  # ValueError if there is none
-        self.latent, self.likelihood, self.beta = latent, likelihood, beta
-        rng = Generator(seed)
+        self.latent, self.likelihood, self.beta = whole("latent", latent), likelihood, beta
+        rng = Generator(seed).child("weights")
         self.encoder = MLP([features, *hidden, 2 * latent], activation, rng=rng)
         self.decoder = MLP([latent, *hidden[::-1], features], activation, rng=rng)
         self.log_std = tensor(np.zeros(features, np.float32), requires_grad=not self.bounded)
@@ -115,6 +118,9 @@ class VAE(Model):
         """The mean of p(x given z) at the mean of q(z given x)."""
         return self.decode(self.encode(x))
 
+    @no_grad()
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
-        """Means of p(x given z) (n, features) for z ~ N(0, I)."""
-        return self.decode((rng or default_generator()).normal((count_of(n), self.latent)))
+        """Draws from p(x given z) (n, features) for z ~ N(0, I); a Bernoulli's mean, as greys."""
+        rng = rng or default_generator()
+        p = self.output(rng.normal((count_of(n), self.latent)))
+        return self.denormalise((p.probs if isinstance(p, Bernoulli) else p.sample(rng)).data)

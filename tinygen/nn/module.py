@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinygen.autodiff.tensor import Tensor
 from tinygen.random import Generator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Module"]
 
@@ -19,7 +22,7 @@ class Module:
     """A part of a model: Tensors, random generators and other modules as plain attributes.
 
     A Tensor that requires a gradient is a parameter, any other Tensor is a buffer (saved, not
-    trained). Paths name them: `decoder.layers.0.weight`. Lists and tuples of modules count.
+    trained). Paths name them: `decoder.layers.0.weight`. Those in lists, tuples, dicts count too.
     """
 
     training: bool = True
@@ -49,14 +52,23 @@ class Module:
         for value in vars(self).values():
             yield from _modules(value)
 
-    def train(self, training: bool = True) -> None:
-        """Switch this module and all below it to training (or to evaluation)."""
+    def generators(self) -> list[Generator]:
+        """The random generators in this module, in order (dropout has one)."""
+        return [value for _, value in self._members() if isinstance(value, Generator)]
+
+    def train(self, training: bool = True) -> Self:
+        """Switch this module and all below it to training (or to evaluation); returns it."""
         for module in self.modules():
             module.training = training
+        return self
 
-    def eval(self) -> None:
-        """Switch to evaluation: dropout does nothing."""
-        self.train(False)
+    def eval(self) -> Self:
+        """Switch to evaluation, in which dropout does nothing; returns the module."""
+        return self.train(False)
+
+    def __repr__(self) -> str:
+        shapes = (f"{n} {list(p.shape)}" for n, p in self.named_parameters().items())
+        return f"{type(self).__name__}({', '.join(shapes)})"
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -103,6 +115,8 @@ def _modules(value: Any) -> Iterator[Module]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _modules(item)
+    elif isinstance(value, dict):
+        yield from _modules(list(value.values()))
 
 
 def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -113,3 +127,6 @@ def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _walk(f"{path}.{i}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _walk(f"{path}.{key}", item)

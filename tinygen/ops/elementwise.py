@@ -237,7 +237,7 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Tensor:
     """
     if low is None and high is None:
         raise ValueError("clip needs low, high or both")
-    low, high = (v if v is None or np.isscalar(v) else as_array(v) for v in (low, high))
+    low, high = (v if v is None or np.isscalar(v) else as_array(v).copy() for v in (low, high))
     return _clip(x, low=low, high=high)
 
 

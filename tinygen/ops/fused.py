@@ -78,13 +78,24 @@ bce_with_logits = operation(
     doc="Binary cross-entropy of targets t in [0, 1] under sigmoid(l), elementwise, in nats.",
 )  # fmt: skip
 
-mse = operation(
+_mse = operation(
     "mse", lambda m, a, b: m.mean(m.square(a - b)),
     lambda m, g, _y, _a, _b: g,
     lambda m, g, _y, _a, _b: -g,
     common=lambda m, g, _y, a, b: (2.0 * g / max((a - b).size, 1)) * (a - b),
-    doc="The mean squared error over all elements of a and b: one number.",
 )  # fmt: skip
+
+
+def mse(a: Any, b: Any) -> Tensor:
+    """The mean squared error over all elements of a and b: one number.
+
+    ValueError: shapes that differ, unless one is a number; broadcasting would average other pairs.
+    """
+    shapes = as_array(a).shape, as_array(b).shape
+    if shapes[0] != shapes[1] and () not in shapes:
+        raise ValueError(f"mse: shapes {shapes[0]} and {shapes[1]} differ")
+    return _mse(a, b)
+
 
 gaussian_kl = operation(
     "gaussian_kl",
@@ -97,10 +108,10 @@ gaussian_kl = operation(
 
 def _standardise_forward(m: Any, x: Any, eps: float) -> Any:
     centred = x - m.mean(x, axis=-1, keepdims=True)
-    return centred / _spread(m, centred, eps)
+    return centred / _deviation(m, centred, eps)
 
 
-def _spread(m: Any, centred: Any, eps: float) -> Any:
+def _deviation(m: Any, centred: Any, eps: float) -> Any:
     return m.sqrt(m.mean(m.square(centred), axis=-1, keepdims=True) + eps)
 
 
@@ -108,7 +119,7 @@ def _standardise_rule(m: Any, g: Any, y: Any, x: Any, eps: float) -> Any:
     """g without its parts along 1 and along y: moving x along those leaves y where it is."""
     centred = x - m.mean(x, axis=-1, keepdims=True)
     along = m.mean(g, axis=-1, keepdims=True) + y * m.mean(g * y, axis=-1, keepdims=True)
-    return (g - along) / _spread(m, centred, eps)
+    return (g - along) / _deviation(m, centred, eps)
 
 
 _standardise = operation("standardise", _standardise_forward, _standardise_rule)
@@ -137,10 +148,13 @@ _cross_entropy = operation(
 def softmax_cross_entropy(logits: Any, labels: Any) -> Tensor:
     """-log softmax(logits)[label] for each row, in nats.
 
-    logits (..., k), labels (...) whole numbers in 0..k-1; ValueError for other labels.
+    logits (..., k), labels (...) whole numbers in 0..k-1, which may have more leading axes;
+    ValueError for other labels.
     """
-    classes = as_array(logits).shape[-1]
+    *rows, classes = as_array(logits).shape
     labels = as_array(labels)
+    if labels.shape[labels.ndim - len(rows) :] != tuple(rows):
+        raise ValueError(f"labels of shape {labels.shape} for logits of shape {(*rows, classes)}")
     if labels.dtype.kind not in "iu":
         raise ValueError(f"labels are whole numbers, not {labels.dtype}")
     if labels.size and not (labels.min() >= 0 and labels.max() < classes):

@@ -7,6 +7,7 @@ Rules receive `axis` as a tuple of numbers ≥ 0.
 from __future__ import annotations
 
 from math import prod as _product
+from operator import index
 from typing import Any
 
 from tinygen.autodiff.operation import operation
@@ -113,7 +114,7 @@ def _axes(what: str, x: Any, axis: Axis) -> tuple[int, ...]:
     ndim = x.ndim if type(x) is Tensor else as_array(x).ndim
     if axis is None:
         return tuple(range(ndim))
-    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    given = tuple(axis) if isinstance(axis, (tuple, list)) else (index(axis),)
     for a in given:
         if not -ndim <= a < ndim:
             raise ValueError(f"{what}: axis {a} does not exist in an array of {ndim} dimensions")
@@ -179,8 +180,10 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return reshape(y, kept if keepdims else tuple(shape[a] for a in rest))
 
 
-def cumsum(x: Any, axis: int = -1) -> Tensor:
-    """The running sum along one axis."""
+def cumsum(x: Any, axis: int | None = None) -> Tensor:
+    """The running sum along one axis, or of all elements in C order if None."""
+    if axis is None:
+        x, axis = reshape(x, -1), 0
     return _cumsum(x, axis=_axes("cumsum", x, axis)[0])
 
 

@@ -127,9 +127,9 @@ def _shape_by(function: Any, x: Any, axis: Any) -> tuple[int, ...]:
         raise ValueError(f"{function.__name__} of an array of shape {shape}: {error}") from None
 
 
-def broadcast_to(x: Any, shape: tuple[int, ...]) -> Tensor:
+def broadcast_to(x: Any, shape: int | tuple[int, ...]) -> Tensor:
     """x repeated to `shape` by NumPy's rules of broadcasting."""
-    return _broadcast_to(x, shape=tuple(shape))
+    return _broadcast_to(x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
 
 
 def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
@@ -188,7 +188,7 @@ def index_add(g: Any, key: Any, shape: tuple[int, ...]) -> Tensor:
 def _raw_key(key: Any) -> Any:
     if isinstance(key, tuple):
         return tuple(_raw_key(list(k) if isinstance(k, tuple) else k) for k in key)
-    if isinstance(key, (Tensor, list)):
-        array = as_array(key)
-        return array if array.size else array.astype(int)  # [] alone would be an array of floats
+    if isinstance(key, (Tensor, list, np.ndarray)):
+        array = np.array(as_array(key))  # a copy: the backward pass uses it once more
+        return array if array.size or array.dtype == bool else array.astype(int)  # [] makes floats
     return key

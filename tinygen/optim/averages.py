@@ -39,6 +39,8 @@ class EMA:
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float = 0.999) -> None:
+        if not isinstance(parameters, Mapping):
+            raise TypeError("parameters go by name: pass module.named_parameters()")
         if not 0 <= decay < 1:
             raise ValueError(f"an EMA's decay is in [0, 1), not {decay}")
         self.parameters = dict(parameters)

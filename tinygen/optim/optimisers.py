@@ -31,6 +31,8 @@ class Optimizer:
     """Names of the state arrays that each parameter has."""
 
     def __init__(self, parameters: Mapping[str, Tensor], lr: float | Schedule) -> None:
+        if not isinstance(parameters, Mapping):
+            raise TypeError("parameters go by name: pass module.named_parameters()")
         if not parameters:
             raise ValueError("an optimiser needs at least one parameter")
         if not callable(lr) and not lr >= 0:
