@@ -1,7 +1,7 @@
 """The backward pass: from one output to the gradients of everything it depends on.
 
-Nodes are numbered as they are made, so a node is always newer than its inputs. Taking the newest
-node first therefore means that its gradient is complete: everything that uses it came later.
+Nodes are numbered as they are made, downwards, so a node always has a smaller number than its
+inputs. Taking the smallest, the newest node, first therefore means that its gradient is complete: everything that uses it came later.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
     found: dict[Any, Any] = {}
     heap: list[tuple[int, Node]] = []
     if isinstance(root, Node):
-        heap.append((-root.order, root))
+        heap.append((root.order, root))
     while heap:
         node = heappop(heap)[1]
         g = table.pop(node)
@@ -125,19 +125,19 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
             )
         if not raw:
             values, y = _as_tensors(node)
-        plan, by_hand = node.plan, not params and len(values) < 3
+        plan, n = node.plan, 0 if params else len(values)
         if plan.common is not None:
             g = plan.common(m, g, y, *values, **params)
         for i, rule in plan.rules:
             parent = parents[i]
             if useful is not None and parent not in useful:
                 continue
-            if not by_hand:
-                d = rule(m, g, y, *values, **params)
-            elif len(values) == 2:  # unpacked by hand, which is faster
+            if n == 2:  # unpacked by hand, which is faster
                 d = rule(m, g, y, values[0], values[1])
-            else:
+            elif n == 1:
                 d = rule(m, g, y, values[0])
+            else:
+                d = rule(m, g, y, *values, **params)
             if d.shape != parent.shape:
                 d = _unbroadcast(m, d, parent, node, i)
             if d.dtype is not parent.dtype and d.dtype != parent.dtype:
@@ -147,7 +147,7 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
             before = table.get(parent)
             if before is None:
                 if type(parent) is Node:
-                    heappush(heap, (-parent.order, parent))
+                    heappush(heap, (parent.order, parent))
                 elif raw:  # a leaf's gradient is nobody else's array
                     if not _is_fresh(d, g, values, y):
                         d = d.copy()
@@ -182,7 +182,7 @@ def _leading_to(wanted: set[Any], root: Source) -> set[Any]:
     """The sources between `root` and the wanted ones: gradients of others need not be computed."""
     nodes = [s for s in ancestors(root) if isinstance(s, Node)]
     useful = set(wanted)
-    for node in sorted(nodes, key=lambda n: n.order):  # oldest first: parents before children
+    for node in sorted(nodes, key=lambda n: -n.order):  # oldest first: parents before children
         if any(parent in useful for parent in node.parents):
             useful.add(node)
     return useful

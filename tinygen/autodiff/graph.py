@@ -48,7 +48,7 @@ def _numbered(result: Tensor) -> dict[Source, int]:
     root = result.node
     if root is None:
         raise ValueError("this Tensor has no graph: it is a constant")
-    nodes = sorted((s for s in ancestors(root) if isinstance(s, Node)), key=lambda n: n.order)
+    nodes = sorted((s for s in ancestors(root) if isinstance(s, Node)), key=lambda n: -n.order)
     ordered: dict[Source, int] = {}
     for node in nodes:
         for source in (*node.parents, node):

@@ -46,7 +46,7 @@ REGISTRY: dict[str, Operation] = {}
 
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 _ENGINE = tuple(f"{_PACKAGE}{part}{os.sep}" for part in ("autodiff", "ops"))
-_order = count()
+_order = count(0, -1)
 
 
 class Node:
@@ -67,7 +67,7 @@ class Node:
     params: dict[str, Any]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    order: int  # nodes are numbered as they are made: each is newer than its inputs
+    order: int  # nodes are numbered downwards as they are made: each has less than its inputs
 
     @property
     def op(self) -> Operation:
@@ -273,10 +273,11 @@ def _function(op: Operation) -> Callable[..., Tensor]:
     def function(*inputs: Any, **params: Any) -> Tensor:
         # Which inputs need a gradient is a number: 1, then from the last input to the first a bit
         # that is 1 for a constant. It is the key of what to keep, and all ones mean: no gradient.
-        if len(inputs) != arity and op.variadic is None:
-            raise TypeError(f"{op.name} takes {arity} inputs, {len(inputs)} were given")
+        n = len(inputs)
+        if n != arity and op.variadic is None:
+            raise TypeError(f"{op.name} takes {arity} inputs, {n} were given")
         plain = False
-        if len(inputs) == 2:  # the common cases by hand: two Tensors alike, a Tensor and a number
+        if n == 2:  # the common cases by hand: two Tensors alike, a Tensor and a number
             a, b = inputs
             if type(a) is Tensor:
                 x, p = a.data, a.node
@@ -289,8 +290,8 @@ def _function(op: Operation) -> Callable[..., Tensor]:
                 if plain:
                     arrays, parents = [x, y], [p, q]
                     key = 4 + (p is None) + 2 * (q is None)
-        elif len(inputs) == 1 and type(inputs[0]) is Tensor:
-            x, p = inputs[0].data, inputs[0].node
+        elif n == 1 and type(a := inputs[0]) is Tensor:
+            x, p = a.data, a.node
             kind, dtype, plain = type(x), x.dtype, True
             arrays, parents = [x], [p]
             key = 2 + (p is None)
@@ -298,9 +299,9 @@ def _function(op: Operation) -> Callable[..., Tensor]:
             arrays, parents, kind, dtype, key = op.collect(inputs)
         call = calls.get(kind) or op.call_for(kind)
         try:
-            if params or key > 7:
+            if params or n > 2:
                 out = call(*arrays, **params)
-            elif key > 3:
+            elif n == 2:
                 out = call(arrays[0], arrays[1])
             else:
                 out = call(arrays[0])
