@@ -113,8 +113,7 @@ def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
 
 def _options(model: str, pairs: list[str]) -> dict[str, Any]:
     """Options of the model's constructor from NAME=VALUE; values are JSON or plain words."""
-    known = set(inspect.signature(MODELS[model].__init__).parameters)
-    known -= {"self", "features", "bounded", "seed"}
+    known = _defaults(model)
     options: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -127,6 +126,13 @@ def _options(model: str, pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             options[name] = text
     return options
+
+
+def _defaults(model: str) -> dict[str, Any]:
+    """The options of a model's constructor that are the user's to choose, with their defaults."""
+    parameters = inspect.signature(MODELS[model].__init__).parameters.values()
+    ours = ("self", "features", "bounded", "seed")
+    return {p.name: p.default for p in parameters if p.name not in ours}
 
 
 def _make(name: str, dataset: data.Dataset, options: dict[str, Any], seed: int) -> Model:
@@ -234,8 +240,12 @@ def info(args: argparse.Namespace) -> None:
     for extra, modules in (("plot", ("matplotlib", "tqdm")), ("gpu", ("cupy",))):
         found = ", ".join(f"{m} {'found' if find_spec(m) else 'not installed'}" for m in modules)
         print(f"{extra:12}{found}")
-    print(f"{'models':12}{', '.join(MODELS)}")
     print(f"{'data':12}{', '.join(data.names())}, or a .npy, .npz or .csv file")
+    print("models, their training settings, and their options for --set:")
+    for name, cls in MODELS.items():
+        settings = " ".join(f"{k}={v}" for k, v in asdict(cls.defaults).items())
+        options = " ".join(f"{k}={json.dumps(v)}" for k, v in _defaults(name).items())
+        print(f"  {name:10}{settings}\n{'':12}{options}")
 
 
 def _versions() -> dict[str, str]:

@@ -64,9 +64,9 @@ def image_pairs(
 
 
 def scatter(path: str | Path, data: Array, samples: Array) -> None:
-    """The first two columns of data and samples beside each other, in the frame of the data.
+    """The first two columns of data and samples beside each other, as many points of each.
 
-    Above the samples stands how many of them lie outside it.
+    The frame is that of all the data; above the samples stands how many of them lie outside it.
     """
     figure = _figure((10, 5))
     flat = [np.column_stack([x[:, :2], np.zeros((len(x), 2))])[:, :2] for x in (data, samples)]
@@ -74,10 +74,11 @@ def scatter(path: str | Path, data: Array, samples: Array) -> None:
     margin = 0.15 * (high - low).max() + 1e-9
     low, high = low - margin, high + margin
     outside = int(((flat[1] < low) | (flat[1] > high)).any(1).sum())
-    titles = (f"data ({len(data)})", f"samples ({len(samples)}, {outside} outside)")
+    titles = ("data", f"samples, {outside} of {len(samples)} outside")
     for i, (title, points) in enumerate(zip(titles, flat, strict=True)):
+        points = points[: min(map(len, flat))]
         axes = figure.add_subplot(1, 2, i + 1, title=title)
-        axes.scatter(points[:, 0], points[:, 1], s=3, alpha=0.4, linewidths=0)
+        axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
         axes.set_aspect("equal", "box")
     _save(figure, path)
