@@ -1,7 +1,8 @@
 """The backward pass: from one output to the gradients of everything it depends on.
 
-Nodes are numbered as they are made, downwards, so a node always has a smaller number than its
-inputs. Taking the smallest, the newest node, first therefore means that its gradient is complete: everything that uses it came later.
+Nodes are numbered downwards as they are made, so a node always has a smaller number than its
+inputs. Taking the smallest number, the newest node, first therefore means that its gradient is
+complete: everything that uses it came later.
 """
 
 from __future__ import annotations
