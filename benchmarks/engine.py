@@ -44,40 +44,45 @@ def _chain(m: Any, chain: str, x: Any, y: Any) -> Any:
     return z
 
 
-def _tinygen(chain: str, size: int) -> Callable[[], tuple[float, float]]:
-    x, y = (tg.tensor(a, requires_grad=True) for a in _arrays(size))
-    seed = np.ones(size, np.float32)
+def _timed(m: Any, chain: str, leaves: Any, clear: Callable[[Any], None]) -> Any:
+    """The run of a library whose Tensors have `backward`."""
+    seed = m.tensor(np.ones(leaves[0].shape, np.float32))
 
     def run() -> tuple[float, float]:
         start = time.perf_counter()
-        z = _chain(tg, chain, x, y)
+        z = _chain(m, chain, *leaves)
         middle = time.perf_counter()
         z.backward(seed)
         end = time.perf_counter()
-        x.grad = y.grad = None
+        for leaf in leaves:
+            clear(leaf)
         return middle - start, end - middle
 
     return run
 
 
-def _torch(chain: str, size: int) -> Callable[[], tuple[float, float]]:
+def _forget(leaf: Any) -> None:
+    leaf.grad = None
+
+
+def _tinygen(chain: str, size: int) -> Any:
+    leaves = [tg.tensor(a, requires_grad=True) for a in _arrays(size)]
+    return _timed(tg, chain, leaves, _forget)
+
+
+def _torch(chain: str, size: int) -> Any:
     torch = import_module("torch")
-    x, y = (torch.tensor(a, requires_grad=True) for a in _arrays(size))
-    seed = torch.ones(size)
-
-    def run() -> tuple[float, float]:
-        start = time.perf_counter()
-        z = _chain(torch, chain, x, y)
-        middle = time.perf_counter()
-        z.backward(seed)
-        end = time.perf_counter()
-        x.grad = y.grad = None
-        return middle - start, end - middle
-
-    return run
+    leaves = [torch.tensor(a, requires_grad=True) for a in _arrays(size)]
+    return _timed(torch, chain, leaves, _forget)
 
 
-def _autograd(chain: str, size: int) -> Callable[[], tuple[float, float]]:
+def _mygrad(chain: str, size: int) -> Any:
+    mg = import_module("mygrad")
+    leaves = [mg.tensor(a) for a in _arrays(size)]
+    return _timed(mg, chain, leaves, lambda leaf: leaf.null_grad())
+
+
+def _autograd(chain: str, size: int) -> Any:
     m, make_vjp = import_module("autograd.numpy"), import_module("autograd").make_vjp
     x, y = _arrays(size)
     seed = np.ones(size, np.float32)
@@ -88,24 +93,6 @@ def _autograd(chain: str, size: int) -> Callable[[], tuple[float, float]]:
         middle = time.perf_counter()
         pull(seed)
         return middle - start, time.perf_counter() - middle
-
-    return run
-
-
-def _mygrad(chain: str, size: int) -> Callable[[], tuple[float, float]]:
-    mg = import_module("mygrad")
-    x, y = (mg.tensor(a) for a in _arrays(size))
-    seed = np.ones(size, np.float32)
-
-    def run() -> tuple[float, float]:
-        start = time.perf_counter()
-        z = _chain(mg, chain, x, y)
-        middle = time.perf_counter()
-        z.backward(seed)
-        end = time.perf_counter()
-        x.null_grad()
-        y.null_grad()
-        return middle - start, end - middle
 
     return run
 

@@ -96,6 +96,25 @@ def test_a_foreign_file_is_recognised(tmp_path, make):
         checkpoint.read(path)
 
 
+class Payload:
+    """What a hostile pickle does when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    path, trace = tmp_path / "c.npz", tmp_path / "trace"
+    with open(path, "wb") as file:
+        np.savez(file, meta=np.array(Payload(trace), dtype=object))
+    with pytest.raises(CheckpointError):
+        checkpoint.read(path)
+    assert not trace.exists()
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*c\.npz"):
         checkpoint.read(tmp_path / "c.npz")

@@ -654,3 +654,10 @@ def test_checkerboard_leaves_the_light_cells_empty():
     within = points + 2 - np.stack([column, row], axis=1)
     assert np.abs(within.mean(axis=0) - 0.5).max() < 4 / np.sqrt(12 * 8000)
     assert np.abs(within.var(axis=0) - 1 / 12).max() < 0.005
+
+
+def test_toys_draw_from_a_stream_of_their_own():
+    """The same seed elsewhere, say for a model's weights, gives other numbers."""
+    data = load("two-moons", n=50, seed=7)
+    points, _ = toys.TOYS["two-moons"](60, Generator(7).child("data"))
+    np.testing.assert_array_equal(np.concatenate([data.x, data.test]), points.astype(np.float32))

@@ -268,6 +268,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(kind, names, tmp_path):
         np.testing.assert_array_equal(p.data, kept.named_parameters()[name].data)
 
 
+def test_the_failing_step_is_explained_with_its_own_random_numbers():
+    """Noise makes the NaN; drawn anew it might not."""
+    model, states = make("ae"), []
+
+    def loss(x, rng):
+        states.append(rng.state)
+        w = tg.mean(model.decoder.layers[0].weight)
+        return {"loss": tg.log(w * 0.0 - 1.0 + 2.0 * (rng.uniform((), dtype=np.float64) > 0.2))}
+
+    model.loss = loss
+    with pytest.raises(NonFiniteError, match="log made NaN"):
+        model.fit(X, steps=100, batch=4)
+    assert states[-1] == states[-2] and len(set(states)) == len(states) - 1 > 1
+
+
 def test_a_full_disk_ends_the_run_in_an_error(tmp_path, monkeypatch):
     calls = iter([None, None])
     write = checkpoint.write
