@@ -124,6 +124,9 @@ for _name, _method in {
     "__getitem__": index,
     "T": property(transpose),
     "astype": astype,
+    "clip": clip,
+    "cumsum": cumsum,
+    "diagonal": diagonal,
     "max": max,
     "mean": mean,
     "min": min,
@@ -131,6 +134,7 @@ for _name, _method in {
     "reshape": lambda x, *shape: reshape(x, _numbers(shape)),
     "squeeze": squeeze,
     "sum": sum,
+    "swapaxes": swapaxes,
     "transpose": lambda x, *axes: transpose(x, _numbers(axes) if axes else None),
     "var": var,
 }.items():
