@@ -89,6 +89,26 @@ def test_a_file_of_the_users_own(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "r"), "--n", "5"]) == 0
 
 
+def test_data_that_moved_or_changed(tmp_path, capsys, monkeypatch):
+    """A run knows its data by their content: moved they are accepted, changed they are not."""
+    rng = np.random.default_rng(0)
+    old, new, out = tmp_path / "x.npy", tmp_path / "y.npy", str(tmp_path / "r")
+    np.save(old, rng.normal(size=(60, 3)))
+    monkeypatch.chdir(tmp_path)
+    assert train("vae", out, "--data", "x.npy") == 0
+    monkeypatch.chdir("/")
+    assert main(["evaluate", out, "--n", "5"]) == 0
+    old.rename(new)
+    assert main(["evaluate", out, "--n", "5"]) == 2
+    assert "x.npy" in capsys.readouterr().err
+    assert main(["evaluate", out, "--n", "5", "--data", str(new)]) == 0
+    assert main(["train", "vae", "--out", out, "--resume", "--data", str(new)]) == 0
+    np.save(new, rng.normal(size=(60, 3)))
+    one_line(capsys, ["evaluate", out, "--data", str(new)], "not the data of this run")
+    assert main(["train", "vae", "--out", out, "--resume", "--data", str(new)]) == 2
+    assert "other data" in capsys.readouterr().err
+
+
 def test_resume_takes_everything_from_the_run(tmp_path, capsys):
     train("vae", tmp_path / "a")
     first = checkpoint.read(tmp_path / "a" / CHECKPOINT)

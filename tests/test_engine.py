@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import operator
 import pickle
@@ -995,3 +996,60 @@ def test_a_nan_that_is_masked_is_no_anomaly():
     with tg.detect_anomaly():
         y = tg.sum(tg.where(np.isnan(hole), x, hole))
     assert y.item() == 2.0
+
+
+# -- operations of the user's own that are wrong -----------------------------------------------------
+def test_gradgradcheck_sees_a_wrong_first_derivative():
+    """Differences of the wrong gradient would agree with its own derivative."""
+    with temporary_operation("wrong", lambda m, x: x * x, lambda m, g, _y, x: 17.0 * g * x) as f:
+        with pytest.raises(AssertionError, match="wrong"):
+            tg.gradgradcheck(f, [np.array([0.5])])
+
+
+def test_a_rule_may_return_the_users_own_array():
+    mine = np.array([1.0, 2.0])
+    with temporary_operation("mine", lambda m, x: x * 1.0, lambda m, g, _y, _x: mine) as f:
+        x = leaf([0.0, 0.0])
+        for _ in range(2):
+            f(x).sum().backward()
+        np.testing.assert_array_equal(x.grad.data, [2.0, 4.0])
+        np.testing.assert_array_equal(mine, [1.0, 2.0])
+
+
+def test_rules_that_share_work_do_not_share_a_gradient():
+    def common(m, g, _y, a, b):
+        return g * (a + b)
+
+    def rule(m, g, _y, _a, _b):
+        return g
+
+    with temporary_operation("shared", lambda m, a, b: a + b, rule, rule, common=common) as f:
+        a, b = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+        f(a, b).sum().backward()
+        assert not np.shares_memory(a.grad.data, b.grad.data)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda m, g, _y, _x: g * _x, "derivative of faulty, input 0"),
+        (lambda m, g, _y, _x: None, "derivative of faulty, input 0"),
+        (lambda m, g: g, r"faulty: a rule takes \(m, g, y, 1 inputs\)"),
+        (functools.partial(lambda m, g, _y, _x: g), "faulty: a rule is a plain function"),
+    ],
+)
+def test_a_faulty_rule_is_named(rule, message):
+    with temporary_operation("faulty", lambda m, x: x * 2.0, rule) as f:
+        with pytest.raises(TypeError, match=message):
+            f(leaf([1.0])).sum().backward()
+
+
+def test_arguments_that_look_like_others_are_refused():
+    x = leaf([1.0])
+    with pytest.raises(TypeError):
+        tg.tensor([1.0], np.float32)  # the dtype has a name
+    for call in (tg.concatenate, tg.stack):
+        with pytest.raises(TypeError, match="list or tuple"):
+            call(x, x)
+    with pytest.raises(TypeError, match=r"tg\.stack"):
+        tg.tensor([x.sum(), x.sum()])

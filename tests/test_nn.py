@@ -507,3 +507,12 @@ def test_embedding_dtypes():
         y = layer([0, 1, 1])
         y.sum().backward()
         assert y.dtype == dtype and layer.table.grad.dtype == dtype
+
+
+def test_what_is_no_layer_or_no_float_is_refused():
+    with pytest.raises(TypeError, match="list"):
+        nn.Sequential([nn.Linear(2, 2, rng=Generator(0))])
+    with pytest.raises(TypeError, match="int64"):
+        nn.Dropout(0.5, rng=Generator(0))(np.arange(6))
+    with pytest.raises(NotImplementedError, match="__call__"):
+        nn.Module()(1.0)

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,8 +23,17 @@ from tinygen.errors import unknown, whole
 from tinygen.evaluation import evaluate
 from tinygen.models import MODELS, Model, load
 from tinygen.random import Generator
-from tinygen.training import CHECKPOINT, History, Settings, Stopped
+from tinygen.training import CHECKPOINT, History, Settings, Stopped, fingerprint
 
+SETTINGS = {  # the models' own defaults stand in `info`
+    "steps": "updates of the parameters",
+    "batch": "examples in each",
+    "lr": "learning rate, reached after the warm-up; it then falls along a cosine to 0",
+    "warmup": "steps of the warm-up",
+    "clip": "limit of the norm of the gradient",
+    "ema": "decay of the average of the parameters, 0 for none",
+    "seed": "of everything random in the run",
+}
 SAMPLES = 100  # in a picture
 MEASURED = 256  # for the measures
 
@@ -46,7 +55,8 @@ def train(args: argparse.Namespace) -> None:
     began = time.monotonic()
     print(
         f"{args.model} on {dataset.name}: {len(dataset.x)} rows of {model.features}, "
-        f"{sum(p.size for p in model.parameters())} parameters",
+        f"{sum(p.size for p in model.parameters())} parameters, "
+        f"{chosen['settings'].steps} training steps of {chosen['settings'].batch}",
         file=sys.stderr,
     )
     run = {"data": dataset.name, "data_dir": chosen["data_dir"], "options": chosen["options"]}
@@ -77,15 +87,18 @@ def train(args: argparse.Namespace) -> None:
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line asks for; settings that it leaves out are the model's own."""
-    given = {f.name: getattr(args, f.name) for f in fields(Settings)}
+    given = {name: getattr(args, name) for name in SETTINGS}
     given = {name: value for name, value in given.items() if value is not None}
+    name = args.data or "digits"
+    if name not in data.names() and Path(name).exists():
+        name = os.path.abspath(name)  # found again from another folder
     return {
         "model": args.model,
-        "data": args.data or "digits",
+        "data": name,
         "data_dir": args.data_dir,
         "options": _options(args.model, args.set or []),
         "settings": MODELS[args.model].defaults.changed(**given),
-        "given": given | ({"data": args.data} if args.data else {}),
+        "given": given | ({"data": name} if args.data else {}),
     }
 
 
@@ -101,6 +114,9 @@ def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{folder} holds a {meta['model']}; resume it under its own name")
     was = meta["settings"] | {"data": meta["run"]["data"]}
     options = json.loads(json.dumps(chosen["options"]))
+    moved = chosen["given"].get("data")
+    if moved is not None and Path(moved).is_file():  # that it is the same content is checked later
+        was["data"] = meta["run"]["data"] = moved
     for now, then in ((chosen["given"], was), (options, meta["config"])):
         for name, value in now.items():
             if then.get(name) != value:
@@ -198,10 +214,16 @@ def _checkpoint_of(run: str) -> Path:
 
 
 def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
+    """The data of a run; ValueError if what is there now is not what it was trained on."""
     run = meta.get("run")
     if run is None:
         raise ValueError("this checkpoint does not say what it was trained on; train it with --out")
-    return data.load(run["data"], args.data_dir or run["data_dir"])
+    dataset = data.load(args.data or run["data"], args.data_dir or run["data_dir"])
+    if fingerprint(dataset.x) != meta["data"]:
+        raise ValueError(
+            f"{dataset.name} is not the data of this run; name where they are with --data"
+        )
+    return dataset
 
 
 # -- explain, info -------------------------------------------------------------------------------
@@ -309,7 +331,10 @@ def _parser() -> argparse.ArgumentParser:
         text = function.__doc__
         sub = commands.add_parser(name, help=text.splitlines()[0], description=text)
         sub.set_defaults(function=function)
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
+        sub.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS,
+            help="show the traceback of an error",
+        )  # fmt: skip
         return sub
 
     def data_options(sub: argparse.ArgumentParser) -> None:
@@ -322,26 +347,28 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--download", action="store_true", help="fetch the data if not found")
     sub.add_argument("--out", required=True, help="the folder of the run")
     sub.add_argument("--resume", action="store_true", help="continue the run in that folder")
-    for field in fields(Settings):
-        kind = float if field.name in ("lr", "clip", "ema") else int
-        sub.add_argument(f"--{field.name}", type=kind, help="default: the model's own")
+    for name, text in SETTINGS.items():
+        kind = float if name in ("lr", "clip", "ema") else int
+        sub.add_argument(f"--{name}", type=kind, help=text)
     sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
     sub.add_argument("--checkpoint-seconds", type=float, default=15.0, help="between checkpoints")
 
     for name, function in (("sample", sample), ("evaluate", evaluate_run)):
         sub = command(name, function)
         sub.add_argument("run", help="the folder of a run, or a checkpoint")
-        sub.add_argument("--n", type=int, default=SAMPLES if name == "sample" else MEASURED)
-        sub.add_argument("--seed", type=int, default=0)
+        count = SAMPLES if name == "sample" else MEASURED
+        sub.add_argument("--n", type=int, default=count, help=f"samples (default: {count})")
+        sub.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
+        sub.add_argument("--data", help="where the data of the run are now, if they have moved")
         data_options(sub)
         if name == "sample":
             sub.add_argument("--out", help="a .png or .npy file (default: beside the checkpoint)")
 
     sub = command("explain", explain)
     sub.add_argument("model", help=", ".join(MODELS))
-    sub.add_argument("--data", default="digits")
+    sub.add_argument("--data", default="digits", help="see train (default: digits)")
     data_options(sub)
-    sub.add_argument("--batch", type=int, default=2)
+    sub.add_argument("--batch", type=int, default=2, help="examples (default: 2)")
     sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
     sub.add_argument("--dot", help="write the graph in the DOT language to this file as well")
 
@@ -364,7 +391,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, TypeError, LookupError, OSError, ArithmeticError, MemoryError) as error:
         if args.debug:
             raise
-        print("tinygen: " + " ".join(str(error).split()), file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename is not None:  # without Python's [Errno 2]
+            text = f"{error.filename}: {error.strerror}"
+        elif isinstance(error, OSError) and error.strerror is not None:
+            text = error.strerror
+        print("tinygen: " + " ".join(text.split()), file=sys.stderr)
         return 2
     return 0
 

@@ -172,6 +172,11 @@ def _every(schedule: Callable[[int], float], times: int) -> Callable[[int], floa
     return lambda updates: schedule(updates // times)
 
 
+def fingerprint(x: Array) -> list[Any]:
+    """Shape and CRC-32 of the data, by which a checkpoint knows what it was trained on."""
+    return [list(x.shape), zlib.crc32(np.ascontiguousarray(x))]  # type: ignore[arg-type]
+
+
 class _Run:
     """The state of a run, and how it advances by one step."""
 
@@ -196,7 +201,7 @@ class _Run:
         self.ema = EMA(model.named_parameters(), settings.ema) if settings.ema else None
         self.order = Generator(settings.seed).child("order")
         self.rng = Generator(settings.seed).child("noise")
-        self._data_sum = zlib.crc32(np.ascontiguousarray(x))  # type: ignore[arg-type]
+        self._data = fingerprint(x)
         self.step = 0
         self.batches = 0  # drawn so far
         self.history: History = {}
@@ -266,7 +271,7 @@ class _Run:
         """What must be equal between a checkpoint and the run that resumes from it."""
         return {
             "settings": asdict(self.settings),
-            "data": [list(self.x.shape), self._data_sum],
+            "data": self._data,
         }
 
     def save(self) -> None:
@@ -354,7 +359,7 @@ def _progress(steps: int, start: int) -> Callable[..., None]:
             return
         shown = now
         rate = (step - start) / max(now - began, 1e-9)
-        left = (steps - step) / rate if rate else float("inf")
+        left = (steps - step) / rate if rate else 0.0
         print(
             f"step {step}/{steps}  {_latest(history)}  {rate:.0f} steps/s  {left:.0f} s left",
             file=sys.stderr,

@@ -126,20 +126,25 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
             )
         if not raw:
             values, y = _as_tensors(node)
-        plan, n = node.plan, 0 if params else len(values)
+        plan = node.plan
+        n = 0 if params else len(values)  # 0: called in the general way
         if plan.common is not None:
             g = plan.common(m, g, y, *values, **params)
         for i, rule in plan.rules:
             parent = parents[i]
             if useful is not None and parent not in useful:
                 continue
-            if n == 2:  # unpacked by hand, which is faster
-                d = rule(m, g, y, values[0], values[1])
-            elif n == 1:
-                d = rule(m, g, y, values[0])
-            else:
-                d = rule(m, g, y, *values, **params)
-            if d.shape != parent.shape:
+            try:
+                if n == 2:  # unpacked by hand, which is faster
+                    d = rule(m, g, y, values[0], values[1])
+                elif n == 1:
+                    d = rule(m, g, y, values[0])
+                else:
+                    d = rule(m, g, y, *values, **params)
+                differs = d.shape != parent.shape
+            except (TypeError, AttributeError) as error:
+                raise TypeError(f"the derivative of {plan.op.name}, input {i}: {error}") from error
+            if differs:
                 d = _unbroadcast(m, d, parent, node, i)
             if d.dtype is not parent.dtype and d.dtype != parent.dtype:
                 d = d.astype(parent.dtype)
@@ -150,7 +155,7 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
                 if type(parent) is Node:
                     heappush(heap, (parent.order, parent))
                 elif raw:  # a leaf's gradient is nobody else's array
-                    if not _is_fresh(d, g, values, y):
+                    if not (plan.op.trusted and _is_fresh(d, g, values, y)):
                         d = d.copy()
                     owned.add(parent)
                 table[parent] = d

@@ -28,7 +28,7 @@ def gradcheck(
     are. The output may have any shape: a fixed combination of its elements is checked.
     AssertionError names the input, the element and both values where they do not agree.
     """
-    args = [_as_variable(x) for x in inputs]
+    args = [_as_variable(x) for x in _listed(inputs)]
     weights = _weights(f(*args).shape)
     variables = [a for a in args if isinstance(a, Tensor)]
     if not variables:
@@ -43,13 +43,16 @@ def gradcheck(
             if not abs(value - numeric) <= atol + rtol * max(abs(numeric), abs(value)):
                 raise AssertionError(
                     f"gradient of {getattr(f, '__name__', f)} with respect to input {n} at "
-                    f"{position}: {value!r} by backward, {numeric!r} by central difference"
+                    f"{position}: {value!r} by backward, {numeric!r} by central difference "
+                    "(of the outputs' sum, weighted if there are several)"
                 )
     return True
 
 
 def gradgradcheck(f: Callable[..., Tensor], inputs: Sequence[Any], **tolerances: float) -> bool:
-    """`gradcheck` of the gradients of f: a check of its second derivatives."""
+    """`gradcheck` of f and of its gradients: a check of its first and second derivatives."""
+    gradcheck(f, inputs, **tolerances)  # differences of a wrong gradient would agree with it
+    inputs = _listed(inputs)
     variables = [_as_variable(x) for x in inputs]
     positions = [i for i, x in enumerate(variables) if isinstance(x, Tensor)]
     weights = _weights(f(*variables).shape)
@@ -65,6 +68,10 @@ def gradgradcheck(f: Callable[..., Tensor], inputs: Sequence[Any], **tolerances:
     return gradcheck(first, inputs, **tolerances)
 
 
+def _listed(inputs: Any) -> Sequence[Any]:
+    return [inputs] if isinstance(inputs, (np.ndarray, Tensor)) else inputs
+
+
 def _as_variable(x: Any) -> Any:
     array = x.data if isinstance(x, Tensor) else np.asarray(x)
     return tensor(array, dtype=np.float64, requires_grad=True) if array.dtype.kind == "f" else x
@@ -73,6 +80,8 @@ def _as_variable(x: Any) -> Any:
 def _weights(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """Fixed weights without symmetry, so that errors in different elements cannot cancel."""
     n = int(np.prod(shape))
+    if n == 1:
+        return np.ones(shape)
     return (np.cos(1.0 + 1.7 * np.arange(n)) + 1.5).reshape(shape)
 
 

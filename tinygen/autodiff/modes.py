@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 __all__ = ["detect_anomaly", "mode", "no_grad", "recording"]
 
 
@@ -49,5 +51,5 @@ def detect_anomaly() -> Iterator[None]:
     The message names the operation, the shapes and the line of the caller's code. Inside this
     block every operation is checked, which costs time; outside it nothing is.
     """
-    with _flags(mode.flags | WATCH):
+    with _flags(mode.flags | WATCH), np.errstate(all="ignore"):  # it says more than a warning
         yield

@@ -1,6 +1,6 @@
 """Operation: a function and its derivative in one record, and the Node it leaves in the graph.
 
-    sigmoid = operation("sigmoid",
+    logistic = operation("logistic",
         lambda m, x: 1 / (1 + m.exp(-x)),      # forward, in the namespace m
         lambda m, g, y, _x: g * y * (1 - y))   # derivative: namespace, output gradient, output, inputs
 
@@ -10,7 +10,8 @@ that returns the gradient with respect to that input. What a rule leaves to the 
 - the sum over broadcast axes, and the cast to the input's dtype;
 - inputs that need no gradient: their rules are not called;
 - memory: an argument whose name begins with `_` is not kept for the backward pass. In its place
-  the rule gets a stand-in that has only `.shape` and `.dtype` (None for another, constant input).
+  the rule gets a stand-in, of which it may use `.shape` and `.dtype` (None for an input that is a
+  constant, whose own rule is not called).
   `y` is kept by the same convention, as an array: a node never holds its output's Tensor.
 
 Arrays that are constants of a graph are kept as they are, not copied: do not change them before the
@@ -93,8 +94,7 @@ class Node:
         self._line = line
 
 
-ALL = (True,)
-NONE = (False,)
+ALL, NONE = (True,), (False,)  # marks: all inputs are kept, none is; compared by identity
 
 
 class Plan:
@@ -141,6 +141,8 @@ class Operation:
         self.variadic = variadic
         self.common = common
         self.keeps_dtype = keeps_dtype
+        # A rule of ours returns a new array, or one that `backward` recognises; others may not.
+        self.trusted = module.startswith("tinygen.") and common is None
         self.plans: dict[int, Plan] = {}
         self.calls: dict[type, Callable[..., Any]] = {}
 
@@ -221,11 +223,18 @@ class Operation:
         keep = [False] * n
         keep_output = False
         for function in [*declared, *([self.common] if self.common else [])]:
-            code = function.__code__
+            code = getattr(function, "__code__", None)
+            if code is None:
+                raise TypeError(f"{self.name}: a rule is a plain function, not {function!r}")
             names = code.co_varnames[2 : min(code.co_argcount, n + 3)]  # y, then the inputs
             if code.co_flags & 0x04:  # *inputs
                 rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
                 names += (rest,) * (n + 1 - len(names))
+            if len(names) != n + 1:
+                raise TypeError(
+                    f"{self.name}: a rule takes (m, g, y, {n} inputs); this one takes "
+                    f"({', '.join(code.co_varnames[: code.co_argcount])})"
+                )
             keep_output |= not names[0].startswith("_")
             keep = [k or not a.startswith("_") for k, a in zip(keep, names[1:], strict=True)]
         kept = ALL if all(keep) else tuple(keep) if any(keep) else NONE

@@ -113,7 +113,7 @@ class Tensor:
         if gradient is not None and (
             not isinstance(gradient, Tensor) or gradient.shape != self.shape
         ):
-            what = getattr(gradient, "shape", type(gradient).__name__)
+            what = f"{type(gradient).__name__} {list(getattr(gradient, 'shape', ()))}"
             raise ValueError(f"the gradient is a Tensor of shape {self.shape}, not {what}")
         self.node.grad = gradient
 
@@ -168,7 +168,7 @@ class Tensor:
         if self.node is not None:
             raise TypeError(
                 "converting a Tensor that requires a gradient to NumPy would cut the graph silently; "
-                "write t.detach() or t.numpy()"
+                "write t.detach() or t.numpy(), or join Tensors with tg.stack"
             )
         array = np.asarray(self.data, dtype)
         return array.copy() if copy and array is self.data else array
@@ -349,7 +349,7 @@ def _not_for_numpy(name: str) -> TypeError:
 
 
 def _rebuild(data: Any, leaf: bool, name: str | None, grad: Tensor | None) -> Tensor:
-    rebuilt = tensor(data, leaf, name=name)
+    rebuilt = tensor(data, requires_grad=leaf, name=name)
     if leaf:
         rebuilt.grad = grad
     return rebuilt
@@ -375,7 +375,7 @@ def as_array(value: Any) -> Any:
 
 
 def tensor(
-    data: Any, requires_grad: bool = False, *, dtype: Any = None, name: str | None = None
+    data: Any, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None
 ) -> Tensor:
     """A new Tensor with a copy of `data` (array, nested list, number or Tensor).
 

@@ -24,7 +24,8 @@ __all__ = [
 class Linear(Module):
     """activation(x @ weight + bias): (..., n_in) to (..., n_out).
 
-    weight (n_in, n_out) by the initialisation named (glorot, he, orthogonal), bias zeros.
+    weight (n_in, n_out) by the initialisation named (glorot, he, orthogonal), bias zeros, float32
+    unless `dtype` says otherwise. Data of float64 give float64: convert them with astype first.
     ValueError: an unknown activation or initialisation, sizes below 1.
     """
 
@@ -53,6 +54,9 @@ class Sequential(Module):
     """Modules or functions applied one after the other."""
 
     def __init__(self, *layers: Callable[[Any], Tensor]) -> None:
+        for layer in layers:
+            if not callable(layer):
+                raise TypeError(f"Sequential(a, b, ...) takes layers, not a {type(layer).__name__}")
         self.layers = list(layers)
 
     def __call__(self, x: Any) -> Tensor:
@@ -158,5 +162,7 @@ class Dropout(Module):
         if not self.training or self.rate == 0:
             return x if isinstance(x, Tensor) else tensor(x)
         array = as_array(x)
+        if array.dtype.kind != "f":
+            raise TypeError(f"Dropout takes floating-point numbers, not {array.dtype}")
         keep = self.rng.bernoulli(1 - self.rate, array.shape, dtype=array.dtype)
         return ops.multiply(x, keep / array.dtype.type(1 - self.rate))

@@ -32,6 +32,10 @@ class Module:
         for key, value in vars(self).items():
             yield from _walk(f"{prefix}{key}", value)
 
+    def __call__(self, *inputs: Any) -> Any:
+        """What the module computes: each kind of module defines it."""
+        raise NotImplementedError(f"{type(self).__name__} does not define __call__")
+
     def named_parameters(self) -> dict[str, Tensor]:
         """The parameters by path, in order; one that is shared stands once, at its first path."""
         found: dict[str, Tensor] = {}

@@ -145,6 +145,7 @@ def pad(x: Any, widths: Any) -> Tensor:
 
 def concatenate(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """The arrays `xs` joined along an existing axis."""
+    _check_list(xs)
     if not len(xs):
         raise ValueError("concatenate needs at least one array")
     axis = _axis("concatenate", axis, _ndim(xs[0]))
@@ -152,8 +153,14 @@ def concatenate(xs: Sequence[Any], axis: int = 0) -> Tensor:
     return _concatenate(*xs, axis=axis, ends=tuple(accumulate(lengths)))
 
 
+def _check_list(xs: Any) -> None:
+    if not isinstance(xs, (list, tuple)):
+        raise TypeError(f"pass a list or tuple of arrays, not a {type(xs).__name__}")
+
+
 def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """The arrays `xs`, all of one shape, joined along a new axis."""
+    _check_list(xs)
     dtype = next((x.dtype for x in xs if type(x) is Tensor and x.dtype.kind == "f"), None)
     xs = [np.asarray(x, dtype) if np.isscalar(x) else x for x in xs]  # numbers are weak
     return concatenate([expand_dims(x, axis) for x in xs], axis)

@@ -14,7 +14,9 @@ from tinygen.autodiff.tensor import Tensor
 __all__ = ["EMA", "clip_global_norm"]
 
 
-def clip_global_norm(parameters: Iterable[Tensor], limit: float = inf) -> float:
+def clip_global_norm(
+    parameters: Iterable[Tensor] | Mapping[str, Tensor], limit: float = inf
+) -> float:
     """Scale all gradients by one factor so that their joint Euclidean norm is at most `limit`.
 
     Returns the norm before. A norm that is not finite leaves the gradients as they are: the
@@ -22,6 +24,8 @@ def clip_global_norm(parameters: Iterable[Tensor], limit: float = inf) -> float:
     """
     if not limit > 0:
         raise ValueError(f"the limit of the gradient norm is above 0, not {limit}")
+    if isinstance(parameters, Mapping):
+        parameters = parameters.values()
     arrays = [p.grad.data for p in parameters if p.grad is not None]
     norm = sqrt(sum(float(np.vdot(g, g)) for g in arrays))
     if norm == inf:  # perhaps only the squares were too large for float32

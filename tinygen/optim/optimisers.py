@@ -48,7 +48,10 @@ class Optimizer:
         }
 
     def step(self) -> None:
-        """Update every parameter that has a gradient, and count one step."""
+        """Update every parameter that has a gradient, and count one step.
+
+        Parameters change in place: finish every backward pass of graphs built before.
+        """
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
         self.steps += 1
         for name, p in self.parameters.items():

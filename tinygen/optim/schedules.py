@@ -31,6 +31,8 @@ def warmup(schedule: Schedule, steps: int) -> Schedule:
     """`schedule`, its first `steps` values scaled up linearly from 1/steps to 1."""
     if steps < 0:
         raise ValueError(f"steps is at least 0, not {steps}")
+    if not callable(schedule):
+        raise TypeError(f"warmup takes a schedule, such as constant({schedule!r}), not a number")
     return lambda step: schedule(step) * min((step + 1) / steps, 1.0) if steps else schedule(step)
 
 
