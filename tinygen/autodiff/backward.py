@@ -118,7 +118,8 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
         g = table.pop(node)
         if wanted is not None and node in wanted:
             found[node] = g.copy() if raw else g  # the walk goes on with g
-        values, y, params, parents = node.inputs, node.output, node.params, node.parents
+        values, y = node.inputs, node.output
+        params, parents = node.params, node.parents
         if values is None:
             raise ValueError(
                 f"the history of {node.op.name} was freed by an earlier backward pass; "

@@ -321,8 +321,10 @@ def _function(op: Operation) -> Callable[..., Tensor]:
         if out.dtype is not dtype:
             if keeps_dtype and dtype.kind == "f":
                 out = out.astype(dtype, copy=False)
-            elif out.dtype.kind != "f":
-                key = 1  # whole numbers and truth values have no gradient
+            else:
+                dtype = out.dtype
+                if dtype.kind != "f":
+                    key = 1  # whole numbers and truth values have no gradient
         flags = mode.flags
         if flags & WATCH:
             op.watch(arrays, parents, out)
@@ -345,7 +347,7 @@ def _function(op: Operation) -> Callable[..., Tensor]:
         node.output = out if plan.keep_output else None
         node.params = params
         node.shape = out.shape
-        node.dtype = out.dtype
+        node.dtype = dtype
         node.order = next(_order)
         if flags & WATCH:
             node.line = _callers_line()
