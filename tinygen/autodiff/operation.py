@@ -297,12 +297,12 @@ def _function(op: Operation) -> Callable[..., Tensor]:
                 elif type(b) is float or type(b) is int:
                     y, q, plain = b, None, True
                 if plain:
-                    arrays, parents = [x, y], [p, q]
+                    arrays, parents = (x, y), (p, q)
                     key = 4 + (p is None) + 2 * (q is None)
         elif n == 1 and type(a := inputs[0]) is Tensor:
             x, p = a.data, a.node
             kind, dtype, plain = type(x), x.dtype, True
-            arrays, parents = [x], [p]
+            arrays, parents = (x,), (p,)
             key = 2 + (p is None)
         if not plain:
             arrays, parents, kind, dtype, key = op.collect(inputs)
