@@ -62,8 +62,8 @@ class Node:
     )  # fmt: skip
 
     plan: Plan
-    parents: list[Any]
-    inputs: list[Any] | None
+    parents: Sequence[Any]
+    inputs: Sequence[Any] | None
     output: Any
     params: dict[str, Any]
     shape: tuple[int, ...]
@@ -209,7 +209,7 @@ class Operation:
                 arrays[i] = float(array) if dtype.kind == "f" else np.asarray(array).item()
         return arrays, type(arrays[ranks.index(top)]), dtype
 
-    def make_plan(self, key: int, parents: list[Any]) -> Plan:
+    def make_plan(self, key: int, parents: Sequence[Any]) -> Plan:
         """Read off the rules' argument names what has to be kept."""
         n = len(parents)
         wanted = [i for i in range(n) if parents[i] is not None]
@@ -242,14 +242,14 @@ class Operation:
         self.plans[key] = plan
         return plan
 
-    def explain(self, arrays: list[Any], error: Exception) -> Exception:
+    def explain(self, arrays: Sequence[Any], error: Exception) -> Exception:
         what = ", ".join(
             f"{a.dtype}{list(a.shape)}" if hasattr(a, "shape") else repr(a) for a in arrays
         )
         kind = next(k for k in (ValueError, IndexError, TypeError) if isinstance(error, k))
         return kind(f"{self.name}({what}): {error}")
 
-    def watch(self, arrays: list[Any], parents: list[Any], out: Any) -> None:
+    def watch(self, arrays: Sequence[Any], parents: Sequence[Any], out: Any) -> None:
         """Anomaly mode: raise if this operation made a NaN or infinity, or was given a NaN."""
         m = namespace_of(out)
         if m.isfinite(out).all():
@@ -285,6 +285,8 @@ def _function(op: Operation) -> Callable[..., Tensor]:
         n = len(inputs)
         if n != arity and op.variadic is None:
             raise TypeError(f"{op.name} takes {arity} inputs, {n} were given")
+        arrays: Sequence[Any]
+        parents: Sequence[Any]
         plain = False
         if n == 2:  # the common cases by hand: two Tensors alike, a Tensor and a number
             a, b = inputs
