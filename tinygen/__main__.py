@@ -22,6 +22,7 @@ from tinygen.autodiff import graph_dot, graph_text
 from tinygen.errors import unknown, whole
 from tinygen.evaluation import evaluate
 from tinygen.models import MODELS, Model, load
+from tinygen.models.model import choose
 from tinygen.random import Generator
 from tinygen.training import CHECKPOINT, History, Settings, Stopped, fingerprint
 
@@ -42,8 +43,7 @@ MEASURED = 256  # for the measures
 def train(args: argparse.Namespace) -> None:
     """Train a model and leave its checkpoint, pictures and metrics in a folder."""
     folder = Path(args.out)
-    if args.model not in MODELS:
-        raise unknown("model", args.model, MODELS)
+    choose("model", args.model, MODELS)  # ValueError if there is none
     chosen = _chosen(args)
     if args.resume:
         chosen = _recorded(folder, chosen)
@@ -229,8 +229,7 @@ def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
 # -- explain, info -------------------------------------------------------------------------------
 def explain(args: argparse.Namespace) -> None:
     """Print the graph of one training loss: every operation from the data to the loss."""
-    if args.model not in MODELS:
-        raise unknown("model", args.model, MODELS)
+    choose("model", args.model, MODELS)  # ValueError if there is none
     dataset = data.load(args.data, args.data_dir)
     model = _make(args.model, dataset, _options(args.model, args.set or []), 0)
     batch = model.prepare(dataset.x)[: whole("--batch", args.batch)]

@@ -123,9 +123,8 @@ def train(
     """Train `model` on the rows of `x` (n, d) and return the history of its losses.
 
     With a `folder`, which exists, `checkpoint.npz` in it is renewed every `checkpoint_seconds` and
-    at the end,
-    and `resume` continues from it. `meta` is stored in it for whoever loads the model. The model
-    ends with the averaged parameters if the settings ask for an average.
+    at the end, and `resume` continues from it. `meta` is stored in it for whoever loads the model.
+    The model ends with the averaged parameters if the settings ask for an average.
     NonFiniteError: a loss or gradient became NaN or infinite; the message names the step and the
     operation, the last checkpoint is from before. Stopped: on Ctrl-C, after a checkpoint.
     CheckpointError: the checkpoint does not belong to this model, these settings or this data.
@@ -157,13 +156,13 @@ def train(
     run.check_parameters()
     if run.path is not None:
         run.save()
-    model.eval()
+    else:
+        run.finish()
     if asked_to_stop:
         raise Stopped(f"stopped after step {run.step} of {settings.steps}")
     if run.ema is not None:
         for name, p in run.ema.parameters.items():
             p.data[...] = run.ema.average[name]
-    model.finish(x)
     return run.history
 
 
@@ -201,6 +200,7 @@ class _Run:
         self.ema = EMA(model.named_parameters(), settings.ema) if settings.ema else None
         self.order = Generator(settings.seed).child("order")
         self.rng = Generator(settings.seed).child("noise")
+        self.random = [self.rng, *model.generators()]  # all that a loss may draw from
         self._data = fingerprint(x)
         self.step = 0
         self.batches = 0  # drawn so far
@@ -211,14 +211,13 @@ class _Run:
         """One step: each objective in turn takes a batch and updates its parameters."""
         for objective in self.objectives:
             batch = self._next_batch()
-            random = [self.rng, *self.model.generators()]
-            before = [g.state for g in random]
+            before = [g.state for g in self.random]
             terms = objective.loss(batch, self.rng)
             loss = next(iter(terms.values()))
             self._backward(objective, loss)
             norm = clip_global_norm(objective.parameters.values(), self.settings.clip)
             if not (isfinite(loss.item()) and isfinite(norm)):
-                for generator, state in zip(random, before, strict=True):
+                for generator, state in zip(self.random, before, strict=True):
                     generator.state = state
                 self._explain(objective, batch)
             self.optimizers[objective.name].step()
@@ -266,6 +265,12 @@ class _Run:
     def _kept(self) -> str:
         return f"; {self.path} holds an earlier state" if self.path else ""
 
+    def finish(self) -> None:
+        """Let the model measure what its parameters, averaged if they are, leave open."""
+        self.model.eval()
+        with self.ema.applied() if self.ema is not None else nullcontext():
+            self.model.finish(self.x)
+
     # -- checkpoints -----------------------------------------------------------------------------
     def _identity(self) -> dict[str, Any]:
         """What must be equal between a checkpoint and the run that resumes from it."""
@@ -277,9 +282,7 @@ class _Run:
     def save(self) -> None:
         """Write the whole state: a run to continue, and a finished model to load."""
         assert self.path is not None
-        self.model.eval()
-        with self.ema.applied() if self.ema is not None else nullcontext():
-            self.model.finish(self.x)
+        self.finish()
         arrays = checkpoint.prefixed("model", self.model.state_dict())
         arrays |= checkpoint.prefixed("history", self.history)
         for name, optimizer in self.optimizers.items():

@@ -13,7 +13,7 @@ from typing import Any
 from tinygen.autodiff.operation import operation
 from tinygen.autodiff.tensor import Tensor, as_array
 from tinygen.ops.elementwise import square
-from tinygen.ops.shape import reshape, transpose
+from tinygen.ops.shape import concatenate, reshape, transpose
 
 Axis = int | tuple[int, ...] | None
 
@@ -172,8 +172,6 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
         pairs = y[..., :half] * y[..., half : 2 * half]
         if n % 2:  # an odd one out joins the first pair
             first = pairs[..., :1] * y[..., n - 1 :]
-            from tinygen.ops.shape import concatenate
-
             pairs = concatenate([first, pairs[..., 1:]], axis=-1)
         y, n = pairs, half
     kept = tuple(1 if a in axes else k for a, k in enumerate(shape))
