@@ -1,0 +1,248 @@
+"""CUDA on a CPU: g++ compiles the text of the kernels, and the threads run one after another.
+
+``build`` gives the kernels of a source; ``Kernels.launch`` runs one. What a GPU would not notice
+raises here: an argument of a wrong type, an unaligned pointer, too many threads in a block, a
+barrier that not every thread reaches. With ``sanitize=True`` the address and undefined-behaviour
+sanitizers are compiled in: such kernels load only in a process that has ``sanitizer_environment``.
+
+What this cannot show: anything between threads that run at the same time, except that the order
+of the threads must not matter (run forwards and backwards), and the GPU's own arithmetic.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = [
+    "COMPILER",
+    "Kernels",
+    "LaunchError",
+    "Prototype",
+    "build",
+    "run_kernel_source",
+    "sanitizer_environment",
+]
+
+COMPILER = shutil.which("g++")
+
+_HEADER = (Path(__file__).parent / "cuda.h").read_text()
+_FLAGS = ["-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-strict-aliasing"]
+_FLAGS += ["-ffp-contract=off", "-Wno-unknown-pragmas"]
+_SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+_SANITIZE += ["-fsanitize-sections=cuda_shared"]
+
+_SCALARS = {
+    "float": (np.float32, ctypes.c_float),
+    "double": (np.float64, ctypes.c_double),
+    "i32": (np.int32, ctypes.c_int32),
+    "u32": (np.uint32, ctypes.c_uint32),
+    "i64": (np.int64, ctypes.c_int64),
+    "u64": (np.uint64, ctypes.c_uint64),
+}
+
+
+class LaunchError(RuntimeError):
+    """A launch that a GPU would refuse, or that would never end there."""
+
+
+class Prototype(NamedTuple):
+    """A kernel as it is declared: (type, name) of each argument; threads that a block may have."""
+
+    arguments: list[tuple[str, str]]
+    max_threads: int
+
+
+def _find_prototypes(preprocessed: str) -> dict[str, Prototype]:
+    """The kernels that are defined in a text without macros."""
+    kernel = re.compile(
+        r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\(\s*(\d+)[^()]*\)\s*)?'
+        r"(\w+)\s*\(([^()]*)\)\s*\{"
+    )
+    return {
+        name: Prototype([_argument(text) for text in arguments.split(",")], int(bound or 1024))
+        for bound, name, arguments in kernel.findall(preprocessed)
+    }
+
+
+def _argument(text: str) -> tuple[str, str]:
+    """("const float*", "x") of "const float * __restrict__ x"."""
+    declared, name = re.fullmatch(r"\s*(.*?)\s*(\w+)\s*", text.replace("__restrict__", "")).groups()
+    kind = re.sub(r"\s*\*", "*", " ".join(declared.split()))
+    if kind.removeprefix("const ").removesuffix("*") not in _SCALARS:
+        raise TypeError(f"a kernel's argument has the type {kind!r}; known are {list(_SCALARS)}")
+    return kind, name
+
+
+def _entry_point(name: str, prototype: Prototype) -> str:
+    """The C function that ctypes calls: it runs a grid of the kernel."""
+    declared = "".join(f", {kind} {argument}" for kind, argument in prototype.arguments)
+    passed = ", ".join(argument for _, argument in prototype.arguments)
+    return (
+        'extern "C" __attribute__((visibility("default")))\n'
+        f"const char* run_{name}(unsigned blocks_, unsigned threads_, int backward_{declared}) {{\n"
+        f"    return cuda_on_cpu::run(blocks_, threads_, backward_, [&] {{ {name}({passed}); }});\n"
+        "}\n"
+    )
+
+
+class Kernels:
+    """The kernels of one source, compiled for the CPU. ``prototypes`` says how each is declared."""
+
+    def __init__(self, library: Path) -> None:
+        # PyDLL keeps the lock of the interpreter: there is only one grid at a time.
+        self._library = ctypes.PyDLL(str(library))
+        text = ctypes.c_char_p.in_dll(self._library, "prototypes").value
+        self.prototypes = {name: Prototype(*entry) for name, entry in json.loads(text).items()}
+
+    def launch(
+        self, name: str, grid: int, block: int, args: Sequence[Any], order: str = "forward"
+    ) -> None:
+        """Run a kernel: ``grid`` blocks of ``block`` threads, in the order given.
+
+        An argument is a contiguous NumPy array for a pointer (or an integer, its address, whose
+        type nobody checks), and a NumPy scalar of the declared type for a value.
+        """
+        if name not in self.prototypes:
+            raise KeyError(f"no kernel {name!r}; there are {sorted(self.prototypes)}")
+        if order not in ("forward", "backward"):
+            raise ValueError(f"order must be 'forward' or 'backward', got {order!r}")
+        arguments, max_threads = self.prototypes[name]
+        if not (1 <= grid < 2**31 and 1 <= block <= max_threads):
+            raise LaunchError(f"{name}: a grid of {grid} blocks of {block} threads is none")
+        if len(args) != len(arguments):
+            raise TypeError(f"{name} takes {len(arguments)} arguments, got {len(args)}")
+        run = self._library[f"run_{name}"]
+        run.restype = ctypes.c_char_p
+        values = [_pass(name, *declared, arg) for declared, arg in zip(arguments, args)]
+        numbers = ctypes.c_uint(grid), ctypes.c_uint(block), ctypes.c_int(order == "backward")
+        if message := run(*numbers, *values):
+            raise LaunchError(f"{name}: {message.decode()}")
+
+
+def _pass(kernel: str, declared: str, name: str, arg: Any) -> Any:
+    """The argument as ctypes has it, if it is what the kernel declares."""
+    dtype, value_type = _SCALARS[declared.removeprefix("const ").removesuffix("*")]
+    problem = f"{kernel}: argument {name} is a {declared}, got "
+    if not declared.endswith("*"):
+        if type(arg) is not dtype:
+            raise TypeError(problem + f"{arg!r} of type {type(arg).__name__}")
+        return value_type(arg)
+    if isinstance(arg, np.ndarray):
+        if arg.dtype != dtype or not arg.flags.c_contiguous:
+            raise TypeError(problem + f"an array of {arg.dtype}, strides {arg.strides}")
+        if not (arg.flags.writeable or declared.startswith("const ")):
+            raise TypeError(problem + "a read-only array")
+        arg = arg.ctypes.data
+    if isinstance(arg, bool) or not isinstance(arg, int | np.uintp):
+        raise TypeError(problem + f"{arg!r} of type {type(arg).__name__}")
+    if arg % dtype().itemsize:
+        raise TypeError(problem + f"the address {arg:#x}, which is not aligned")
+    return ctypes.c_void_p(int(arg))
+
+
+def build(source: str, options: Sequence[str] = (), sanitize: bool = False) -> Kernels:
+    """Compile CUDA source with g++. The same text is compiled once per machine.
+
+    Of the CUDA compiler's options those that g++ shares are used: ``-D...`` and ``-std=...``.
+    """
+    return Kernels(library(source, options, sanitize))
+
+
+def library(source: str, options: Sequence[str] = (), sanitize: bool = False) -> Path:
+    """The compiled source: a file in the cache."""
+    shared = [option for option in options if re.match("-D|-std=", option)]
+    flags = [*_FLAGS, *(_SANITIZE if sanitize else []), *shared]
+    version = subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout
+    parts = [_HEADER, source, *flags, version.decode(), Path(__file__).read_text()]
+    path = _cache() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            finished = Path(folder) / "kernels.so"
+            _compile(source, flags, finished)
+            os.replace(finished, path)
+    return path
+
+
+def _cache() -> Path:
+    """The folder of compiled sources, which is loaded from: so it must be ours alone."""
+    folder = Path(tempfile.gettempdir()) / f"tinygen-cuda-on-cpu-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o22:
+        raise PermissionError(f"{folder} is not a folder that only this user can write")
+    return folder
+
+
+def _compile(source: str, flags: list[str], output: Path) -> None:
+    # Only kernels' own macros are expanded here, so that __global__ stays visible.
+    defines = ["-D__CUDACC__", "-D__CUDACC_RTC__", "-D__CUDA_ARCH__=900"]
+    prototypes = _find_prototypes(_gpp(["-E", "-P", *flags, *defines], source))
+    # In a namespace without a name nothing is shared between translation units: only so can the
+    # shared memory of inline functions and templates stand in the section that is spoilt.
+    parts = [_HEADER, "namespace {", '#line 1 "kernels.cu"', source, '#line 1 "entry points"', "}"]
+    parts += [_entry_point(name, prototype) for name, prototype in prototypes.items()]
+    visible = 'extern "C" __attribute__((visibility("default")))'
+    parts.append(f"{visible} const char* prototypes = {json.dumps(json.dumps(prototypes))};")
+    _gpp([*flags, "-o", str(output)], "\n".join(parts))
+
+
+def _gpp(arguments: list[str], text: str) -> str:
+    command = [COMPILER, *arguments, "-x", "c++", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """The variables with which a Python process can load sanitized kernels."""
+    libraries = ["libasan.so", "libstdc++.so"]  # the second for the exceptions, which asan watches
+    paths = [
+        subprocess.run(
+            [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in libraries
+    ]
+    return {**os.environ, "LD_PRELOAD": " ".join(paths), "ASAN_OPTIONS": "detect_leaks=0"}
+
+
+class _Module:
+    """What a stand-in for ``cupy.RawModule`` needs."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self._kernels = kernels
+
+    def get_function(self, name: str) -> Callable[..., None]:
+        """The kernel, called as CuPy's are: ``kernel((grid,), (block,), args)``."""
+        if name not in self._kernels.prototypes:
+            raise KeyError(f"no kernel {name!r}; there are {sorted(self._kernels.prototypes)}")
+
+        def kernel(grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]) -> None:
+            (blocks,), (threads,) = grid, block
+            self._kernels.launch(name, blocks, threads, args)
+
+        return kernel
+
+
+def run_kernel_source(code: str, options: Sequence[str] = ()) -> _Module:
+    """For a stand-in of CuPy: ``run_kernel_source(code, options).get_function(name)``.
+
+    The function is called as ``kernel((grid,), (block,), args)``. For a pointer pass the NumPy
+    array behind the stand-in's array, then its dtype, contiguity and alignment are checked (or its
+    address as an int, then only the alignment is); for a value a NumPy scalar of the very type that
+    the kernel declares. Anything else raises TypeError, which names the kernel and the argument.
+    """
+    return _Module(build(code, options))
