@@ -42,7 +42,6 @@ _HEADER = (Path(__file__).parent / "cuda.h").read_text()
 _FLAGS = ["-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-strict-aliasing"]
 _FLAGS += ["-ffp-contract=off", "-Wno-unknown-pragmas"]
 _SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-_SANITIZE += ["-fsanitize-sections=cuda_shared"]
 
 _SCALARS = {
     "float": (np.float32, ctypes.c_float),
@@ -126,7 +125,9 @@ class Kernels:
             raise TypeError(f"{name} takes {len(arguments)} arguments, got {len(args)}")
         run = self._library[f"run_{name}"]
         run.restype = ctypes.c_char_p
-        values = [_pass(name, *declared, arg) for declared, arg in zip(arguments, args)]
+        values = [
+            _pass(name, *declared, arg) for declared, arg in zip(arguments, args, strict=True)
+        ]
         numbers = ctypes.c_uint(grid), ctypes.c_uint(block), ctypes.c_int(order == "backward")
         if message := run(*numbers, *values):
             raise LaunchError(f"{name}: {message.decode()}")
@@ -187,12 +188,13 @@ def _cache() -> Path:
 
 
 def _compile(source: str, flags: list[str], output: Path) -> None:
-    # Only kernels' own macros are expanded here, so that __global__ stays visible.
-    defines = ["-D__CUDACC__", "-D__CUDACC_RTC__", "-D__CUDA_ARCH__=900"]
-    prototypes = _find_prototypes(_gpp(["-E", "-P", *flags, *defines], source))
-    # In a namespace without a name nothing is shared between translation units: only so can the
-    # shared memory of inline functions and templates stand in the section that is spoilt.
-    parts = [_HEADER, "namespace {", '#line 1 "kernels.cu"', source, '#line 1 "entry points"', "}"]
+    # Here the source's own macros are expanded, and the words of CUDA stay as they are.
+    cuda = ["-D__CUDACC__", "-D__CUDACC_RTC__", "-D__CUDA_ARCH__=900"]
+    text = _gpp(["-E", *flags, *cuda], f'#line 1 "kernels.cu"\n{source}')
+    prototypes = _find_prototypes(text)
+    spoil = r"\g<0> cuda_on_cpu::spoil(&\1, sizeof \1);"
+    text = re.sub(r"__shared__\s[^;]*?(\w+)\s*(?:\[[^;]*\])?\s*;", spoil, text)
+    parts = [_HEADER, text, '#line 1 "entry points"']
     parts += [_entry_point(name, prototype) for name, prototype in prototypes.items()]
     visible = 'extern "C" __attribute__((visibility("default")))'
     parts.append(f"{visible} const char* prototypes = {json.dumps(json.dumps(prototypes))};")

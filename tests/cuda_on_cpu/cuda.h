@@ -2,7 +2,7 @@
 //
 // The threads of a block run one after another, forwards or backwards. A kernel that synchronises
 // runs each of its threads in a fiber, which gives way to the next one at the barrier. Shared
-// memory starts every block filled with NaN, since on a GPU it starts with whatever was there.
+// memory is filled with NaN for every block, since on a GPU it starts with whatever was there.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,7 +28,7 @@
 #define __constant__ static const
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define __shared__ static __attribute__((section("cuda_shared")))
+#define __shared__ static
 #define __syncthreads() cuda_on_cpu::barrier(__LINE__)
 
 struct dim3 {
@@ -54,6 +54,7 @@ VECTOR4(float, float4, 16)
 VECTOR4(int, int4, 16)
 VECTOR4(unsigned, uint4, 16)
 
+namespace cuda_on_cpu {
 template <class To, class From>
 static inline To same_bits(From from) {
     static_assert(sizeof(To) == sizeof(From), "bits are reinterpreted, not converted");
@@ -61,12 +62,13 @@ static inline To same_bits(From from) {
     memcpy(&to, &from, sizeof to);
     return to;
 }
-static inline int __float_as_int(float x) { return same_bits<int>(x); }
-static inline unsigned __float_as_uint(float x) { return same_bits<unsigned>(x); }
-static inline float __int_as_float(int x) { return same_bits<float>(x); }
-static inline float __uint_as_float(unsigned x) { return same_bits<float>(x); }
-static inline long long __double_as_longlong(double x) { return same_bits<long long>(x); }
-static inline double __longlong_as_double(long long x) { return same_bits<double>(x); }
+}  // namespace cuda_on_cpu
+static inline int __float_as_int(float x) { return cuda_on_cpu::same_bits<int>(x); }
+static inline unsigned __float_as_uint(float x) { return cuda_on_cpu::same_bits<unsigned>(x); }
+static inline float __int_as_float(int x) { return cuda_on_cpu::same_bits<float>(x); }
+static inline float __uint_as_float(unsigned x) { return cuda_on_cpu::same_bits<float>(x); }
+static inline long long __double_as_longlong(double x) { return cuda_on_cpu::same_bits<long long>(x); }
+static inline double __longlong_as_double(long long x) { return cuda_on_cpu::same_bits<double>(x); }
 static inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t{a} * b >> 32; }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return static_cast<unsigned __int128>(a) * b >> 64;
@@ -75,9 +77,6 @@ template <class T>
 static inline T __ldg(const T* address) { return *address; }
 using std::max;
 using std::min;
-
-extern "C" char __start_cuda_shared[] __attribute__((weak, visibility("hidden")));
-extern "C" char __stop_cuda_shared[] __attribute__((weak, visibility("hidden")));
 
 namespace cuda_on_cpu {
 
@@ -95,6 +94,7 @@ struct Fiber {
 };
 
 static std::vector<std::unique_ptr<Fiber>> fibers;
+static std::vector<void*> spoilt;  // shared variables that this block has met
 static Fiber* running;  // null when the thread has no fiber of its own
 static ucontext_t scheduler;
 static const std::function<void()>* body;
@@ -155,8 +155,11 @@ static void start(unsigned thread) {
     resume(thread);
 }
 
-__attribute__((no_sanitize_address)) static void spoil_shared_memory() {
-    for (volatile char* p = __start_cuda_shared; p != __stop_cuda_shared; ++p) *p = '\xff';
+// Every declaration of shared memory is followed by a call of this.
+static void spoil(void* variable, size_t size) {
+    if (std::find(spoilt.begin(), spoilt.end(), variable) != spoilt.end()) return;
+    memset(variable, 0xff, size);
+    spoilt.push_back(variable);
 }
 
 // Threads that wait at different barriers, or that ended while others wait, never meet on a GPU.
@@ -169,7 +172,7 @@ static void check_same_barrier(unsigned threads) {
 static void run_block(bool backward) {
     const unsigned threads = blockDim.x;
     auto nth = [&](unsigned k) { return backward ? threads - 1 - k : k; };
-    spoil_shared_memory();
+    spoilt.clear();
     start(nth(0));
     if (fibers[nth(0)]->line == ENDED) {  // no barrier: then the others need no fibers
         for (unsigned k = 1; k < threads; ++k) {
