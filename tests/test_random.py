@@ -66,6 +66,13 @@ def fresh():
     return Generator(SEED, DRAW)
 
 
+@pytest.fixture
+def philox_gives(monkeypatch):
+    """The NumPy form computes, from the words that a function of (seed, draw, block, n) gives."""
+    monkeypatch.setattr("tinygen.kernels.fused.launcher", lambda m, *arrays: None)
+    return lambda words: monkeypatch.setattr("tinygen.kernels.reference.philox4x32", words)
+
+
 METHODS = {
     "bits": lambda g, shape: g.bits(shape),
     "uniform32": lambda g, shape: g.uniform(shape),
@@ -179,9 +186,9 @@ def test_integers_by_definition(low, high, dtype):
     assert result.tolist() == [low + word64(i) * (high - low) // 2**64 for i in range(21)]
 
 
-def test_integers_are_exact_for_extreme_words(monkeypatch):
+def test_integers_are_exact_for_extreme_words(philox_gives):
     extremes = np.array([[0, 0, WORD - 1, WORD - 1], [0, WORD - 1, WORD - 1, 0]], np.uint32)
-    monkeypatch.setattr("tinygen.random.philox4x32", lambda *_: extremes)
+    philox_gives(lambda *_: extremes)
     values = [0, 2**64 - 1, WORD - 1, 2**64 - WORD]
     for size in (1, 3, 2**31 + 1, WORD - 1, WORD):
         assert Generator().integers(0, size, 4).tolist() == [r * size // 2**64 for r in values]
@@ -210,11 +217,11 @@ def test_permutation_by_definition():
     assert result.tolist() == sorted(range(50), key=word64)
 
 
-def test_permutation_sorts_by_both_words_and_breaks_ties_by_index(monkeypatch):
+def test_permutation_sorts_by_both_words_and_breaks_ties_by_index(philox_gives):
     n = 200
     keys = [[i * 7 % 3, i * 5 % 2] for i in range(n)]
     words = np.array(keys, np.uint32).reshape(-1, 4)
-    monkeypatch.setattr("tinygen.random.philox4x32", lambda *_: words)
+    philox_gives(lambda *_: words)
     assert Generator().permutation(n).tolist() == sorted(range(n), key=keys.__getitem__)
 
 
@@ -255,14 +262,12 @@ def special_numbers(bits):
 
 
 @floats
-def test_normal_is_accurate_relative_to_itself(dtype, monkeypatch):
+def test_normal_is_accurate_relative_to_itself(dtype, philox_gives):
     bits = 24 if dtype == np.float32 else 53
     first = special_numbers(bits)
     second = first[::-1]
     words = words_for(first, second, dtype)
-    monkeypatch.setattr(
-        "tinygen.random.philox4x32", lambda seed, draw, block, n: words[block : block + n]
-    )
+    philox_gives(lambda seed, draw, block, n: words[block : block + n])
     result = Generator().normal(2 * first.size, dtype=dtype).reshape(-1, 2)
 
     # 1 - u1 is exact, and log1p has no trouble near u1 = 1. The angle is reduced in integers.
@@ -285,12 +290,10 @@ def test_normal_is_accurate_relative_to_itself(dtype, monkeypatch):
     np.testing.assert_allclose(result, expected, rtol=5e-7 if dtype == np.float32 else 2e-15)
 
 
-def test_the_tails_are_finite(monkeypatch):
+def test_the_tails_are_finite(philox_gives):
     for dtype, bits in ((np.float32, 24), (np.float64, 53)):
         words = words_for(np.zeros(2), np.zeros(2), dtype)
-        monkeypatch.setattr(
-            "tinygen.random.philox4x32", lambda seed, draw, block, n, words=words: words[:n]
-        )
+        philox_gives(lambda seed, draw, block, n, words=words: words[:n])
         z = Generator().normal(1, dtype=dtype)
         assert z[0] == pytest.approx(math.sqrt(2 * bits * math.log(2)), rel=1e-6)
 
@@ -407,7 +410,7 @@ def test_children_differ_and_leave_the_parent_alone():
 
 def test_next_draw_claims_one_draw():
     g = Generator(4, 6)
-    assert g.next_draw() == (4, 6)
+    assert g.next_draw() == (4, 6, None)
     assert g.state == (4, 7)
 
 
@@ -436,11 +439,8 @@ def test_manual_seed_restarts_the_default_generator_in_place():
 
 
 @floats
-def test_uniform_never_reaches_high(dtype, monkeypatch):
-    monkeypatch.setattr(
-        "tinygen.random.philox4x32",
-        lambda seed, draw, block, n: np.full((n, 4), WORD - 1, np.uint32),
-    )
+def test_uniform_never_reaches_high(dtype, philox_gives):
+    philox_gives(lambda seed, draw, block, n: np.full((n, 4), WORD - 1, np.uint32))
     for low, high in [
         (0, 1),
         (-1, 1),

@@ -1,13 +1,8 @@
 """Counter-based random numbers: one definition of the stream for every backend.
 
-Word k of a draw is lane ``k % 4`` of the Philox block ``k // 4`` whose key is the generator's seed
-and whose counter is (block, draw). So a number depends on the seed, the draw and its place in the
-array and on nothing else: row i is the same whoever computes it, and however many rows there are.
-This NumPy form is the definition: any other form of the stream is held to it.
-
-References:
-    Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
-    Box & Muller, "A note on the generation of random normal deviates", Ann. Math. Stat. 29, 1958.
+A number depends on the generator's seed, on which of its draws this is, and on its place in the
+array, and on nothing else: not on the device, nor on how many rows there are. How words become
+numbers is in `tinygen.kernels`: `reference.py` is the definition, in NumPy.
 """
 
 from __future__ import annotations
@@ -15,56 +10,23 @@ from __future__ import annotations
 import math
 import operator
 import zlib
-from collections.abc import Callable
 from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from tinygen import kernels
+from tinygen.backend import namespace_for, namespace_of
+from tinygen.kernels.fused import Draw
+from tinygen.kernels.reference import philox4x32
+
 __all__ = ["Generator", "default_generator", "manual_seed", "philox4x32"]
 
-Array: TypeAlias = npt.NDArray[Any]
-Words: TypeAlias = npt.NDArray[np.uint32]
+Array: TypeAlias = Any
 Shape: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...]
 
-# The constants of the rounds are 0-d arrays, which ufuncs take at a third of a Python int's cost.
-_MULTIPLIER_0, _MULTIPLIER_2 = np.array(0xD2511F53, np.uint64), np.array(0xCD9E8D57, np.uint64)
-_LOW_WORD, _WORD_BITS = np.array(0xFFFFFFFF, np.uint64), np.array(32, np.uint64)
-_KEY_STEP_0, _KEY_STEP_1 = 0x9E3779B9, 0xBB67AE85  # the golden ratio and sqrt(3) - 1
-_CHUNK = 4096  # blocks at a time, so that all temporaries stay in the cache
 _CHILD_DRAW = 2**64 - 1  # kept for Generator.child: no generator draws here
-_SPACING = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}  # of uniforms in [0, 1)
-
-
-def philox4x32(seed: int, draw: int, block: int, count: int = 1) -> Words:
-    """Philox4x32-10 (Salmon et al. 2011): the blocks ``block .. block + count - 1`` of a draw.
-
-    The key is ``seed``; the counter has the block number in its low 64 bits and ``draw`` in its
-    high ones. All three are in [0, 2**64), unchecked; block numbers wrap around. Returns uint32,
-    shape (count, 4).
-    """
-    blocks = np.arange(count, dtype=np.uint64)
-    blocks += np.uint64(block)
-    # Each 32-bit word lives in 64 bits, where the products are exact.
-    c0, c1 = blocks & _LOW_WORD, blocks >> _WORD_BITS
-    c2, c3 = np.full_like(c0, draw & 0xFFFFFFFF), np.full_like(c0, draw >> 32)
-    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
-    product_0, product_2 = np.empty_like(c0), np.empty_like(c0)
-    for _ in range(10):
-        np.multiply(c0, _MULTIPLIER_0, out=product_0)
-        np.multiply(c2, _MULTIPLIER_2, out=product_2)
-        np.right_shift(product_2, _WORD_BITS, out=c0)
-        c0 ^= c1
-        c0 ^= np.uint64(k0)
-        np.bitwise_and(product_2, _LOW_WORD, out=c1)
-        np.right_shift(product_0, _WORD_BITS, out=c2)
-        c2 ^= c3
-        c2 ^= np.uint64(k1)
-        np.bitwise_and(product_0, _LOW_WORD, out=c3)
-        k0, k1 = (k0 + _KEY_STEP_0) % 2**32, (k1 + _KEY_STEP_1) % 2**32
-    words = np.empty((count, 4), np.uint32)
-    words[:, 0], words[:, 1], words[:, 2], words[:, 3] = c0, c1, c2, c3
-    return words
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Generator:
@@ -73,7 +35,15 @@ class Generator:
     Each call of a random method is one draw and advances ``draws`` by one, whatever the size; a
     call that raises is none. ``shape`` is an int or a tuple of ints (``()`` gives a 0-d array), and
     elements are numbered in C order. Both integers are in [0, 2**64), else ValueError or TypeError.
+
+    ``device`` is where the array is made, 'cpu' or 'gpu': bits, uniforms and integers are the same
+    on both, normals to 1e-6. Between float32 normals of the C++ and the CUDA kernels no bit differs.
+
+    ``counter`` is None, or an array of one uint64 that is added to ``draws`` where the numbers are
+    made: in the memory of a GPU, it can be advanced there without this object's knowledge.
     """
+
+    counter: Array = None
 
     def __init__(self, seed: SupportsIndex = 0, draws: SupportsIndex = 0) -> None:
         self.state = (seed, draws)
@@ -104,63 +74,58 @@ class Generator:
         words = philox4x32(self._seed, _CHILD_DRAW, _uint64("index", index))[0]
         return Generator(int(words[0]) | int(words[1]) << 32)
 
-    def next_draw(self) -> tuple[int, int]:
-        """Claim one draw, for a kernel that computes the words itself: its ``(seed, draw)``."""
+    def next_draw(self) -> Draw:
+        """Claim one draw, for a kernel that computes the numbers itself: seed, number, counter."""
         if self._draws == _CHILD_DRAW:
             raise ValueError(f"the generator is exhausted: draws = {self._draws}")
         self._draws += 1
-        return self._seed, self._draws - 1
+        return Draw(self._seed, self._draws - 1, self.counter)
 
-    def bits(self, shape: Shape) -> Words:
+    def bits(self, shape: Shape, device: str = "cpu") -> Array:
         """The random words themselves: uint32, all values equally likely."""
-        return self._draw(shape, np.dtype(np.uint32), 1, lambda words: words)
+        shape, m = _shape(shape), namespace_for(device)
+        return kernels.bits(m, math.prod(shape), self.next_draw()).reshape(shape)
 
     def uniform(
-        self, shape: Shape, low: float = 0.0, high: float = 1.0, dtype: npt.DTypeLike = np.float32
+        self,
+        shape: Shape,
+        low: float = 0.0,
+        high: float = 1.0,
+        dtype: npt.DTypeLike = np.float32,
+        device: str = "cpu",
     ) -> Array:
         """Uniform in [low, high): ``low + (high - low) * u`` computed in float32 or float64.
 
         u is a multiple of 2**-24 (float32, one word each) or 2**-53 (float64, two). Raises
         ValueError for low > high or limits that are not finite, TypeError for another dtype.
         """
-        dtype = _float_dtype(dtype)
+        dtype, shape, m = _float_dtype(dtype), _shape(shape), namespace_for(device)
         low, high = _finite("low", low, dtype), _finite("high", high, dtype)
         if low > high:
             raise ValueError(f"low must not exceed high, got low = {low}, high = {high}")
         _finite("high - low", high - low, dtype)
-        start, end = dtype.type(low), dtype.type(high)
-        last = np.nextafter(end, start)  # the sum may round up to high itself
-
-        def convert(words: Words) -> Array:
-            numbers = _whole_numbers(words, dtype)
-            numbers *= _SPACING[dtype]
-            numbers *= end - start
-            numbers += start
-            np.minimum(numbers, last, out=numbers)
-            return numbers
-
-        return self._draw(shape, dtype, dtype.itemsize // 4, convert)
+        n = math.prod(shape)
+        return kernels.uniform(m, n, self.next_draw(), low, high, dtype).reshape(shape)
 
     def normal(
-        self, shape: Shape, mean: float = 0.0, std: float = 1.0, dtype: npt.DTypeLike = np.float32
+        self,
+        shape: Shape,
+        mean: float = 0.0,
+        std: float = 1.0,
+        dtype: npt.DTypeLike = np.float32,
+        device: str = "cpu",
     ) -> Array:
         """Normal by Box & Muller (1958): ``mean + std * z`` computed in float32 or float64.
 
         Elements 2j and 2j + 1 are the cosine and the sine of one pair. Raises ValueError for
         std < 0 or parameters that are not finite, TypeError for another dtype.
         """
-        dtype = _float_dtype(dtype)
+        dtype, shape, m = _float_dtype(dtype), _shape(shape), namespace_for(device)
         mean, std = _finite("mean", mean, dtype), _finite("std", std, dtype)
         if std < 0:
             raise ValueError(f"std must not be negative, got {std}")
-
-        def convert(words: Words) -> Array:
-            normals = _box_muller(_whole_numbers(words, dtype))
-            normals *= dtype.type(std)
-            normals += dtype.type(mean)
-            return normals
-
-        return self._draw(shape, dtype, dtype.itemsize // 4, convert)
+        n = math.prod(shape)
+        return kernels.normal(m, n, self.next_draw(), mean, std, dtype).reshape(shape)
 
     def integers(
         self,
@@ -168,13 +133,14 @@ class Generator:
         high: SupportsIndex,
         shape: Shape,
         dtype: npt.DTypeLike = np.int64,
+        device: str = "cpu",
     ) -> Array:
         """Integers in [low, high): ``low + floor(r * (high - low) / 2**64)``, r of 64 random bits.
 
         Raises ValueError unless 1 <= high - low <= 2**32 and the dtype holds the limits, TypeError
         for a dtype that is not of integers.
         """
-        dtype = np.dtype(dtype)
+        dtype, shape, m = np.dtype(dtype), _shape(shape), namespace_for(device)
         if dtype.kind not in "iu":
             raise TypeError(f"dtype must be an integer dtype, got {dtype}")
         low, high = _integer("low", low), _integer("high", high)
@@ -182,102 +148,43 @@ class Generator:
             raise ValueError(f"high - low must be in [1, 2**32], got low = {low}, high = {high}")
         if low < np.iinfo(dtype).min or high - 1 > np.iinfo(dtype).max:
             raise ValueError(f"[{low}, {high}) does not fit into {dtype}")
-        size, offset = np.uint64(high - low), np.uint64(low % 2**64)
-
-        def convert(words: Words) -> Array:
-            # floor(r * n / 2**64) by words. Nothing overflows: the product of the high word is at
-            # most (2**32 - 1) * 2**32, and what is added to it is below 2**32.
-            high_words, numbers = words[0::2].astype(np.uint64), words[1::2].astype(np.uint64)
-            numbers *= size
-            numbers >>= _WORD_BITS
-            high_words *= size
-            numbers += high_words
-            numbers >>= _WORD_BITS
-            numbers += offset  # modulo 2**64, which the narrowing to a signed dtype undoes
-            return numbers.astype(dtype)
-
-        return self._draw(shape, dtype, 2, convert)
+        # Computed modulo 2**64 in int64, which the change to an unsigned dtype undoes.
+        numbers = kernels.integers(m, math.prod(shape), self.next_draw(), low, high - low)
+        return numbers.astype(dtype, copy=False).reshape(shape)
 
     def bernoulli(
-        self, p: npt.ArrayLike, shape: Shape | None = None, dtype: npt.DTypeLike = np.float32
+        self,
+        p: npt.ArrayLike,
+        shape: Shape | None = None,
+        dtype: npt.DTypeLike = np.float32,
+        device: str | None = None,
     ) -> Array:
         """1 with probability p, else 0: ``u < p`` for a float32 uniform u.
 
-        p is a number or an array that broadcasts to ``shape`` (None: p's own shape). Raises
-        ValueError for a p outside [0, 1] or NaN.
+        p is a number or an array that broadcasts to ``shape`` (None: p's own shape); the result is
+        on p's device if it is an array. Raises ValueError for a p outside [0, 1] or NaN.
         """
-        p, dtype = np.asarray(p), np.dtype(dtype)
+        dtype = np.dtype(dtype)
+        p = p if hasattr(p, "dtype") and not isinstance(p, np.generic) else np.asarray(p)
+        m = namespace_of(p) if device is None or p.ndim else namespace_for(device)
+        p = m.asarray(p)
         valid = (p >= 0) & (p <= 1)
         if not valid.all():
-            raise ValueError(f"p must be in [0, 1], got {p[~valid].flat[0]}")
+            raise ValueError(f"p must be in [0, 1], got {p[~valid].ravel()[0]}")
         # Broadcast first: NumPy 1 would compare with a 0-d float64 p in float32.
-        p = np.broadcast_to(p, p.shape if shape is None else _shape(shape))
-        return np.asarray(self.uniform(p.shape) < p).astype(dtype)
+        p = m.broadcast_to(p, p.shape if shape is None else _shape(shape))
+        return m.asarray(self.uniform(p.shape, device=m.device) < p).astype(dtype)
 
     def permutation(self, n: SupportsIndex) -> npt.NDArray[np.int64]:
-        """A permutation of range(n), int64: the stable order of 64-bit keys. n < 0: ValueError."""
+        """A permutation of range(n), int64, on the CPU: the stable order of 64-bit keys.
+
+        ValueError: n < 0.
+        """
         if (n := _integer("n", n)) < 0:
             raise ValueError(f"n must not be negative, got {n}")
-
-        def convert(words: Words) -> Array:
-            return words[0::2].astype(np.uint64) << _WORD_BITS | words[1::2]
-
-        keys = self._draw(n, np.dtype(np.uint64), 2, convert)
+        words = self.bits(2 * n)
+        keys = words[0::2].astype(np.uint64) << np.uint64(32) | words[1::2]
         return keys.argsort(kind="stable").astype(np.int64, copy=False)
-
-    def _draw(
-        self, shape: Shape, dtype: np.dtype[Any], each: int, convert: Callable[[Words], Array]
-    ) -> Array:
-        """One draw: ``convert`` turns words of whole blocks into elements of ``each`` words."""
-        shape = _shape(shape)
-        result = np.empty(math.prod(shape), dtype)
-        seed, draw = self.next_draw()
-        per_block = 4 // each
-        for block in range(0, -(-result.size // per_block), _CHUNK):
-            part = result[block * per_block : (block + _CHUNK) * per_block]
-            words = philox4x32(seed, draw, block, -(-part.size // per_block))
-            part[:] = convert(words.reshape(-1))[: part.size]
-        return result.reshape(shape)
-
-
-def _whole_numbers(words: Words, dtype: np.dtype[Any]) -> Array:
-    """Whole numbers as floats: 24 random bits of one word (float32) or 53 of two (float64)."""
-    numbers: Array
-    if dtype == np.float32:
-        # Signed, because processors convert signed integers faster.
-        numbers = (words >> np.uint32(8)).view(np.int32).astype(np.float32)
-        return numbers
-    numbers = (words[0::2] >> np.uint32(5)).astype(np.float64)
-    numbers *= 2.0**26
-    numbers += words[1::2] >> np.uint32(6)
-    return numbers
-
-
-def _box_muller(numbers: Array) -> Array:
-    """Standard normals from whole numbers, whose pairs give a radius and an angle."""
-    spacing = _SPACING[numbers.dtype]
-    radius = numbers[0::2] + 1  # scaled, it is in (0, 1]: the logarithm of 0 never occurs
-    radius *= spacing
-    np.log(radius, out=radius)
-    radius *= -2
-    np.sqrt(radius, out=radius)
-
-    # For an angle of t turns, cos(2 pi t) = sin(2 pi (|t - 1/2| - 1/4)); a sine is the cosine of
-    # a quarter turn less. These differences are exact, and pi enters after them: so each result is
-    # accurate relative to itself, even where it is nearly 0.
-    turns = np.empty((2, radius.size), numbers.dtype)
-    np.multiply(numbers[1::2], spacing, out=turns[0])
-    np.abs(turns[0] - 0.25, out=turns[1])
-    turns -= 0.5
-    np.abs(turns, out=turns)
-    turns -= 0.25
-    turns *= 2 * math.pi
-    np.sin(turns, out=turns)
-    turns *= radius
-
-    normals = np.empty_like(numbers)
-    normals[0::2], normals[1::2] = turns
-    return normals
 
 
 def _integer(name: str, value: SupportsIndex) -> int:
@@ -313,7 +220,7 @@ def _finite(name: str, value: float, dtype: np.dtype[Any]) -> float:
 
 def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     # NumPy reads None as float64, but here the default is float32: so None is refused.
-    if dtype is None or np.dtype(dtype) not in _SPACING:
+    if dtype is None or np.dtype(dtype) not in _FLOATS:
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
     return np.dtype(dtype)
 

@@ -1,0 +1,78 @@
+"""The kernels on the GPU: compiled by CuPy for the device they meet, launched with typed arguments."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinygen.kernels.signatures import inlined, signatures
+
+__all__ = ["OPTIONS", "load", "source"]
+
+# Fused multiply-adds only where the source writes them: the same bits as on the CPU.
+OPTIONS = ("-std=c++17", "--fmad=false")
+THREADS = 256
+PER_BLOCK = 4 * THREADS  # elements
+BLOCKS_PER_PROCESSOR = 32
+
+_NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "float": np.float32,
+    "double": np.float64,
+    "i64": np.int64,
+    "u64": np.uint64,
+}
+
+
+@functools.cache
+def source() -> str:
+    """The CUDA source as one text, headers included."""
+    return inlined("kernels.cu")
+
+
+def load() -> tuple[Callable[..., None], str]:
+    """`launch(name, *arguments)` on the current device and stream, and a line that describes it.
+
+    Arguments are those of kernels.h: CuPy arrays for pointers (or None), and numbers.
+    """
+    import cupy
+
+    module = cupy.RawModule(code=source(), options=OPTIONS)
+    functions = {name: module.get_function(name) for name in signatures()}
+    types = {name: _converters(name) for name in signatures()}
+    sizes = {name: _size_of(name) for name in signatures()}
+    processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
+
+    def launch(name: str, *arguments: Any) -> None:
+        work = -(-sizes[name](arguments) // PER_BLOCK)
+        if work:  # an empty array has nothing to launch for
+            grid = min(work, BLOCKS_PER_PROCESSOR * processors)
+            typed = [convert(a) for convert, a in zip(types[name], arguments, strict=True)]
+            functions[name]((grid,), (THREADS,), tuple(typed))
+
+    return launch, "CUDA, compiled for this device by CuPy"
+
+
+def _converters(name: str) -> list[Callable[[Any], Any]]:
+    """An argument's own type for each: CuPy would pass a Python float as a double."""
+    return [
+        _pointer if kind.endswith("*") else _NUMBERS[kind] for kind, _ in signatures()[name]
+    ]
+
+
+def _pointer(array: Any) -> Any:
+    return np.uintp(0) if array is None else array
+
+
+def _size_of(name: str) -> Callable[[tuple[Any, ...]], int]:
+    """How many elements a kernel works on, from its arguments."""
+    names = [argument for _, argument in signatures()[name]]
+    if name == "sum_chunks":
+        return lambda arguments: 1  # one block, even for no chunks: their sum is 0
+    if "n" in names:
+        n = names.index("n")
+        return lambda arguments: arguments[n]
+    rows, columns = names.index("rows"), names.index("columns")
+    return lambda arguments: arguments[rows] * arguments[columns]

@@ -1,0 +1,204 @@
+// The mathematics of the kernels, for both compilers: the same operations in the same order, with
+// every fused multiply-add written out, so that a GPU and a CPU agree to the last bit.
+// Polynomials are minimax approximations; after each stands its largest error.
+
+#pragma once
+
+#ifdef __CUDACC__
+#define SHARED static __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
+#else
+#include <cmath>
+#include <cstring>
+#define SHARED static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+typedef int i32;
+typedef unsigned int u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+#ifdef __CUDACC__
+SHARED float fused(float a, float b, float c) { return fmaf(a, b, c); }
+SHARED double fused(double a, double b, double c) { return fma(a, b, c); }
+SHARED float square_root(float x) { return sqrtf(x); }
+SHARED double square_root(double x) { return sqrt(x); }
+SHARED i32 bits_of(float x) { return __float_as_int(x); }
+SHARED float float_of(i32 bits) { return __int_as_float(bits); }
+SHARED i64 bits_of(double x) { return __double_as_longlong(x); }
+SHARED double double_of(i64 bits) { return __longlong_as_double(bits); }
+#else
+SHARED float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+SHARED double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
+SHARED float square_root(float x) { return __builtin_sqrtf(x); }
+SHARED double square_root(double x) { return __builtin_sqrt(x); }
+template <class To, class From>
+SHARED To same_bits(From x) {
+    To y;
+    static_assert(sizeof x == sizeof y, "");
+    memcpy(&y, &x, sizeof y);
+    return y;
+}
+SHARED i32 bits_of(float x) { return same_bits<i32>(x); }
+SHARED float float_of(i32 bits) { return same_bits<float>(bits); }
+SHARED i64 bits_of(double x) { return same_bits<i64>(x); }
+SHARED double double_of(i64 bits) { return same_bits<double>(bits); }
+#endif
+
+SHARED float magnitude(float x) { return float_of(bits_of(x) & 0x7FFFFFFF); }
+SHARED float with_sign_of(float x, float sign) {
+    return float_of(bits_of(x) | (bits_of(sign) & (i32)0x80000000));
+}
+
+// -- logarithm, for normal numbers above 0 -------------------------------------------------------
+// x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); f is exact, so x near 1 loses nothing.
+SHARED float logarithm(float x) {
+    const i32 e = (bits_of(x) - 0x3F3504F3) >> 23;
+    const float f = float_of(bits_of(x) - (i32)((u32)e << 23)) - 1.0f;
+    float p = -0.0763449669f;  // log(1 + f) = f - f^2/2 + f^3 p, 6e-9
+    p = fused(p, f, 0.127615765f);
+    p = fused(p, f, -0.131601825f);
+    p = fused(p, f, 0.142017573f);
+    p = fused(p, f, -0.166233569f);
+    p = fused(p, f, 0.200012267f);
+    p = fused(p, f, -0.250008196f);
+    p = fused(p, f, 0.333333313f);
+    const float square = f * f, n = (float)e;
+    float y = fused(n, -2.12194440e-4f, square * f * p);  // log 2 = 0.693359375 - 2.1219444e-4
+    y = fused(-0.5f, square, y);
+    return fused(n, 0.693359375f, y + f);
+}
+
+SHARED double logarithm(double x) {
+    const i64 e = (bits_of(x) - 0x3FE6A09E667F3BCDLL) >> 52;
+    const double f = double_of(bits_of(x) - (i64)((u64)e << 52)) - 1.0;
+    const double s = f / (2.0 + f), z = s * s;  // log(1 + f) = 2 atanh(s) = 2 s + s^3 p
+    double p = 0.147959459539238483;            // 2e-18
+    p = fused(p, z, 0.15314050916391637);
+    p = fused(p, z, 0.181835643123497586);
+    p = fused(p, z, 0.22222198573439181);
+    p = fused(p, z, 0.285714287423852528);
+    p = fused(p, z, 0.399999999994146885);
+    p = fused(p, z, 0.666666666666673441);
+    // 2 s = f - s f exactly; log 2 in two parts, the first with trailing zeros.
+    const double n = (double)(i32)e;
+    const double tail = fused(s, z * p - f, n * 1.90821492927058770002e-10);
+    return fused(n, 6.93147180369123816490e-01, f + tail);
+}
+
+// -- sine and cosine, for |x| <= pi/4 ------------------------------------------------------------
+SHARED float sine(float x) {
+    const float z = x * x;
+    float p = -0.000195172994f;  // sin x = x + x^3 p, 4e-9
+    p = fused(p, z, 0.008332178f);
+    p = fused(p, z, -0.166666552f);
+    return fused(x * z, p, x);
+}
+
+SHARED float cosine(float x) {
+    const float z = x * x;
+    float p = 2.44384519e-05f;  // cos x = 1 - x^2/2 + x^4 p, 1e-10
+    p = fused(p, z, -0.00138873677f);
+    p = fused(p, z, 0.0416666456f);
+    return fused(z * z, p, fused(-0.5f, z, 1.0f));
+}
+
+SHARED double sine(double x) {
+    const double z = x * x;
+    double p = 1.58968281813190791e-10;  // 3e-18
+    p = fused(p, z, -2.50507586581574122e-8);
+    p = fused(p, z, 2.75573136952621376e-6);
+    p = fused(p, z, -0.000198412698298170715);
+    p = fused(p, z, 0.00833333333332242472);
+    p = fused(p, z, -0.166666666666666321);
+    return fused(x * z, p, x);
+}
+
+SHARED double cosine(double x) {
+    const double z = x * x;
+    double p = -1.1359670867176146e-11;  // 5e-20
+    p = fused(p, z, 2.08757237053721381e-9);
+    p = fused(p, z, -2.75573143554110954e-7);
+    p = fused(p, z, 0.0000248015872894924824);
+    p = fused(p, z, -0.00138888888888741398);
+    p = fused(p, z, 0.0416666666666665996);
+    return fused(z * z, p, fused(-0.5, z, 1.0));
+}
+
+// -- exponentials --------------------------------------------------------------------------------
+// e^x = 2^n e^r with |r| <= ln(2)/2. Overflows to infinity, underflows through the subnormals to 0.
+SHARED float exponential(float x) {
+    const float bounded = x > 89.0f ? 89.0f : x < -104.0f ? -104.0f : x;  // a NaN stays
+    const float shifted = fused(bounded, 1.44269504f, 12582912.0f);      // n in the low bits
+    const float n = shifted - 12582912.0f;
+    const float r = fused(n, 2.12194440e-4f, fused(n, -0.693359375f, bounded));
+    float p = 0.00139504788f;  // e^r = 1 + r + r^2 p, 3e-9
+    p = fused(p, r, 0.00836888235f);
+    p = fused(p, r, 0.041666206f);
+    p = fused(p, r, 0.166665196f);
+    p = fused(p, r, 0.5f);
+    p = fused(p * r, r, r) + 1.0f;
+    const i32 k = bits_of(shifted) - 0x4B400000, half = k >> 1;  // 2^n itself may not be a float
+    return p * float_of((i32)((u32)(half + 127) << 23)) *
+           float_of((i32)((u32)(k - half + 127) << 23));
+}
+
+// e^x - 1 - x, accurate near 0.
+SHARED float exponential_less_linear(float x) {
+    float p = 2.48915258e-05f;  // x^2 p for |x| <= 0.75, 1e-8
+    p = fused(p, x, 0.00020113161f);
+    p = fused(p, x, 0.00138896576f);
+    p = fused(p, x, 0.00833257195f);
+    p = fused(p, x, 0.0416666381f);
+    p = fused(p, x, 0.166666716f);
+    p = fused(p, x, 0.5f);
+    const float far = exponential(x) - 1.0f - x;
+    return magnitude(x) < 0.75f ? x * x * p : far;
+}
+
+SHARED float hyperbolic_tangent(float x) {
+    const float z = x * x;
+    float p = -0.00571704516f;  // x + x^3 p for |x| <= 0.625, 4e-9
+    p = fused(p, z, 0.020650588f);
+    p = fused(p, z, -0.0537434965f);
+    p = fused(p, z, 0.133314908f);
+    p = fused(p, z, -0.333332837f);
+    const float e = exponential(-2.0f * magnitude(x));
+    const float far = with_sign_of((1.0f - e) / (1.0f + e), x);
+    return magnitude(x) < 0.625f ? fused(x * z, p, x) : far;
+}
+
+SHARED float logistic(float x) {
+    const float e = exponential(-magnitude(x)), inverse = 1.0f / (1.0f + e);
+    return x < 0.0f ? e * inverse : inverse;
+}
+
+// log(1 + e^x), without overflow: the logarithm is of a number in (1, 2].
+SHARED float soft_plus(float x) {
+    return (x <= 0.0f ? 0.0f : x) + logarithm(1.0f + exponential(-magnitude(x)));
+}
+
+// -- the standard normal -------------------------------------------------------------------------
+// Its density and its distribution function, both accurate relative to themselves in the left tail.
+struct Gaussian {
+    float density, below;
+};
+
+SHARED Gaussian gaussian(float x) {
+    const float a = magnitude(x) > 20.0f ? 20.0f : magnitude(x);  // beyond, both are 0 or 1
+    const float square = a * a, rest = fused(a, a, -square);      // a^2 in two parts
+    const float coarse = exponential(-0.5f * square), e = fused(coarse, -0.5f * rest, coarse);
+    const float t = 1.0f / fused(0.35f, a, 1.0f);
+    float p = -0.029157877f;  // the probability below -a is e^(-a^2/2) t p, 3e-8
+    p = fused(p, t, 0.144030884f);
+    p = fused(p, t, -0.255838931f);
+    p = fused(p, t, 0.159319609f);
+    p = fused(p, t, -0.0232122932f);
+    p = fused(p, t, 0.10555248f);
+    p = fused(p, t, 0.119821295f);
+    p = fused(p, t, 0.139863521f);
+    p = fused(p, t, 0.139621302f);
+    const float tail = e * (t * p);
+    return Gaussian{0.398942280f * e, x > 0.0f ? 1.0f - tail : tail};
+}

@@ -1,0 +1,383 @@
+// The kernels on the CPU: plain loops that the compiler vectorises, on one thread. (On a small
+// machine, threads that spin beside those of the matrix products slow both down.)
+
+#define KERNEL(name) extern "C" void name
+#include "formulas.h"
+#include "kernels.h"
+#include "philox.h"
+
+#define VECTORISED _Pragma("omp simd")
+
+namespace {
+
+constexpr int BLOCKS = 64;         // of Philox at a time: enough for the vector units, in the cache
+constexpr int CHUNK = 4 * BLOCKS;  // words
+
+i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+
+// -- the random stream ---------------------------------------------------------------------------
+struct WordsOfBlocks {
+    alignas(64) u32 w0[BLOCKS], w1[BLOCKS], w2[BLOCKS], w3[BLOCKS];
+};
+
+void draw_words(Stream stream, u64 block, WordsOfBlocks& out) {
+    VECTORISED
+    for (int i = 0; i < BLOCKS; ++i) {
+        const Words w = philox(stream, block + i);
+        out.w0[i] = w.w0, out.w1[i] = w.w1, out.w2[i] = w.w2, out.w3[i] = w.w3;
+    }
+}
+
+// Standard normals of the blocks from `block` on: CHUNK of float, half as many of double.
+void draw_normals(Stream stream, u64 block, float* z) {
+    WordsOfBlocks w;
+    draw_words(stream, block, w);
+    VECTORISED
+    for (int i = 0; i < BLOCKS; ++i) {
+        const Pair<float> a = box_muller(w.w0[i], w.w1[i]), b = box_muller(w.w2[i], w.w3[i]);
+        z[4 * i] = a.cosine, z[4 * i + 1] = a.sine, z[4 * i + 2] = b.cosine, z[4 * i + 3] = b.sine;
+    }
+}
+
+void draw_normals(Stream stream, u64 block, double* z) {
+    WordsOfBlocks w;
+    draw_words(stream, block, w);
+    VECTORISED
+    for (int i = 0; i < BLOCKS; ++i) {
+        const Pair<double> p = box_muller(Words{w.w0[i], w.w1[i], w.w2[i], w.w3[i]});
+        z[2 * i] = p.cosine, z[2 * i + 1] = p.sine;
+    }
+}
+
+// body(start, count, words) for every chunk of a fill of n elements, `each` words an element.
+template <int each, class Body>
+void with_words(i64 n, Stream stream, Body body) {
+    constexpr int step = CHUNK / each;
+    alignas(64) u32 words[CHUNK];
+    for (i64 start = 0; start < n; start += step) {
+        WordsOfBlocks w;
+        draw_words(stream, start / step * BLOCKS, w);
+        VECTORISED
+        for (int i = 0; i < BLOCKS; ++i) {
+            words[4 * i] = w.w0[i], words[4 * i + 1] = w.w1[i];
+            words[4 * i + 2] = w.w2[i], words[4 * i + 3] = w.w3[i];
+        }
+        body(start, (int)smaller(step, n - start), words);
+    }
+}
+
+// body(start, count, z) for every chunk of n elements, with standard normals z.
+template <class T, class Body>
+void with_normals(i64 n, Stream stream, Body body) {
+    constexpr int step = CHUNK / (sizeof(T) / 4);
+    alignas(64) T z[step];
+    for (i64 start = 0; start < n; start += step) {
+        draw_normals(stream, start / step * BLOCKS, z);
+        body(start, (int)smaller(step, n - start), z);
+    }
+}
+
+// body(row, from, to) for the parts of rows that make up the elements start .. start + count.
+template <class Body>
+void by_row(i64 start, i64 count, i64 columns, Body body) {
+    for (i64 i = start; i < start + count;) {
+        const i64 row = i / columns, to = smaller((row + 1) * columns, start + count);
+        body(row, i, to);
+        i = to;
+    }
+}
+
+// -- sums ----------------------------------------------------------------------------------------
+// The same order of additions as on the GPU: 256 lanes of four neighbours, each of which adds every
+// 1024th element in float; then the lanes by halves, in double.
+constexpr int LANES = 256, STRIDE = 4 * LANES, SUM_CHUNK = 4 * STRIDE;
+
+double sum_of_lanes(double* lanes) {
+    for (int width = LANES / 2; width; width /= 2) {
+        VECTORISED
+        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    }
+    return lanes[0];
+}
+
+// The sum of squares of the chunk's elements; value(i) for i < count.
+template <class Value>
+double sum_of_chunk(i64 count, Value value) {
+    alignas(64) float part[STRIDE] = {};
+    for (i64 start = 0; start < count; start += STRIDE) {
+        const int length = (int)smaller(STRIDE, count - start);
+        VECTORISED
+        for (int i = 0; i < length; ++i) {
+            const float e = value(start + i);
+            part[i] = fused(e, e, part[i]);
+        }
+    }
+    alignas(64) double lanes[LANES];
+    for (int i = 0; i < LANES; ++i) {
+        const float* four = part + 4 * i;
+        lanes[i] = ((double)four[0] + four[1]) + ((double)four[2] + four[3]);
+    }
+    return sum_of_lanes(lanes);
+}
+
+// -- activations ---------------------------------------------------------------------------------
+template <float (*activation)(float)>
+void forward(float* y, const float* x, const float* bias, i64 rows, i64 columns) {
+    for (i64 row = 0; row < rows; ++row) {
+        VECTORISED
+        for (i64 j = 0; j < columns; ++j)
+            y[row * columns + j] = activation(x[row * columns + j] + bias[j]);
+    }
+}
+
+template <float (*slope)(float)>
+void backward_of_input(float* d, const float* g, const float* x, const float* bias, i64 rows,
+                       i64 columns) {
+    for (i64 row = 0; row < rows; ++row) {
+        VECTORISED
+        for (i64 j = 0; j < columns; ++j) {
+            const i64 i = row * columns + j;
+            d[i] = g[i] * slope(x[i] + bias[j]);
+        }
+    }
+}
+
+template <float (*slope)(float)>
+void backward_of_output(float* d, const float* g, const float* y, i64 n) {
+    VECTORISED
+    for (i64 i = 0; i < n; ++i) d[i] = g[i] * slope(y[i]);
+}
+
+}  // namespace
+
+// -- fills ---------------------------------------------------------------------------------------
+KERNEL(fill_bits)(u32* out, i64 n, u64 seed, u64 draw, const u64* counter) {
+    with_words<1>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const u32* words) {
+        memcpy(out + start, words, count * sizeof *words);
+    });
+}
+
+KERNEL(fill_integers)(i64* out, i64 n, u64 seed, u64 draw, const u64* counter, u64 size, u64 offset) {
+    with_words<2>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const u32* words) {
+        VECTORISED
+        for (int i = 0; i < count; ++i)
+            out[start + i] = (i64)(scaled(words[2 * i], words[2 * i + 1], size) + offset);
+    });
+}
+
+KERNEL(fill_uniform_f32)(float* out, i64 n, u64 seed, u64 draw, const u64* counter, float low,
+                         float width, float last) {
+    with_words<1>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const u32* words) {
+        VECTORISED
+        for (int i = 0; i < count; ++i) {
+            const float x = unit(words[i]) * width + low;
+            out[start + i] = x < last ? x : last;
+        }
+    });
+}
+
+KERNEL(fill_uniform_f64)(double* out, i64 n, u64 seed, u64 draw, const u64* counter, double low,
+                         double width, double last) {
+    with_words<2>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const u32* words) {
+        VECTORISED
+        for (int i = 0; i < count; ++i) {
+            const double x = unit(words[2 * i], words[2 * i + 1]) * width + low;
+            out[start + i] = x < last ? x : last;
+        }
+    });
+}
+
+KERNEL(fill_normal_f32)(float* out, i64 n, u64 seed, u64 draw, const u64* counter, float mean,
+                        float std) {
+    with_normals<float>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const float* z) {
+        VECTORISED
+        for (int i = 0; i < count; ++i) out[start + i] = z[i] * std + mean;
+    });
+}
+
+KERNEL(fill_normal_f64)(double* out, i64 n, u64 seed, u64 draw, const u64* counter, double mean,
+                        double std) {
+    with_normals<double>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const double* z) {
+        VECTORISED
+        for (int i = 0; i < count; ++i) out[start + i] = z[i] * std + mean;
+    });
+}
+
+// -- diffusion -----------------------------------------------------------------------------------
+KERNEL(noise_step)(float* xt, float* eps, const float* x0, const float* a, const float* s, i64 rows,
+                   i64 columns, u64 seed, u64 draw, const u64* counter) {
+    const Stream stream = stream_at(seed, draw, counter);
+    with_normals<float>(rows * columns, stream, [=](i64 start, int count, const float* z) {
+        if (eps) memcpy(eps + start, z, count * sizeof *z);
+        by_row(start, count, columns, [=](i64 row, i64 from, i64 to) {
+            const float signal = a[row], level = s[row];
+            VECTORISED
+            for (i64 i = from; i < to; ++i) xt[i] = noised(x0[i], signal, level, z[i - start]);
+        });
+    });
+}
+
+KERNEL(denoise_step)(float* y, const float* xt, const float* output, i64 n, float from_xt,
+                     float from_output, float low, float high, float on_x0, float on_xt,
+                     float sigma, u64 seed, u64 draw, const u64* counter) {
+    const Denoising c{from_xt, from_output, low, high, on_x0, on_xt, sigma};
+    if (sigma == 0.0f) {
+        VECTORISED
+        for (i64 i = 0; i < n; ++i) y[i] = denoised(c, xt[i], output[i], 0.0f);
+        return;
+    }
+    with_normals<float>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const float* z) {
+        VECTORISED
+        for (int i = 0; i < count; ++i)
+            y[start + i] = denoised(c, xt[start + i], output[start + i], z[i]);
+    });
+}
+
+KERNEL(squared_error)(double* sums, float* gradient, const float* output, const float* data,
+                      const float* on_data, const float* on_noise, i64 rows, i64 columns,
+                      float scale, u64 seed, u64 draw, const u64* counter) {
+    const i64 n = rows * columns;
+    const Stream stream = stream_at(seed, draw, counter);
+    alignas(64) float target[SUM_CHUNK];
+    for (i64 chunk = 0; chunk * SUM_CHUNK < n; ++chunk) {
+        const i64 start = chunk * SUM_CHUNK, count = smaller(SUM_CHUNK, n - start);
+        if (on_noise) {
+            for (i64 i = 0; i < count; i += CHUNK)
+                draw_normals(stream, (start + i) / 4, target + i);
+        }
+        by_row(start, count, columns, [=, &target](i64 row, i64 from, i64 to) {
+            const float u = on_data ? on_data[row] : 1.0f, v = on_noise ? on_noise[row] : 0.0f;
+            float* part = target + (from - start);
+            if (data && on_noise) {
+                VECTORISED
+                for (i64 i = 0; i < to - from; ++i) part[i] = noised(data[from + i], u, v, part[i]);
+            } else if (data) {
+                VECTORISED
+                for (i64 i = 0; i < to - from; ++i) part[i] = u * data[from + i];
+            } else {
+                VECTORISED
+                for (i64 i = 0; i < to - from; ++i) part[i] = v * part[i];
+            }
+        });
+        sums[chunk] = sum_of_chunk(count, [=, &target](i64 i) {
+            const float e = output[start + i] - target[i];
+            gradient[start + i] = scale * e;
+            return e;
+        });
+    }
+}
+
+KERNEL(sum_squares)(double* sums, const float* x, i64 n) {
+    for (i64 chunk = 0; chunk * SUM_CHUNK < n; ++chunk) {
+        const float* part = x + chunk * SUM_CHUNK;
+        sums[chunk] = sum_of_chunk(smaller(SUM_CHUNK, n - chunk * SUM_CHUNK),
+                                   [=](i64 i) { return part[i]; });
+    }
+}
+
+KERNEL(sum_chunks)(double* total, const double* sums, i64 n, double scale) {
+    alignas(64) double lanes[LANES] = {};
+    for (i64 i = 0; i < n; ++i) lanes[i % LANES] += sums[i];
+    *total = sum_of_lanes(lanes) * scale;
+}
+
+// -- activations ---------------------------------------------------------------------------------
+#define FORWARD(name, activation)                                                                 \
+    KERNEL(name)(float* y, const float* x, const float* bias, i64 rows, i64 columns) {            \
+        forward<activation>(y, x, bias, rows, columns);                                           \
+    }
+FORWARD(bias_tanh, hyperbolic_tangent)
+FORWARD(bias_sigmoid, logistic)
+FORWARD(bias_relu, relu)
+FORWARD(bias_leaky_relu, leaky_relu)
+FORWARD(bias_silu, silu)
+FORWARD(bias_gelu, gelu)
+
+#define BACKWARD_OF_OUTPUT(name, slope)                                                           \
+    KERNEL(name)(float* d, const float* g, const float* y, i64 n) {                               \
+        backward_of_output<slope>(d, g, y, n);                                                    \
+    }
+BACKWARD_OF_OUTPUT(tanh_backward, tanh_slope)
+BACKWARD_OF_OUTPUT(sigmoid_backward, sigmoid_slope)
+BACKWARD_OF_OUTPUT(relu_backward, relu_slope)
+
+#define BACKWARD_OF_INPUT(name, slope)                                                            \
+    KERNEL(name)(float* d, const float* g, const float* x, const float* bias, i64 rows,           \
+                 i64 columns) {                                                                   \
+        backward_of_input<slope>(d, g, x, bias, rows, columns);                                   \
+    }
+BACKWARD_OF_INPUT(bias_leaky_relu_backward, leaky_relu_slope)
+BACKWARD_OF_INPUT(bias_silu_backward, silu_slope)
+BACKWARD_OF_INPUT(bias_gelu_backward, gelu_slope)
+
+// -- likelihoods ---------------------------------------------------------------------------------
+KERNEL(bce_with_logits)(float* loss, const float* l, const float* t, i64 n) {
+    VECTORISED
+    for (i64 i = 0; i < n; ++i) loss[i] = cross_entropy(l[i], t[i]);
+}
+
+KERNEL(bce_with_logits_backward)(float* d, const float* g, const float* l, const float* t, i64 n) {
+    VECTORISED
+    for (i64 i = 0; i < n; ++i) d[i] = g[i] * (logistic(l[i]) - t[i]);
+}
+
+KERNEL(bce_with_logits_backward_by_row)(float* d, const float* g, i64 g_row, const float* l,
+                                        const float* t, i64 rows, i64 columns) {
+    for (i64 row = 0; row < rows; ++row) {
+        const float of_row = g[row * g_row];
+        VECTORISED
+        for (i64 i = row * columns; i < (row + 1) * columns; ++i)
+            d[i] = of_row * (logistic(l[i]) - t[i]);
+    }
+}
+
+KERNEL(reparameterise)(float* out, const float* h, i64 rows, i64 columns, u64 seed, u64 draw,
+                       const u64* counter) {
+    const Stream stream = stream_at(seed, draw, counter);
+    with_normals<float>(rows * columns, stream, [=](i64 start, int count, const float* z) {
+        by_row(start, count, columns, [=](i64 row, i64 from, i64 to) {
+            const i64 left = row * columns;  // of what the rows before have added
+            VECTORISED
+            for (i64 i = from; i < to; ++i) {
+                const Latent latent{h[left + i], h[left + columns + i]};
+                out[left + i] = sampled(latent, z[i - start]);
+                out[left + columns + i] = divergence(latent);
+            }
+        });
+    });
+}
+
+KERNEL(reparameterise_backward)(float* d, const float* g, const float* h, i64 rows, i64 columns,
+                                u64 seed, u64 draw, const u64* counter) {
+    const Stream stream = stream_at(seed, draw, counter);
+    with_normals<float>(rows * columns, stream, [=](i64 start, int count, const float* z) {
+        by_row(start, count, columns, [=](i64 row, i64 from, i64 to) {
+            const i64 left = row * columns;
+            VECTORISED
+            for (i64 i = from; i < to; ++i) {
+                const Latent latent{h[left + i], h[left + columns + i]};
+                const Latent of =
+                    latent_gradient(latent, g[left + i], g[left + columns + i], z[i - start]);
+                d[left + i] = of.mean;
+                d[left + columns + i] = of.log_var;
+            }
+        });
+    });
+}
+
+// -- Adam ----------------------------------------------------------------------------------------
+KERNEL(adam)(float* p, const float* g, float* mean, float* square, float* average, i64 n,
+             float beta1, float rest1, float beta2, float rest2,
+             float step_size, float root, float eps, float keep, float follow) {
+    const AdamStep c{beta1, rest1, beta2, rest2, step_size, root, eps, keep, follow};
+    if (average) {
+        VECTORISED
+        for (i64 i = 0; i < n; ++i) {
+            adam_update(c, p[i], g[i], mean[i], square[i]);
+            average[i] = averaged(c, average[i], p[i]);
+        }
+    } else {
+        VECTORISED
+        for (i64 i = 0; i < n; ++i) adam_update(c, p[i], g[i], mean[i], square[i]);
+    }
+}

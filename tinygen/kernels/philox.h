@@ -1,0 +1,83 @@
+// The random stream: Philox4x32-10 (Salmon et al., SC 2011) and what is made of its words.
+// Both compilers read this file, so the GPU and the CPU draw the same numbers, bit for bit.
+
+#pragma once
+#include "functions.h"
+
+// The place of a draw in the stream. `counter` may point to a number that is added to `draw`:
+// it can live in the memory of the device and be advanced there.
+struct Stream {
+    u64 seed, draw;
+};
+
+SHARED Stream stream_at(u64 seed, u64 draw, const u64* counter) {
+    return Stream{seed, counter ? draw + *counter : draw};
+}
+
+struct Words {
+    u32 w0, w1, w2, w3;
+};
+
+SHARED Words philox(Stream stream, u64 block) {
+    u32 c0 = (u32)block, c1 = (u32)(block >> 32);
+    u32 c2 = (u32)stream.draw, c3 = (u32)(stream.draw >> 32);
+    u32 k0 = (u32)stream.seed, k1 = (u32)(stream.seed >> 32);
+    UNROLL
+    for (int round = 0; round < 10; ++round) {
+        const u64 p0 = (u64)0xD2511F53u * c0, p2 = (u64)0xCD9E8D57u * c2;
+        c0 = (u32)(p2 >> 32) ^ c1 ^ k0;
+        c1 = (u32)p2;
+        c2 = (u32)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (u32)p0;
+        k0 += 0x9E3779B9u;  // the golden ratio and sqrt(3) - 1, in units of 2^-32
+        k1 += 0xBB67AE85u;
+    }
+    return Words{c0, c1, c2, c3};
+}
+
+// Uniforms in [0, 1): 24 bits of one word, or 53 of two. Exact.
+SHARED float unit(u32 word) { return (float)(i32)(word >> 8) * 0x1p-24f; }
+
+SHARED double unit(u32 high, u32 low) {
+    return ((double)(i32)(high >> 5) * 0x1p26 + (double)(i32)(low >> 6)) * 0x1p-53;
+}
+
+// Two standard normals by Box & Muller (1958): a radius, and an angle in turns.
+template <class T>
+struct Pair {
+    T cosine, sine;
+};
+
+// The nearest quarter turn comes off the angle while it is a whole number, and exactly; pi enters
+// after that. So each result is accurate relative to itself, even where it is nearly 0.
+template <class T>
+SHARED Pair<T> turned(i32 quarter, T sine, T cosine) {
+    const bool odd = quarter & 1;
+    const T s = odd ? cosine : sine, c = odd ? sine : cosine;
+    return Pair<T>{(quarter + 1) & 2 ? -c : c, quarter & 2 ? -s : s};
+}
+
+SHARED Pair<float> box_muller(u32 word0, u32 word1) {
+    const float u = (float)(i32)((word0 >> 8) + 1) * 0x1p-24f;  // in (0, 1]
+    const float radius = square_root(-2.0f * logarithm(u));
+    const i32 turn = (i32)(word1 >> 8);
+    const i32 quarter = (turn + (1 << 21)) >> 22;
+    const float angle = (float)(turn - (quarter << 22)) * 3.74507035e-07f;  // 2 pi 2^-24
+    const Pair<float> p = turned(quarter, sine(angle), cosine(angle));
+    return Pair<float>{radius * p.cosine, radius * p.sine};
+}
+
+SHARED Pair<double> box_muller(Words w) {
+    const double u = unit(w.w0, w.w1) + 0x1p-53;
+    const double radius = square_root(-2.0 * logarithm(u));
+    const i64 turn = ((i64)(w.w2 >> 5) << 26) | (i64)(w.w3 >> 6);
+    const i64 quarter = (turn + (1LL << 50)) >> 51;
+    const double angle = (double)(turn - (quarter << 51)) * 6.9757369960172635e-16;  // 2 pi 2^-53
+    const Pair<double> p = turned((i32)quarter, sine(angle), cosine(angle));
+    return Pair<double>{radius * p.cosine, radius * p.sine};
+}
+
+// floor(r size / 2^64) for 64 random bits r, by words; size is at most 2^32.
+SHARED u64 scaled(u32 high, u32 low, u64 size) {
+    return ((u64)high * size + (((u64)low * size) >> 32)) >> 32;
+}
