@@ -379,6 +379,10 @@ for shape in [(4, 3), (3,), (2, 2, 5), (0, 3)]:
     case("softmax_cross_entropy", cross_entropy_oracle, normal(*shape), labels(*shape[:-1]))
 
 
+# What has no row here, and where its tests are.
+ELSEWHERE = {"to": "test_devices.py: it needs two devices"}
+
+
 # -- constants: functions without a derivative ---------------------------------------------------
 CONSTANTS: list[tuple[str, tuple[Any, ...], np.ndarray]] = [
     ("zeros", ((2, 3),), np.zeros((2, 3), np.float32)),

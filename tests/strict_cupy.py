@@ -32,10 +32,10 @@ import scipy.special
 RECORD = Path(__file__).with_name("cupy_names.txt")
 
 # Parameters that take a list or tuple: of lengths and axes, or of arrays to join.
-SEQUENCES = frozenset(
-    "arrays arys axes axis destination indices_or_sections newshape pad_width reps shape shift "
-    "source tup".split()
-)
+SEQUENCES = frozenset([
+    "arrays", "arys", "axes", "axis", "destination", "indices_or_sections", "newshape",
+    "pad_width", "reps", "shape", "shift", "source", "tup",
+])  # fmt: skip
 RETURN_ARRAYS = frozenset(["allclose", "array_equal"])  # where NumPy returns a bool
 SCALARS = (bool, int, float, complex, np.generic)
 
@@ -480,9 +480,10 @@ def _modules() -> dict[str, ModuleType]:
             vars(module)["__getattr__"] = functools.partial(_find, name)
     vars(modules["cupy"]).update(OWN, is_available=lambda: True, __version__="stand-in")
     stream = SimpleNamespace(ptr=0, synchronize=lambda: None)
+    device = SimpleNamespace(attributes={"MultiProcessorCount": 2}, synchronize=lambda: None)
     vars(modules["cupy.cuda"]).update(
-        is_available=lambda: True, get_current_stream=lambda: stream,
-    )  # fmt: skip
+        is_available=lambda: True, get_current_stream=lambda: stream, Device=lambda: device
+    )
     return modules
 
 

@@ -29,7 +29,7 @@ HOST = np.arange(3.0)
     [
         lambda cupy, x: x + HOST,
         lambda cupy, x: HOST + x,
-        lambda cupy, x: x + [1.0, 2.0, 3.0],
+        lambda cupy, x: x * [1.0, 2.0, 3.0],
         lambda cupy, x: x == HOST,
         lambda cupy, x: x @ HOST,
         lambda cupy, x: x.__iadd__(HOST),

@@ -1,21 +1,33 @@
 """The array library behind an array, and what tinygen adds to it.
 
+Devices are the words "cpu" (NumPy) and "gpu" (CuPy). An array is where it is: only `to_device`
+moves one. CuPy is imported when the GPU is first asked for, by name or by one of its arrays.
+
 A derivative is written once and takes the *namespace* to compute in as its first argument `m`.
-For raw arrays that is a module with all of NumPy, and beside it the raw forms of the operations
-that NumPy lacks (`m.sigmoid`, `m.erf`, `m.index_add`, ...). Under `create_graph=True` it is the
-module `tinygen.ops`, whose functions carry the same names and meanings on Tensors.
+For raw arrays that is a module with all of NumPy or CuPy, and beside it the raw forms of the
+operations that they lack (`m.sigmoid`, `m.erf`, `m.index_add`, ...). Under `create_graph=True` it
+is the module `tinygen.ops`, whose functions carry the same names and meanings on Tensors.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-__all__ = ["namespace_of", "numpy_namespace", "special"]
+from tinygen.errors import DeviceError
+
+__all__ = [
+    "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "namespace_for", "namespace_of",
+    "numpy_namespace", "special", "to_device",
+]  # fmt: skip
+
+DEVICES = ("cpu", "gpu")
 
 raw_forms: dict[str, Callable[..., Any]] = {}
 """Forward forms `f(m, *arrays)` of tinygen's operations by name; filled as they are defined."""
@@ -49,14 +61,22 @@ class _Namespaces(dict[type, ModuleType]):
     def __missing__(self, kind: type) -> ModuleType:
         if issubclass(kind, (np.ndarray, np.generic)):
             self[kind] = numpy_namespace
-            return numpy_namespace
-        raise TypeError(
-            f"arrays of type {kind.__module__}.{kind.__qualname__} are not supported; "
-            "convert to a NumPy array first"
-        )
+        elif _cupy() is not None and issubclass(kind, _cupy().ndarray):
+            self[kind] = _complete(_cupy(), "gpu")
+        else:
+            raise TypeError(
+                f"arrays of type {kind.__module__}.{kind.__qualname__} are not supported; "
+                "convert to a NumPy array first"
+            )
+        return self[kind]
 
 
 _namespaces = _Namespaces({np.ndarray: numpy_namespace})
+
+
+def _cupy() -> Any:
+    """CuPy if something imported it: whoever holds one of its arrays did."""
+    return sys.modules.get("cupy")
 
 
 def namespace_of(array: Any) -> Any:
@@ -64,8 +84,59 @@ def namespace_of(array: Any) -> Any:
     return _namespaces[type(array)]
 
 
+def is_gpu_array(value: Any) -> bool:
+    """True for a CuPy array."""
+    return _cupy() is not None and isinstance(value, _cupy().ndarray)
+
+
 def special(m: Any) -> Any:
     """The module of special functions (erf, ...) that belongs to namespace `m`."""
-    from scipy import special as scipy_special  # only when used: SciPy imports slowly
+    # Only when used: it imports slowly.
+    return import_module("scipy.special" if m.device == "cpu" else "cupyx.scipy.special")
 
-    return scipy_special
+
+# -- devices -------------------------------------------------------------------------------------
+@functools.cache
+def gpu_problem() -> str | None:
+    """Why the device "gpu" cannot be used, None if it can. Tried at the first call."""
+    try:
+        cupy = import_module("cupy")
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            raise
+        return "CuPy is not installed: pip install 'tinygen[gpu]'"
+    try:
+        float(cupy.arange(3.0).sum())  # what needs a kernel, and so a driver and a compiler
+    except Exception as error:  # whatever CUDA answers
+        return f"no usable GPU: {error}"
+    return None
+
+
+def namespace_for(device: str) -> Any:
+    """The namespace of a device. ValueError: an unknown word; DeviceError: no usable GPU."""
+    if device == "cpu":
+        return numpy_namespace
+    if device not in DEVICES:
+        raise ValueError(f'a device is "cpu" or "gpu", not {device!r}')
+    problem = gpu_problem()
+    if problem is not None:
+        raise DeviceError(f'device "gpu": {problem}')
+    return _namespaces[import_module("cupy").ndarray]
+
+
+def to_device(array: Any, device: str) -> Any:
+    """`array` on `device`: itself if it is there, else a copy. Errors as for `namespace_for`."""
+    if namespace_of(array).device == device:
+        return array
+    m = namespace_for(device)
+    return array.get() if device == "cpu" else m.asarray(array)
+
+
+def check_device(what: str, array: Any, other: str, device: str) -> None:
+    """TypeError, naming both, unless `array` is on the `device` of the other: nothing moves by
+    itself."""
+    found = namespace_of(array).device
+    if found != device:
+        raise TypeError(
+            f'{what} is on the {found}, {other} on the {device}; move one of them: .to("{device}")'
+        )

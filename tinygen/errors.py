@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CheckpointError", "NonFiniteError", "unknown", "whole"]
+__all__ = ["CheckpointError", "DeviceError", "NonFiniteError", "unknown", "whole"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -16,6 +16,10 @@ class NonFiniteError(ArithmeticError):
 
 class CheckpointError(ValueError):
     """A checkpoint is truncated, foreign, or does not fit the model it is loaded into."""
+
+
+class DeviceError(RuntimeError):
+    """The GPU was asked for and cannot be used; the message says why."""
 
 
 def whole(name: str, value: Any, low: int = 1) -> int:

@@ -5,11 +5,11 @@ from tinygen.autodiff.gradcheck import gradcheck, gradgradcheck
 from tinygen.autodiff.graph import graph_dot, graph_text
 from tinygen.autodiff.modes import detect_anomaly, no_grad
 from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.autodiff.tensor import Tensor, from_dlpack, tensor
 from tinygen.autodiff.transforms import grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
 __all__ = [
-    "Tensor", "detect_anomaly", "grad", "gradcheck", "gradgradcheck", "gradients", "graph_dot",
-    "graph_text", "hessian", "hvp", "jacobian", "jvp", "no_grad", "operation", "tensor",
-    "value_and_grad", "vjp",
+    "Tensor", "detect_anomaly", "from_dlpack", "grad", "gradcheck", "gradgradcheck", "gradients",
+    "graph_dot", "graph_text", "hessian", "hvp", "jacobian", "jvp", "no_grad", "operation",
+    "tensor", "value_and_grad", "vjp",
 ]  # fmt: skip

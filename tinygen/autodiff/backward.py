@@ -13,7 +13,7 @@ from typing import Any
 
 from tinygen.autodiff.modes import WATCH, mode, recording
 from tinygen.autodiff.operation import Node
-from tinygen.autodiff.tensor import Leaf, Tensor, as_array
+from tinygen.autodiff.tensor import Leaf, Tensor, on_device_of
 from tinygen.backend import namespace_of
 from tinygen.errors import NonFiniteError
 
@@ -97,7 +97,8 @@ def _seed(output: Tensor, gradient: Any) -> Tensor:
                 "reduce the Tensor to one number first (.sum(), .mean()), or pass one"
             )
         return Tensor(namespace_of(output.data).ones_like(output.data))
-    seed = gradient if isinstance(gradient, Tensor) else Tensor(as_array(gradient))
+    raw = on_device_of(output.data, gradient, "backward: the gradient")
+    seed = gradient if isinstance(gradient, Tensor) else Tensor(raw)
     if seed.shape != output.shape:
         raise ValueError(f"gradient has shape {seed.shape}, the output has shape {output.shape}")
     return seed if seed.dtype == output.dtype else seed.astype(output.dtype)
@@ -110,6 +111,7 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
     table: dict[Any, Any] = {root: seed}  # gradients so far, by source
     owned: set[Any] = set()  # whose buffer was made here, and may be added to in place
     found: dict[Any, Any] = {}
+    moved = False  # by `to`, somewhere between the output and here: then `m` is looked up
     heap: list[tuple[int, Node]] = []
     if isinstance(root, Node):
         heap.append((root.order, root))
@@ -118,6 +120,8 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
         g = table.pop(node)
         if wanted is not None and node in wanted:
             found[node] = g.copy() if raw else g  # the walk goes on with g
+        if moved:
+            m = namespace_of(g)
         values, y = node.inputs, node.output
         params, parents = node.params, node.parents
         if values is None:
@@ -128,7 +132,10 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
         if not raw:
             values, y = _as_tensors(node)
         plan = node.plan
-        n = 0 if params else len(values)  # 0: called in the general way
+        n = len(values)
+        if params:
+            n = 0  # called in the general way
+            moved = moved or (raw and "device" in params)
         if plan.common is not None:
             g = plan.common(m, g, y, *values, **params)
         for i, rule in plan.rules:
@@ -173,7 +180,7 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
         table[root] = seed.copy()
     # What is left in the table belongs to leaves.
     found.update(table if wanted is None else {s: g for s, g in table.items() if s in wanted})
-    return {s: m.asarray(g) for s, g in found.items()} if raw else found
+    return {s: namespace_of(g).asarray(g) for s, g in found.items()} if raw else found
 
 
 def _as_tensors(node: Node) -> tuple[list[Any], Tensor | None]:

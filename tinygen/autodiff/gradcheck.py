@@ -10,6 +10,7 @@ import numpy as np
 from tinygen.autodiff.backward import gradients
 from tinygen.autodiff.modes import recording
 from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.backend import is_gpu_array, to_device
 
 __all__ = ["gradcheck", "gradgradcheck"]
 
@@ -29,7 +30,7 @@ def gradcheck(
     AssertionError names the input, the element and both values where they do not agree.
     """
     args = [_as_variable(x) for x in _listed(inputs)]
-    weights = _weights(f(*args).shape)
+    weights = _weights(f(*args))
     variables = [a for a in args if isinstance(a, Tensor)]
     if not variables:
         raise ValueError("gradcheck needs an input of floating-point numbers")
@@ -55,7 +56,7 @@ def gradgradcheck(f: Callable[..., Tensor], inputs: Sequence[Any], **tolerances:
     inputs = _listed(inputs)
     variables = [_as_variable(x) for x in inputs]
     positions = [i for i, x in enumerate(variables) if isinstance(x, Tensor)]
-    weights = _weights(f(*variables).shape)
+    weights = _weights(f(*variables))
 
     def first(*args: Any) -> Tensor:
         from tinygen.ops import concatenate, reshape
@@ -69,20 +70,19 @@ def gradgradcheck(f: Callable[..., Tensor], inputs: Sequence[Any], **tolerances:
 
 
 def _listed(inputs: Any) -> Sequence[Any]:
-    return [inputs] if isinstance(inputs, (np.ndarray, Tensor)) else inputs
+    one = isinstance(inputs, (np.ndarray, Tensor)) or is_gpu_array(inputs)
+    return [inputs] if one else inputs
 
 
 def _as_variable(x: Any) -> Any:
-    array = x.data if isinstance(x, Tensor) else np.asarray(x)
+    array = x.data if isinstance(x, Tensor) else x if is_gpu_array(x) else np.asarray(x)
     return tensor(array, dtype=np.float64, requires_grad=True) if array.dtype.kind == "f" else x
 
 
-def _weights(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Fixed weights without symmetry, so that errors in different elements cannot cancel."""
-    n = int(np.prod(shape))
-    if n == 1:
-        return np.ones(shape)
-    return (np.cos(1.0 + 1.7 * np.arange(n)) + 1.5).reshape(shape)
+def _weights(y: Tensor) -> Any:
+    """Fixed weights for y without symmetry, so that errors in its elements cannot cancel."""
+    fixed = np.cos(1.0 + 1.7 * np.arange(y.size)) + 1.5 if y.size != 1 else np.ones(1)
+    return to_device(fixed.reshape(y.shape), y.device)
 
 
 def _central_difference(

@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 
 from tinygen.autodiff.modes import RECORD, WATCH, mode
-from tinygen.autodiff.tensor import Tensor, as_array
-from tinygen.backend import _namespaces, namespace_of, raw_forms
+from tinygen.autodiff.tensor import Tensor, as_array, is_number
+from tinygen.backend import _namespaces, namespace_for, namespace_of, raw_forms
 from tinygen.errors import NonFiniteError
 
 __all__ = ["REGISTRY", "Node", "Operation", "operation"]
@@ -187,19 +187,17 @@ class Operation:
         for i, (x, array) in enumerate(zip(inputs, arrays, strict=True)):
             if self.rules and self.rules[i] is None:
                 ranks.append(-1)  # the condition of `where`: it keeps a dtype of its own
-            elif getattr(array, "ndim", 0) and not isinstance(x, (list, tuple)):
-                ranks.append(2)
+            elif is_number(x):
+                ranks.append(0)
             else:  # a list of numbers is no more decided than a number, but has axes
-                ranks.append(0 if isinstance(x, (float, int, np.generic, np.ndarray)) else 1)
-        if max(ranks) <= 0:  # numbers alone
-            arrays = [as_array(a) for a in arrays]
+                ranks.append(2 if array.ndim and not isinstance(x, (list, tuple)) else 1)
+        m, alone = self._common_namespace(inputs, arrays), max(ranks) <= 0  # numbers alone
+        # Lists and a condition, which may be a number, become arrays where the others are.
+        arrays = [
+            m.asarray(as_array(a)) if r or alone else a for a, r in zip(arrays, ranks, strict=True)
+        ]
         pairs = list(zip(arrays, ranks, strict=True))
         top = max((r for a, r in pairs if r > 0 and a.dtype.kind == "f"), default=max(ranks))
-        devices = {namespace_of(a).device for a in arrays if hasattr(a, "dtype")}
-        if len(devices) > 1:
-            raise TypeError(
-                f"{self.name}: inputs on {' and '.join(sorted(devices))}; move them to one device"
-            )
         dtypes = {a.dtype for a, r in pairs if r == top}
         dtype = np.result_type(*({d for d in dtypes if d.kind == "f"} or dtypes))
         for i, (array, rank) in enumerate(pairs):
@@ -208,6 +206,20 @@ class Operation:
             elif rank == 0:
                 arrays[i] = float(array) if dtype.kind == "f" else np.asarray(array).item()
         return arrays, type(arrays[ranks.index(top)]), dtype
+
+    def _common_namespace(self, inputs: Sequence[Any], arrays: Sequence[Any]) -> Any:
+        """The namespace of the arrays and Tensors; numbers and lists are nowhere in particular."""
+        devices = {
+            namespace_of(a).device
+            for x, a in zip(inputs, arrays, strict=True)
+            if not (is_number(x) or isinstance(x, (list, tuple)))
+        }
+        if len(devices) > 1:
+            raise TypeError(
+                f"{self.name}: inputs on {' and '.join(sorted(devices))}; move them to one device, "
+                'as in x.to("gpu")'
+            )
+        return namespace_for(devices.pop() if devices else "cpu")
 
     def make_plan(self, key: int, parents: Sequence[Any]) -> Plan:
         """Read off the rules' argument names what has to be kept."""
@@ -318,8 +330,8 @@ def _function(op: Operation) -> Callable[..., Tensor]:
                 out = call(arrays[0])
         except (ValueError, TypeError, IndexError) as error:
             raise op.explain(arrays, error) from error
-        if type(out) is not kind:  # NumPy returns scalars, not arrays, for 0-d results
-            out = _namespaces[kind].asarray(out)
+        if type(out) is not kind:  # NumPy's 0-d results are scalars; `to` changes the library
+            out = (_namespaces.get(type(out)) or _namespaces[kind]).asarray(out)
         if out.dtype is not dtype:
             if keeps_dtype and dtype.kind == "f":
                 out = out.astype(dtype, copy=False)

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygen.backend import namespace_of
+from tinygen.backend import check_device, is_gpu_array, namespace_for, namespace_of, to_device
 
 if TYPE_CHECKING:
     from tinygen.autodiff.operation import Node
 
-__all__ = ["Leaf", "Tensor", "as_array", "tensor"]
+__all__ = ["Leaf", "Tensor", "as_array", "from_dlpack", "is_number", "on_device_of", "tensor"]
 
 
 class Leaf:
@@ -51,7 +51,7 @@ operators_of_numpy: dict[str, Callable[..., Any]] = {}
 class Tensor:
     """An n-dimensional array with a place in the graph of a computation.
 
-    Made by `tinygen.tensor` or by an operation. `data` is the NumPy array itself, `grad` the
+    Made by `tinygen.tensor` or by an operation. `data` is the NumPy or CuPy array itself, `grad` the
     gradient that `backward` accumulated (a Tensor of the same shape and dtype, or None).
     A Tensor is never changed in place; `data` of a leaf may be, between computations.
     """
@@ -87,7 +87,7 @@ class Tensor:
 
     @property
     def device(self) -> str:
-        """Where the array lives: 'cpu'."""
+        """Where the array lives: 'cpu' or 'gpu'."""
         return namespace_of(self.data).device
 
     @property
@@ -115,6 +115,8 @@ class Tensor:
         ):
             what = f"{type(gradient).__name__} {list(getattr(gradient, 'shape', ()))}"
             raise ValueError(f"the gradient is a Tensor of shape {self.shape}, not {what}")
+        if gradient is not None:
+            check_device("the gradient", gradient.data, "its Tensor", self.device)
         self.node.grad = gradient
 
     @property
@@ -139,8 +141,8 @@ class Tensor:
 
     # -- leaving the graph -----------------------------------------------------------------------
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The values as a NumPy array (no copy, no gradient)."""
-        return self.data
+        """The values as a NumPy array, without gradient: no copy on the CPU, one from the GPU."""
+        return to_device(self.data, "cpu")
 
     def item(self) -> float | int | bool:
         """The value of a one-element Tensor as a Python number; ValueError for any other size."""
@@ -155,7 +157,7 @@ class Tensor:
         return int(self.item())
 
     def __index__(self) -> int:
-        return self.data.__index__()
+        return self.numpy().__index__()
 
     def __bool__(self) -> bool:
         if self.data.size != 1:
@@ -170,6 +172,8 @@ class Tensor:
                 "converting a Tensor that requires a gradient to NumPy would cut the graph silently; "
                 "write t.detach() or t.numpy(), or join Tensors with tg.stack"
             )
+        if self.device != "cpu":
+            raise TypeError("this Tensor is on the GPU: t.numpy() copies it to the CPU")
         array = np.asarray(self.data, dtype)
         return array.copy() if copy and array is self.data else array
 
@@ -182,6 +186,15 @@ class Tensor:
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         raise _not_for_numpy(function.__name__)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.data.__dlpack_device__()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """The array for another library, without a copy: `torch.from_dlpack(t)`."""
+        if self.node is not None:
+            raise TypeError("another library would cut the graph silently: pass t.detach()")
+        return self.data.__dlpack__(**options)
 
     # -- containers ------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -235,7 +248,9 @@ class Tensor:
     # -- comparisons: Boolean constants ----------------------------------------------------------
     def _compare(self, function: str, other: Any) -> Tensor:
         m = namespace_of(self.data)
-        return Tensor(m.asarray(getattr(m, function)(self.data, as_array(other))))
+        if not isinstance(other, (bool, int, float)):
+            other = on_device_of(self.data, other, f"{function}: the right side")
+        return Tensor(m.asarray(getattr(m, function)(self.data, other)))
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
         return self._compare("equal", other)
@@ -277,8 +292,9 @@ class Tensor:
         return _rebuild, (self.data, self.is_leaf, self.name, self.grad)
 
     def __repr__(self) -> str:
-        values = np.array2string(self.data, separator=", ", prefix="tensor(", threshold=20)
+        values = np.array2string(self.numpy(), separator=", ", prefix="tensor(", threshold=20)
         extra = "" if self.dtype == np.float64 else f", dtype={self.dtype}"
+        extra += "" if self.device == "cpu" else f", device={self.device!r}"
         if isinstance(self.node, Leaf):
             extra += ", requires_grad=True"
         elif self.node is not None:
@@ -328,6 +344,7 @@ class Tensor:
         def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor: ...
         def reshape(self, *shape: Any) -> Tensor: ...
         def swapaxes(self, a: int, b: int) -> Tensor: ...
+        def to(self, device: str) -> Tensor: ...
         def transpose(self, *axes: Any) -> Tensor: ...
         def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
         def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
@@ -363,7 +380,7 @@ def as_array(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.data
     try:
-        array = np.asarray(value)
+        array = value if is_gpu_array(value) else np.asarray(value)
     except ValueError as error:  # ragged nesting
         raise TypeError(f"cannot make a Tensor of this {type(value).__name__}: {error}") from None
     if array.dtype.kind not in "fiub":
@@ -374,13 +391,54 @@ def as_array(value: Any) -> Any:
     return array
 
 
+def is_number(value: Any) -> bool:
+    """True for what has a value and nothing else: Python's and NumPy's numbers, 0-d NumPy arrays."""
+    return isinstance(value, (bool, int, float, np.generic)) or (
+        isinstance(value, np.ndarray) and not value.ndim
+    )
+
+
+def on_device_of(array: Any, value: Any, what: str) -> Any:
+    """`value` as an array to compute with `array`. Numbers and lists are put where that is.
+
+    TypeError, which begins with `what`: an array or Tensor on another device.
+    """
+    found = as_array(value)
+    device = namespace_of(array).device
+    if isinstance(value, (list, tuple)) or is_number(value):
+        return to_device(found, device)
+    check_device(what, found, "the rest", device)
+    return found
+
+
 def tensor(
-    data: Any, *, requires_grad: bool = False, dtype: Any = None, name: str | None = None
+    data: Any,
+    *,
+    requires_grad: bool = False,
+    dtype: Any = None,
+    name: str | None = None,
+    device: str | None = None,
 ) -> Tensor:
     """A new Tensor with a copy of `data` (array, nested list, number or Tensor).
 
-    Without `dtype` the rules are NumPy's: arrays keep theirs, Python floats are float64. With
-    `requires_grad` it is a leaf. TypeError: not numbers, or a gradient asked of an integer.
+    Without `dtype` the rules are NumPy's: arrays keep theirs, Python floats are float64. Without
+    `device` ("cpu" or "gpu") it is where `data` are. With `requires_grad` it is a leaf.
+    TypeError: not numbers, or a gradient asked of an integer. DeviceError: no usable GPU.
     """
-    array = np.array(as_array(data), dtype=dtype)
+    array = as_array(data)
+    m = namespace_of(array) if device is None else namespace_for(device)
+    array = m.array(to_device(array, m.device), dtype=dtype)
     return Tensor(array, Leaf(array, name) if requires_grad else None)
+
+
+def from_dlpack(array: Any) -> Tensor:
+    """A constant on the memory of another library's array (PyTorch, JAX, CuPy, ...): no copy.
+
+    It is on the device of that array. TypeError: neither on the CPU nor on a CUDA GPU, or not of
+    real numbers or truth values.
+    """
+    cpu, cuda, managed = 1, 2, 13  # DLPack's numbers of kinds of memory
+    kind = array.__dlpack_device__()[0]
+    if kind not in (cpu, cuda, managed):
+        raise TypeError(f"from_dlpack takes arrays in CPU or CUDA memory, not of DLPack's {kind}")
+    return Tensor(as_array(namespace_for("cpu" if kind == cpu else "gpu").from_dlpack(array)))

@@ -43,6 +43,7 @@ from tinygen.ops.elementwise import (
     square,
     subtract,
     tanh,
+    to,
     where,
 )  # fmt: skip
 from tinygen.ops.fused import (
@@ -93,7 +94,7 @@ __all__ = [
     "min", "minimum", "moveaxis", "mse", "multiply", "ndtr", "negative", "norm", "ones",
     "ones_like", "pad", "power", "prod", "relu", "reshape", "sigmoid", "sign", "silu", "sin",
     "softmax", "softmax_cross_entropy", "softplus", "split", "sqrt", "square", "squeeze", "stack",
-    "standardise", "subtract", "sum", "swapaxes", "tanh", "transpose", "var", "where", "zeros",
+    "standardise", "subtract", "sum", "swapaxes", "tanh", "to", "transpose", "var", "where", "zeros",
     "zeros_like",
 ]  # fmt: skip
 
@@ -135,6 +136,7 @@ for _name, _method in {
     "squeeze": squeeze,
     "sum": sum,
     "swapaxes": swapaxes,
+    "to": to,
     "transpose": lambda x, *axes: transpose(x, _numbers(axes) if axes else None),
     "var": var,
 }.items():

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor, as_array
-from tinygen.backend import special
+from tinygen.autodiff.tensor import Tensor, as_array, on_device_of
+from tinygen.backend import namespace_for, special, to_device
 
 # -- arithmetic ----------------------------------------------------------------------------------
 add = operation(
@@ -216,12 +216,19 @@ gelu = operation(
     doc="x · Φ(x) with Φ the distribution function of N(0, 1) (Hendrycks & Gimpel 2016), exactly.",
 )  # fmt: skip
 
-# -- the cast ------------------------------------------------------------------------------------
+# -- the cast, the move ------------------------------------------------------------------------------------
 _astype = operation(
     "astype", lambda m, x, dtype: x.astype(dtype),
     lambda m, g, _y, _x, dtype: g,  # the engine casts it back
     keeps_dtype=False,
     doc="x in another dtype.")  # fmt: skip
+
+
+_to = operation(
+    "to", lambda m, x, device, origin: to_device(x, device),
+    lambda m, g, _y, _x, device, origin: (
+        to(g, origin) if isinstance(g, Tensor) else to_device(g, origin)),
+    doc="x on another device.")  # fmt: skip
 
 
 # -- functions with parameters -------------------------------------------------------------------
@@ -237,7 +244,11 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Tensor:
     """
     if low is None and high is None:
         raise ValueError("clip needs low, high or both")
-    low, high = (v if v is None or np.isscalar(v) else as_array(v).copy() for v in (low, high))
+    data = as_array(x)
+    low, high = (
+        v if v is None or np.isscalar(v) else on_device_of(data, v, "clip: a limit").copy()
+        for v in (low, high)
+    )
     return _clip(x, low=low, high=high)
 
 
@@ -254,3 +265,13 @@ def elu(x: Any, alpha: float = 1.0) -> Tensor:
 def astype(x: Any, dtype: Any) -> Tensor:
     """x in another dtype; the gradient comes back in the dtype of x."""
     return _astype(x, dtype=np.dtype(dtype))
+
+
+def to(x: Any, device: str) -> Tensor:
+    """x on a device, "cpu" or "gpu": the same Tensor if it is there; the gradient comes back.
+
+    ValueError: an unknown device. DeviceError: no usable GPU.
+    """
+    x = x if isinstance(x, Tensor) else Tensor(as_array(x))
+    namespace_for(device)
+    return x if x.device == device else _to(x, device=device, origin=x.device)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from tinygen.autodiff.operation import operation
 from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.backend import namespace_of
 from tinygen.ops.reduce import sum as _sum
 from tinygen.ops.shape import _axis, _ndim, expand_dims, index, moveaxis, reshape, squeeze
 
@@ -68,7 +67,7 @@ def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     x = moveaxis(x, second - (second > first), -1)
     start = max(-offset, 0)
     n = max(0, min(shape[first] - start, shape[second] - max(offset, 0)))
-    rows = np.arange(start, start + n)
+    rows = namespace_of(as_array(x)).arange(start, start + n)
     return index(x, (..., rows, rows + offset))
 
 

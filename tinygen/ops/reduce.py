@@ -61,8 +61,10 @@ _cumsum = operation(
 
 
 def _finite_max(m: Any, x: Any, axis: tuple[int, ...]) -> Any:
-    """The shift that keeps exp from overflowing; 0 where a whole row is infinite."""
-    top = m.max(x, axis=axis, keepdims=True, initial=-m.inf)
+    """The shift that keeps exp from overflowing; 0 where a whole row is infinite, or empty."""
+    if not _count(x.shape, axis):
+        return 0.0
+    top = m.max(x, axis=axis, keepdims=True)
     return m.where(m.isfinite(top), top, 0.0)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.autodiff.tensor import Tensor, as_array, on_device_of
+from tinygen.backend import is_gpu_array, namespace_of, to_device
 
 _reshape = operation(
     "reshape", lambda m, x, shape: m.reshape(x, shape),
@@ -162,7 +163,8 @@ def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """The arrays `xs`, all of one shape, joined along a new axis."""
     _check_list(xs)
     dtype = next((x.dtype for x in xs if type(x) is Tensor and x.dtype.kind == "f"), None)
-    xs = [np.asarray(x, dtype) if np.isscalar(x) else x for x in xs]  # numbers are weak
+    device = next((namespace_of(as_array(x)).device for x in xs if not np.isscalar(x)), "cpu")
+    xs = [to_device(np.asarray(x, dtype), device) if np.isscalar(x) else x for x in xs]  # weak
     return concatenate([expand_dims(x, axis) for x in xs], axis)
 
 
@@ -181,7 +183,7 @@ def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
 
 def index(x: Any, key: Any) -> Tensor:
     """x[key]: numbers, slices, None, Ellipsis, integer arrays and Boolean masks, as in NumPy."""
-    return _index(x, key=_raw_key(key))
+    return _index(x, key=_raw_key(x, key))
 
 
 def index_add(g: Any, key: Any, shape: tuple[int, ...]) -> Tensor:
@@ -189,13 +191,17 @@ def index_add(g: Any, key: Any, shape: tuple[int, ...]) -> Tensor:
 
     The transpose of indexing: the gradient of x[key] with respect to x.
     """
-    return _index_add(g, key=_raw_key(key), shape=tuple(shape))
+    return _index_add(g, key=_raw_key(g, key), shape=tuple(shape))
 
 
-def _raw_key(key: Any) -> Any:
+def _raw_key(x: Any, key: Any) -> Any:
+    """The key with raw arrays, on the device of x."""
     if isinstance(key, tuple):
-        return tuple(_raw_key(list(k) if isinstance(k, tuple) else k) for k in key)
-    if isinstance(key, (Tensor, list, np.ndarray)):
-        array = np.array(as_array(key))  # a copy: the backward pass uses it once more
+        return tuple(_raw_key(x, list(k) if isinstance(k, tuple) else k) for k in key)
+    if isinstance(key, range):
+        key = list(key)
+    if isinstance(key, (Tensor, list, np.ndarray)) or is_gpu_array(key):
+        # A copy, because the backward pass uses it once more.
+        array = on_device_of(as_array(x), key, "index: the key").copy()
         return array if array.size or array.dtype == bool else array.astype(int)  # [] makes floats
     return key
