@@ -24,10 +24,11 @@ _FLOAT32 = np.dtype(np.float32)
 def launcher(m: Any, *arrays: Any) -> Launch | None:
     """`launch(name, *arguments)` of the kernels for arrays of namespace m.
 
-    None where the NumPy form is to compute: there are no kernels, or one of `arrays` is not a
-    contiguous array of float32.
+    None where the plain form is to compute: there are no kernels, or one of `arrays` is not a
+    contiguous array of float32, or m is `tinygen.ops`, which makes a graph of what is computed.
     """
-    launch = _found(m.device)[0]
+    device = getattr(m, "device", None)
+    launch = None if device is None else _found(device)[0]
     if launch is not None:
         for array in arrays:
             if array.dtype is not _FLOAT32 and array.dtype != _FLOAT32:

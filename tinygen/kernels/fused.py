@@ -200,35 +200,59 @@ OF_INPUT = ("leaky_relu", "silu", "gelu")
 
 
 def bias_activation(m: Any, name: str, x: Array, bias: Array) -> Array | None:
-    """activation(x + bias) for x (..., columns) and bias (columns,)."""
-    if name not in OF_OUTPUT + OF_INPUT or x.ndim < 1 or bias.shape != x.shape[-1:]:
+    """activation(x + bias) for x (..., columns), and one row of biases or one for each row of x."""
+    if name not in OF_OUTPUT + OF_INPUT or not _is_bias(bias, x):
         return None
     launch = launcher(m, x, bias)
     if launch is None:
         return None
     y = m.empty_like(x)
-    launch(f"bias_{name}", y, x, bias, prod(x.shape[:-1]), x.shape[-1])
+    launch(f"bias_{name}", y, x, bias, *_bias_and_rows(bias, x))
     return y
 
 
-def activation_backward(m: Any, name: str, g: Array, of: Array, bias: Array) -> Array | None:
-    """g · activation', from the value (OF_OUTPUT) or the input x (OF_INPUT) in `of`."""
-    if name not in OF_OUTPUT + OF_INPUT or g.shape != of.shape or bias.shape != of.shape[-1:]:
+def activation_backward(
+    m: Any, name: str, g: Array, of: Array, bias: Array | None = None
+) -> Array | None:
+    """g · activation', `of` its value (OF_OUTPUT), or of its input and the bias (OF_INPUT)."""
+    if name not in OF_OUTPUT + OF_INPUT or g.shape != of.shape:
         return None
-    launch = launcher(m, g, of, bias)
+    if bias is None:
+        launch = launcher(m, g, of)
+    else:
+        launch = launcher(m, g, of, bias) if _is_bias(bias, of) else None
     if launch is None:
         return None
     d = m.empty_like(of)
-    if name in OF_OUTPUT:
+    if bias is None:
         launch(f"{name}_backward", d, g, of, of.size)
     else:
-        launch(f"bias_{name}_backward", d, g, of, bias, prod(of.shape[:-1]), of.shape[-1])
+        launch(f"bias_{name}_backward", d, g, of, bias, *_bias_and_rows(bias, of))
     return d
+
+
+def _is_bias(bias: Array, x: Array) -> bool:
+    shape = bias.shape
+    return x.ndim > 0 and (
+        shape == x.shape or (shape[-1:] == x.shape[-1:] and prod(shape[:-1]) == 1 <= x.ndim - len(shape) + 1)
+    )
+
+
+def _bias_and_rows(bias: Array, x: Array) -> tuple[int, int, int]:
+    """How far apart the biases of two rows are, and the rows and columns."""
+    columns = x.shape[-1]
+    return (columns if bias.shape == x.shape else 0), prod(x.shape[:-1]), columns
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """True for two arrays of one shape (either may be a number instead)."""
+    shape = getattr(a, "shape", None)
+    return shape is not None and shape == getattr(b, "shape", None)
 
 
 def bce_with_logits(m: Any, logits: Array, targets: Array) -> Array | None:
     """-log Bernoulli(targets; sigmoid(logits)), elementwise, in nats."""
-    if getattr(targets, "shape", None) != logits.shape:
+    if not _alike(logits, targets):
         return None
     launch = launcher(m, logits, targets)
     if launch is None:
@@ -240,7 +264,7 @@ def bce_with_logits(m: Any, logits: Array, targets: Array) -> Array | None:
 
 def bce_with_logits_backward(m: Any, g: Array, logits: Array, targets: Array) -> Array | None:
     """g · (sigmoid(logits) - targets); g may be a broadcast view, as the derivative of a sum gives it."""
-    if getattr(targets, "shape", None) != logits.shape or g.shape != logits.shape:
+    if not _alike(g, logits) or not _alike(logits, targets):
         return None
     launch = launcher(m, logits, targets)
     if launch is None or g.dtype != logits.dtype or not logits.size:

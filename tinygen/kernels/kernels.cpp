@@ -122,8 +122,8 @@ double sum_of_chunk(i64 count, Value value) {
 
 // -- activations ---------------------------------------------------------------------------------
 template <float (*activation)(float)>
-void forward(float* y, const float* x, const float* bias, i64 rows, i64 columns) {
-    for (i64 row = 0; row < rows; ++row) {
+void forward(float* y, const float* x, const float* bias, i64 bias_row, i64 rows, i64 columns) {
+    for (i64 row = 0; row < rows; ++row, bias += bias_row) {
         VECTORISED
         for (i64 j = 0; j < columns; ++j)
             y[row * columns + j] = activation(x[row * columns + j] + bias[j]);
@@ -131,9 +131,9 @@ void forward(float* y, const float* x, const float* bias, i64 rows, i64 columns)
 }
 
 template <float (*slope)(float)>
-void backward_of_input(float* d, const float* g, const float* x, const float* bias, i64 rows,
-                       i64 columns) {
-    for (i64 row = 0; row < rows; ++row) {
+void backward_of_input(float* d, const float* g, const float* x, const float* bias, i64 bias_row,
+                       i64 rows, i64 columns) {
+    for (i64 row = 0; row < rows; ++row, bias += bias_row) {
         VECTORISED
         for (i64 j = 0; j < columns; ++j) {
             const i64 i = row * columns + j;
@@ -283,8 +283,9 @@ KERNEL(sum_chunks)(double* total, const double* sums, i64 n, double scale) {
 
 // -- activations ---------------------------------------------------------------------------------
 #define FORWARD(name, activation)                                                                 \
-    KERNEL(name)(float* y, const float* x, const float* bias, i64 rows, i64 columns) {            \
-        forward<activation>(y, x, bias, rows, columns);                                           \
+    KERNEL(name)(float* y, const float* x, const float* bias, i64 bias_row, i64 rows,             \
+                 i64 columns) {                                                                   \
+        forward<activation>(y, x, bias, bias_row, rows, columns);                                 \
     }
 FORWARD(bias_tanh, hyperbolic_tangent)
 FORWARD(bias_sigmoid, logistic)
@@ -302,9 +303,9 @@ BACKWARD_OF_OUTPUT(sigmoid_backward, sigmoid_slope)
 BACKWARD_OF_OUTPUT(relu_backward, relu_slope)
 
 #define BACKWARD_OF_INPUT(name, slope)                                                            \
-    KERNEL(name)(float* d, const float* g, const float* x, const float* bias, i64 rows,           \
-                 i64 columns) {                                                                   \
-        backward_of_input<slope>(d, g, x, bias, rows, columns);                                   \
+    KERNEL(name)(float* d, const float* g, const float* x, const float* bias, i64 bias_row,       \
+                 i64 rows, i64 columns) {                                                         \
+        backward_of_input<slope>(d, g, x, bias, bias_row, rows, columns);                         \
     }
 BACKWARD_OF_INPUT(bias_leaky_relu_backward, leaky_relu_slope)
 BACKWARD_OF_INPUT(bias_silu_backward, silu_slope)

@@ -81,8 +81,9 @@ SHARED Group<float> of_rows(const float* p, i64 i, i64 rows, i64 columns, float 
     return group;
 }
 
-// p[column] for each element of the group at i.
-SHARED Group<float> of_columns(const float* p, i64 i, i64 columns) {
+// The bias of each element of the group at i: p[column], or where rows have their own, p[i].
+SHARED Group<float> biases(const float* p, i64 p_row, i64 i, i64 n, i64 columns) {
+    if (p_row) return load(p, i, n);
     Group<float> group;
     i64 column = place(i, columns).column;
     UNROLL
@@ -292,11 +293,12 @@ KERNEL(sum_chunks)(double* total, const double* sums, i64 n, double scale) {
 
 // -- activations ---------------------------------------------------------------------------------
 #define FORWARD(name, activation)                                                                 \
-    KERNEL(name)(float* y, const float* x, const float* bias, i64 rows, i64 columns) {            \
+    KERNEL(name)(float* y, const float* x, const float* bias, i64 bias_row, i64 rows,             \
+                 i64 columns) {                                                                   \
         const i64 n = rows * columns;                                                             \
         for_groups<float>(n, [=](i64 i) {                                                         \
             Group<float> u = load(x, i, n);                                                       \
-            const Group<float> b = of_columns(bias, i, columns);                                  \
+            const Group<float> b = biases(bias, bias_row, i, n, columns);                         \
             UNROLL                                                                                \
             for (int j = 0; j < 4; ++j) u.v[j] = activation(u.v[j] + b.v[j]);                     \
             store(y, i, n, u);                                                                    \
@@ -324,12 +326,12 @@ BACKWARD_OF_OUTPUT(sigmoid_backward, sigmoid_slope)
 BACKWARD_OF_OUTPUT(relu_backward, relu_slope)
 
 #define BACKWARD_OF_INPUT(name, slope)                                                            \
-    KERNEL(name)(float* d, const float* g, const float* x, const float* bias, i64 rows,           \
-                 i64 columns) {                                                                   \
+    KERNEL(name)(float* d, const float* g, const float* x, const float* bias, i64 bias_row,       \
+                 i64 rows, i64 columns) {                                                         \
         const i64 n = rows * columns;                                                             \
         for_groups<float>(n, [=](i64 i) {                                                         \
             Group<float> u = load(x, i, n);                                                       \
-            const Group<float> of_y = load(g, i, n), b = of_columns(bias, i, columns);            \
+            const Group<float> of_y = load(g, i, n), b = biases(bias, bias_row, i, n, columns);   \
             UNROLL                                                                                \
             for (int j = 0; j < 4; ++j) u.v[j] = of_y.v[j] * slope(u.v[j] + b.v[j]);              \
             store(d, i, n, u);                                                                    \

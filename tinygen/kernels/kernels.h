@@ -40,24 +40,25 @@ KERNEL(squared_error)(double* sums, float* gradient, const float* output,
 KERNEL(sum_squares)(double* sums, const float* x, i64 n);
 KERNEL(sum_chunks)(double* total, const double* sums, i64 n, double scale);
 
-// y = activation(x + bias), the bias (columns) added to every row.
-KERNEL(bias_tanh)(float* y, const float* x, const float* bias, i64 rows, i64 columns);
-KERNEL(bias_sigmoid)(float* y, const float* x, const float* bias, i64 rows, i64 columns);
-KERNEL(bias_relu)(float* y, const float* x, const float* bias, i64 rows, i64 columns);
-KERNEL(bias_leaky_relu)(float* y, const float* x, const float* bias, i64 rows, i64 columns);
-KERNEL(bias_silu)(float* y, const float* x, const float* bias, i64 rows, i64 columns);
-KERNEL(bias_gelu)(float* y, const float* x, const float* bias, i64 rows, i64 columns);
+// y = activation(x + bias). Row i begins at bias + i bias_row: bias_row is columns, or 0 for one row
+// that is added to all.
+KERNEL(bias_tanh)(float* y, const float* x, const float* bias, i64 bias_row, i64 rows, i64 columns);
+KERNEL(bias_sigmoid)(float* y, const float* x, const float* bias, i64 bias_row, i64 rows, i64 columns);
+KERNEL(bias_relu)(float* y, const float* x, const float* bias, i64 bias_row, i64 rows, i64 columns);
+KERNEL(bias_leaky_relu)(float* y, const float* x, const float* bias, i64 bias_row, i64 rows, i64 columns);
+KERNEL(bias_silu)(float* y, const float* x, const float* bias, i64 bias_row, i64 rows, i64 columns);
+KERNEL(bias_gelu)(float* y, const float* x, const float* bias, i64 bias_row, i64 rows, i64 columns);
 
 // d = g activation', from the value y where that is enough, else from x + bias.
 KERNEL(tanh_backward)(float* d, const float* g, const float* y, i64 n);
 KERNEL(sigmoid_backward)(float* d, const float* g, const float* y, i64 n);
 KERNEL(relu_backward)(float* d, const float* g, const float* y, i64 n);
 KERNEL(bias_leaky_relu_backward)(float* d, const float* g, const float* x, const float* bias,
-                                 i64 rows, i64 columns);
+                                 i64 bias_row, i64 rows, i64 columns);
 KERNEL(bias_silu_backward)(float* d, const float* g, const float* x, const float* bias,
-                           i64 rows, i64 columns);
+                           i64 bias_row, i64 rows, i64 columns);
 KERNEL(bias_gelu_backward)(float* d, const float* g, const float* x, const float* bias,
-                           i64 rows, i64 columns);
+                           i64 bias_row, i64 rows, i64 columns);
 
 // Binary cross-entropy of targets t under logits l, elementwise, in nats; its gradient in l. There
 // g is full, or one number for each row (g_row = 1), or one for all (g_row = 0).

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tinygen import kernels
 from tinygen.autodiff.operation import REGISTRY, operation
 from tinygen.autodiff.tensor import Tensor, as_array
 from tinygen.errors import unknown
@@ -33,16 +34,25 @@ def _with_bias(name: str) -> Callable[..., Tensor]:
     """activation(x + b) as one operation: the sum is not kept, only what its derivative needs."""
     activation = REGISTRY[name]
     slope: Any = activation.rules[0]
-    of_output = slope.__code__.co_varnames[3].startswith("_")  # tanh, sigmoid, relu
+
+    def forward(m: Any, x: Any, b: Any) -> Any:
+        y = kernels.bias_activation(m, name, x, b)
+        return activation.forward(m, m.add(x, b)) if y is None else y
+
+    def from_output(m: Any, g: Any, y: Any, _x: Any, _b: Any) -> Any:  # tanh, sigmoid, relu
+        d = kernels.activation_backward(m, name, g, y)
+        return slope(m, g, y, None) if d is None else d
+
+    def from_input(m: Any, g: Any, _y: Any, x: Any, b: Any) -> Any:
+        d = kernels.activation_backward(m, name, g, x, b)
+        return slope(m, g, None, x + b) if d is None else d
 
     return operation(
         f"bias_{name}",
-        lambda m, x, b: activation.forward(m, m.add(x, b)),
+        forward,
         lambda m, g, _y, _x, _b: g,
         lambda m, g, _y, _x, _b: g,
-        common=(lambda m, g, y, _x, _b: slope(m, g, y, None))
-        if of_output
-        else (lambda m, g, _y, x, b: slope(m, g, None, x + b)),
+        common=from_input if slope.__code__.co_varnames[2].startswith("_") else from_output,
         doc=f"{name}(x + b).",
     )
 
@@ -68,21 +78,52 @@ def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None)
     return ACTIVATIONS[activation](y) if bias is None else _BIASED[activation](y, bias)
 
 
+def _bce_forward(m: Any, l: Any, t: Any) -> Any:
+    """-log Bernoulli(t; sigmoid(l)) = max(l, 0) - l t + log(1 + exp(-|l|))."""
+    loss = kernels.bce_with_logits(m, l, t)
+    if loss is not None:
+        return loss
+    # The logarithm is of a number in (1, 2]: `log` is as good as `log1p` next to the other terms,
+    # and much faster.
+    return m.maximum(l, 0.0) - l * t + m.log(1.0 + m.exp(-m.abs(l)))
+
+
+def _bce_of_logits(m: Any, g: Any, _y: Any, l: Any, t: Any) -> Any:
+    d = kernels.bce_with_logits_backward(m, g, l, t)
+    return g * (m.sigmoid(l) - t) if d is None else d
+
+
 bce_with_logits = operation(
-    "bce_with_logits",
-    # -log Bernoulli(t; sigmoid(l)) = max(l, 0) - l t + log(1 + exp(-|l|)). Its logarithm is of a
-    # number in (1, 2]: `log` is as good as `log1p` next to the other terms, and much faster.
-    lambda m, l, t: m.maximum(l, 0.0) - l * t + m.log(1.0 + m.exp(-m.abs(l))),
-    lambda m, g, _y, l, t: g * (m.sigmoid(l) - t),
+    "bce_with_logits", _bce_forward, _bce_of_logits,
     lambda m, g, _y, l, _t: -g * l,
     doc="Binary cross-entropy of targets t in [0, 1] under sigmoid(l), elementwise, in nats.",
 )  # fmt: skip
 
+
+class _Kept:
+    """A gradient that the forward pass made on its way, for the first-order backward pass."""
+
+    gradient: Any = None
+
+
+def _mse_forward(m: Any, a: Any, b: Any, kept: _Kept) -> Any:
+    if getattr(a, "shape", None) != getattr(b, "shape", None):  # one of them is a number
+        return m.mean(m.square(a - b))
+    mean, kept.gradient = kernels.squared_error(m, a, b)
+    return mean
+
+
+def _mse_common(m: Any, g: Any, _y: Any, a: Any, b: Any, kept: _Kept) -> Any:
+    if kept.gradient is not None and isinstance(kept.gradient, type(g)):
+        return g * kept.gradient
+    return (2.0 * g / max((a - b).size, 1)) * (a - b)
+
+
 _mse = operation(
-    "mse", lambda m, a, b: m.mean(m.square(a - b)),
-    lambda m, g, _y, _a, _b: g,
-    lambda m, g, _y, _a, _b: -g,
-    common=lambda m, g, _y, a, b: (2.0 * g / max((a - b).size, 1)) * (a - b),
+    "mse", _mse_forward,
+    lambda m, g, _y, _a, _b, kept: g,
+    lambda m, g, _y, _a, _b, kept: -g,
+    common=_mse_common,
 )  # fmt: skip
 
 
@@ -94,7 +135,7 @@ def mse(a: Any, b: Any) -> Tensor:
     shapes = as_array(a).shape, as_array(b).shape
     if shapes[0] != shapes[1] and () not in shapes:
         raise ValueError(f"mse: shapes {shapes[0]} and {shapes[1]} differ")
-    return _mse(a, b)
+    return _mse(a, b, kept=_Kept())
 
 
 gaussian_kl = operation(
