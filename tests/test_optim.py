@@ -452,6 +452,11 @@ def test_gradients_found_without_backward_are_each_scaled_once():
 # The moving average -----------------------------------------------------------------------------
 
 
+def move_average(ema):
+    """Move the average, not the parameters."""
+    SGD(ema.parameters, 0.0).step(ema)
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.999])
 def test_the_average_is_the_weighted_sum_of_all_values(decay):
     """a_n = Π d_k p_0 + Σ_i (1 - d_i) Π_{k>i} d_k p_i with d_k = min(decay, (1 + k) / (10 + k))."""
@@ -464,7 +469,7 @@ def test_the_average_is_the_weighted_sum_of_all_values(decay):
         for p in params.values():
             p.data[...] = rng.normal(size=p.shape)
         history.append(values(params))
-        ema.update()
+        move_average(ema)
     rates = [min(decay, (1 + k) / (10 + k)) for k in range(n)]
     weights = [np.prod(rates)]
     weights += [(1 - rates[i]) * np.prod(rates[i + 1 :]) for i in range(n)]
@@ -475,11 +480,49 @@ def test_the_average_is_the_weighted_sum_of_all_values(decay):
     assert ema.updates == n
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: SGD(p, 0.1, momentum=0.9),
+        lambda p: Adam(p, 0.1),
+        lambda p: AdamW(p, 0.1, weight_decay=0.3),
+        lambda p: RMSprop(p, 0.1),
+    ],
+    ids=["SGD", "Adam", "AdamW", "RMSprop"],
+)
+def test_an_optimiser_moves_the_average_in_its_own_pass(make, dtype):
+    """To where the parameters are after the step; the step itself is the same as without it."""
+    params, alone = parameters(dtype=dtype), parameters(dtype=dtype)
+    optimizer, plain, ema = make(params), make(alone), EMA(params, 0.9)
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        before = {name: a.copy() for name, a in ema.average.items()}
+        for name in params:
+            g = np.asarray(rng.normal(size=params[name].shape), dtype)
+            params[name].grad, alone[name].grad = tg.tensor(g), tg.tensor(g)
+        share = 1 - min(0.9, (1 + ema.updates) / (10 + ema.updates))
+        optimizer.step(ema)
+        plain.step()
+        assert_same(values(params), values(alone))
+        for name, p in params.items():
+            expected = before[name] + share * (p.data.astype(np.float64) - before[name])
+            tolerance = 4 * np.finfo(dtype).eps
+            np.testing.assert_allclose(ema.average[name], expected, rtol=tolerance, atol=tolerance)
+
+
+def test_an_average_of_other_parameters_is_refused():
+    params = parameters()
+    for other in (parameters(), {"vector": params["vector"]}):
+        with pytest.raises(ValueError, match="other parameters"):
+            SGD(params, 0.1).step(EMA(other))
+
+
 def test_the_average_of_constant_parameters_is_them_and_a_copy():
     params = parameters(dtype=np.float32)
     ema = EMA(params, 0.9)
     for _ in range(5):
-        ema.update()
+        move_average(ema)
     assert_same(ema.average, values(params))
     assert all(a.dtype == np.float32 for a in ema.average.values())
     params["vector"].data[...] = 100
@@ -491,7 +534,7 @@ def test_applied_shows_the_average_and_restores_also_after_an_exception():
     ema = EMA(params, 0.5)
     for p in params.values():
         p.data += 1
-    ema.update()
+    move_average(ema)
     own, arrays = values(params), {name: p.data for name, p in params.items()}
     with ema.applied():
         assert_same(values(params), ema.average)
@@ -512,17 +555,17 @@ def test_the_state_of_an_average_continues_it():
     whole = EMA(one, 0.9)
     for _ in range(10):
         move(one, rng)
-        whole.update()
+        move_average(whole)
     two, rng = parameters(), np.random.default_rng(0)
     first = EMA(two, 0.9)
     for _ in range(4):
         move(two, rng)
-        first.update()
+        move_average(first)
     second = EMA(two, 0.9)
     second.load_state_dict(first.state_dict())
     for _ in range(6):
         move(two, rng)
-        second.update()
+        move_average(second)
     assert_same(whole.state_dict(), second.state_dict())
     assert first.updates == 4  # its arrays are its own
 

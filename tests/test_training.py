@@ -361,7 +361,7 @@ def test_the_averaged_parameters_are_what_remains(tmp_path):
     model.fit(X, steps=4, ema=0.5, folder=tmp_path)
     _, arrays = checkpoint.read(tmp_path / CHECKPOINT)
     for name, p in model.named_parameters().items():
-        np.testing.assert_array_equal(p.data, arrays[f"ema/average/{name}"])
+        np.testing.assert_array_equal(p.data, arrays[f"ema/loss/average/{name}"])
         if name.endswith("weight"):
             assert not np.array_equal(p.data, arrays[f"model/{name}"])
 

@@ -18,7 +18,7 @@ from tinygen.errors import CheckpointError
 
 __all__ = ["prefixed", "read", "replacing", "section", "write"]
 
-FORMAT = "tinygen-1"
+FORMAT = "tinygen-2"
 
 
 def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:

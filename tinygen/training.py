@@ -15,7 +15,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -27,6 +27,7 @@ from tinygen import checkpoint
 from tinygen.autodiff.backward import gradients
 from tinygen.autodiff.modes import detect_anomaly
 from tinygen.autodiff.tensor import Tensor
+from tinygen.backend import namespace_of, to_device
 from tinygen.errors import CheckpointError, NonFiniteError, unknown, whole
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
 from tinygen.random import Generator
@@ -122,6 +123,7 @@ def train(
 ) -> History:
     """Train `model` on the rows of `x` (n, d) and return the history of its losses.
 
+    Model and data are on one device, which is no part of the run: it may be resumed on the other.
     With a `folder`, which exists, `checkpoint.npz` in it is renewed every `checkpoint_seconds` and
     at the end, and `resume` continues from it. `meta` is stored in it for whoever loads the model.
     The model ends with the averaged parameters if the settings ask for an average.
@@ -160,9 +162,9 @@ def train(
         run.finish()
     if asked_to_stop:
         raise Stopped(f"stopped after step {run.step} of {settings.steps}")
-    if run.ema is not None:
-        for name, p in run.ema.parameters.items():
-            p.data[...] = run.ema.average[name]
+    for average in run.averages.values():
+        for name, p in average.parameters.items():
+            p.data[...] = average.average[name]
     return run.history
 
 
@@ -173,7 +175,8 @@ def _every(schedule: Callable[[int], float], times: int) -> Callable[[int], floa
 
 def fingerprint(x: Array) -> list[Any]:
     """Shape and CRC-32 of the data, by which a checkpoint knows what it was trained on."""
-    return [list(x.shape), zlib.crc32(np.ascontiguousarray(x))]  # type: ignore[arg-type]
+    on_cpu = np.ascontiguousarray(to_device(x, "cpu"))
+    return [list(x.shape), zlib.crc32(on_cpu)]  # type: ignore[arg-type]
 
 
 class _Run:
@@ -197,7 +200,11 @@ class _Run:
             o.name: model.optimizer(o.parameters, _every(schedule, times[o.name]))
             for o in {o.name: o for o in self.objectives}.values()
         }
-        self.ema = EMA(model.named_parameters(), settings.ema) if settings.ema else None
+        self.averages = {
+            name: EMA(optimizer.parameters, settings.ema)
+            for name, optimizer in self.optimizers.items()
+            if settings.ema
+        }
         self.order = Generator(settings.seed).child("order")
         self.rng = Generator(settings.seed).child("noise")
         self.random = [self.rng, *model.generators()]  # all that a loss may draw from
@@ -220,11 +227,9 @@ class _Run:
                 for generator, state in zip(self.random, before, strict=True):
                     generator.state = state
                 self._explain(objective, batch)
-            self.optimizers[objective.name].step()
+            self.optimizers[objective.name].step(self.averages.get(objective.name))
             for name, value in terms.items():
                 self.history.setdefault(name, []).append(value.item())
-        if self.ema is not None:
-            self.ema.update()
         self.step += 1
 
     def _backward(self, objective: Objective, loss: Tensor) -> None:
@@ -239,7 +244,8 @@ class _Run:
         epoch, place = divmod(self.batches, n // size)
         if epoch != self._epoch:
             self.order.state = self.order.state[0], epoch  # the epoch's own draw: nothing to store
-            self._epoch, self._permutation = epoch, self.order.permutation(n)
+            rows = to_device(self.order.permutation(n), namespace_of(self.x).device)
+            self._epoch, self._permutation = epoch, rows
         self.batches += 1
         return self.x[self._permutation[place * size : (place + 1) * size]]
 
@@ -256,7 +262,7 @@ class _Run:
     def check_parameters(self) -> None:
         """NonFiniteError if the last update spoiled a parameter; before that is saved."""
         for name, p in self.model.named_parameters().items():
-            if not np.isfinite(p.data).all():
+            if not namespace_of(p.data).isfinite(p.data).all():
                 raise NonFiniteError(
                     f"step {self.step}: the update made {name} infinite or NaN; lower the "
                     f"learning rate{self._kept()}"
@@ -268,7 +274,9 @@ class _Run:
     def finish(self) -> None:
         """Let the model measure what its parameters, averaged if they are, leave open."""
         self.model.eval()
-        with self.ema.applied() if self.ema is not None else nullcontext():
+        with ExitStack() as stack:
+            for average in self.averages.values():
+                stack.enter_context(average.applied())
             self.model.finish(self.x)
 
     # -- checkpoints -----------------------------------------------------------------------------
@@ -287,8 +295,8 @@ class _Run:
         arrays |= checkpoint.prefixed("history", self.history)
         for name, optimizer in self.optimizers.items():
             arrays |= checkpoint.prefixed(f"optimizer/{name}", optimizer.state_dict())
-        if self.ema is not None:
-            arrays |= checkpoint.prefixed("ema", self.ema.state_dict())
+        for name, average in self.averages.items():
+            arrays |= checkpoint.prefixed(f"ema/{name}", average.state_dict())
         counters = {"step": self.step, "batches": self.batches, "rng": list(self.rng.state)}
         checkpoint.write(self.path, {**self.meta, **self._identity(), **counters}, arrays)
 
@@ -306,8 +314,8 @@ class _Run:
             self.model.load_state_dict(checkpoint.section(arrays, "model"))
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(checkpoint.section(arrays, f"optimizer/{name}"))
-            if self.ema is not None:
-                self.ema.load_state_dict(checkpoint.section(arrays, "ema"))
+            for name, average in self.averages.items():
+                average.load_state_dict(checkpoint.section(arrays, f"ema/{name}"))
             self.step, self.batches = meta["step"], meta["batches"]
             self.rng.state = meta["rng"][0], meta["rng"][1]
         except (ValueError, KeyError, TypeError) as error:

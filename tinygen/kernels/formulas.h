@@ -31,8 +31,8 @@ SHARED float sigmoid_slope(float y) { return y * (1.0f - y); }
 SHARED float relu_slope(float y) { return y > 0.0f ? 1.0f : 0.0f; }
 SHARED float leaky_relu_slope(float u) { return u > 0.0f ? 1.0f : 0.01f; }
 SHARED float silu_slope(float u) {
-    const float s = logistic(u);
-    return s * fused(u, 1.0f - s, 1.0f);
+    const Logistic s = logistic_pair(u);
+    return s.value * fused(u, s.rest, 1.0f);
 }
 SHARED float gelu_slope(float u) {
     const Gaussian n = gaussian(u);

@@ -169,14 +169,23 @@ SHARED float hyperbolic_tangent(float x) {
     return magnitude(x) < 0.625f ? fused(x * z, p, x) : far;
 }
 
-SHARED float logistic(float x) {
-    const float e = exponential(-magnitude(x)), inverse = 1.0f / (1.0f + e);
-    return x < 0.0f ? e * inverse : inverse;
+// sigmoid(x) and sigmoid(-x) = 1 - sigmoid(x), which subtraction would spoil.
+struct Logistic {
+    float value, rest;
+};
+
+SHARED Logistic logistic_pair(float x) {
+    const float e = exponential(-magnitude(x)), large = 1.0f / (1.0f + e), small = e * large;
+    return x < 0.0f ? Logistic{small, large} : Logistic{large, small};
 }
 
-// log(1 + e^x), without overflow: the logarithm is of a number in (1, 2].
+SHARED float logistic(float x) { return logistic_pair(x).value; }
+
+// log(1 + e^x), without overflow. With e = e^-|x|, log(1 + e) is the logarithm of the rounded sum
+// and what the rounding took.
 SHARED float soft_plus(float x) {
-    return (x <= 0.0f ? 0.0f : x) + logarithm(1.0f + exponential(-magnitude(x)));
+    const float e = exponential(-magnitude(x)), sum = 1.0f + e;
+    return (x <= 0.0f ? 0.0f : x) + (logarithm(sum) + (e - (sum - 1.0f)) / sum);
 }
 
 // -- the standard normal -------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tinygen import checkpoint
-from tinygen.autodiff.tensor import Tensor, as_array, tensor
+from tinygen.autodiff.tensor import Tensor, array_on, tensor
+from tinygen.backend import namespace_of
 from tinygen.errors import CheckpointError, unknown, whole
 from tinygen.nn import Module
 from tinygen.optim import Adam, Optimizer
@@ -30,6 +31,7 @@ class Model(Module):
 
     bounded: the data lie in [0, 1] (images) and so do samples. Otherwise the model works on data
         scaled to mean 0 and standard deviation 1 in each feature, as measured by `fit`.
+    Data, samples, codes are arrays on the model's device: `model.to("gpu")` moves it there.
     `config` holds the arguments it was made with, by name, so that a file can make it again.
     """
 
@@ -80,10 +82,11 @@ class Model(Module):
     def prepare(self, x: Any) -> Array:
         """Check the training data, measure their scale if they are not bounded, return them."""
         x = self.check(x)
+        m = namespace_of(x)
         if not self.bounded:
             std = x.std(axis=0, dtype=np.float64)
             self.shift.data[...] = x.mean(axis=0, dtype=np.float64)
-            self.scale.data[...] = np.where(std > 0, std, 1.0)  # a constant feature stays 0
+            self.scale.data[...] = m.where(std > 0, std, 1.0)  # a constant feature stays 0
         return x
 
     def finish(self, x: Array) -> None:
@@ -91,22 +94,30 @@ class Model(Module):
 
     # -- data ------------------------------------------------------------------------------------
     def check(self, x: Any) -> Array:
-        """x as float32 (n, features), C order; ValueError says what is wrong with it."""
-        x = as_array(x)
+        """x as float32 (n, features), C order; ValueError says what is wrong with it.
+
+        TypeError: it is not on the model's device.
+        """
+        x = array_on(self.device, x, "the data", "the model")
+        m = namespace_of(x)
         if x.ndim != 2 or x.shape[1] != self.features:
             raise ValueError(f"data of shape {x.shape}; the model takes (n, {self.features})")
         if not len(x):
             raise ValueError("the data set is empty")
-        x = np.ascontiguousarray(x, np.float32)
-        if not np.isfinite(x).all():
-            row, column = np.argwhere(~np.isfinite(x))[0]
+        x = m.ascontiguousarray(x, np.float32)
+        if not m.isfinite(x).all():
+            row, column = m.argwhere(~m.isfinite(x))[0].tolist()
             raise ValueError(f"data[{row}, {column}] is {x[row, column]}; remove or replace it")
         if self.bounded and not (x.min() >= 0 and x.max() <= 1):
             raise ValueError(
-                f"data from {x.min():g} to {x.max():g}; a bounded model takes [0, 1]: "
+                f"data from {float(x.min()):g} to {float(x.max()):g}; a bounded model takes [0, 1]: "
                 f"rescale them, or make the model with {self.unbounded}"
             )
         return x
+
+    def check_codes(self, z: Any) -> Array:
+        """z as float32; TypeError: it is not on the model's device."""
+        return array_on(self.device, z, "the codes", "the model").astype(np.float32, copy=False)
 
     def normalise(self, x: Any) -> Any:
         """Data to the units in which the networks compute."""
@@ -150,10 +161,11 @@ class Model(Module):
         try:
             model: Any = cls(**meta["config"])
             model.load_state_dict(checkpoint.section(arrays, "model"))
-            average = checkpoint.section(arrays, "ema/average")
-            for name, p in model.named_parameters().items():
-                if average:
-                    p.data[...] = average[name]
+            for objective in model.objectives():
+                average = checkpoint.section(arrays, f"ema/{objective.name}/average")
+                for name, p in objective.parameters.items():
+                    if average:
+                        p.data[...] = average[name]
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"not a {cls.__name__} of this version: {error}") from error
         model.eval()

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tinygen import kernels
 from tinygen.autodiff.tensor import Tensor
+from tinygen.backend import namespace_of
 
 __all__ = ["EMA", "clip_global_norm"]
 
@@ -27,9 +29,12 @@ def clip_global_norm(
     if isinstance(parameters, Mapping):
         parameters = parameters.values()
     arrays = [p.grad.data for p in parameters if p.grad is not None]
-    norm = sqrt(sum(float(np.vdot(g, g)) for g in arrays))
+    if not arrays:
+        return 0.0
+    m = namespace_of(arrays[0])
+    norm = sqrt(float(kernels.sum_squares(m, arrays)))
     if norm == inf:  # perhaps only the squares were too large for float32
-        norm = sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in arrays))
+        norm = sqrt(sum(float(m.sum(m.square(g, dtype=np.float64))) for g in arrays))
     if limit < norm < inf:
         for g in arrays:
             g *= limit / norm
@@ -39,7 +44,8 @@ def clip_global_norm(
 class EMA:
     """Exponential moving average of parameters: average ← decay · average + (1 - decay) · p.
 
-    In the first steps a smaller decay, (1 + n) / (10 + n), keeps the start from lingering.
+    An optimiser of the same parameters moves it: `adam.step(ema)`. In the first steps a smaller
+    decay, (1 + n) / (10 + n), keeps the start from lingering.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float = 0.999) -> None:
@@ -52,13 +58,11 @@ class EMA:
         self.updates = 0
         self.average = {name: p.data.copy() for name, p in self.parameters.items()}
 
-    def update(self) -> None:
-        """Move the average towards the present parameters."""
+    def next_share(self) -> float:
+        """Count one update, and return the share that the parameters have in it: 1 - decay."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for name, p in self.parameters.items():
-            average = self.average[name]
-            average += (1 - decay) * (p.data - average)
+        return 1 - decay
 
     @contextmanager
     def applied(self) -> Iterator[None]:

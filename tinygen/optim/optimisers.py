@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tinygen import kernels
 from tinygen.autodiff.tensor import Tensor
 from tinygen.backend import namespace_of
+from tinygen.optim.averages import EMA
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
 
@@ -47,19 +49,33 @@ class Optimizer:
             for slot in self.slots
         }
 
-    def step(self) -> None:
+    def step(self, average: EMA | None = None) -> None:
         """Update every parameter that has a gradient, and count one step.
 
-        Parameters change in place: finish every backward pass of graphs built before.
+        An `average` of the same parameters moves towards them in the same pass (ValueError: it is
+        of others). Parameters change in place: finish every backward pass of graphs built before.
         """
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        if average is not None and not _same(average.parameters, self.parameters):
+            raise ValueError("the average is of other parameters than the optimiser's")
         self.steps += 1
+        follow = 0.0 if average is None else average.next_share()
         for name, p in self.parameters.items():
-            if p.grad is None:
-                continue
-            arrays = [p.data, p.grad.data, *(self.state[slot][name] for slot in self.slots)]
-            for blocks in _blocks(arrays):
-                self._update(lr, *blocks)
+            slow = None if average is None else average.average[name]
+            state = [self.state[slot][name] for slot in self.slots]
+            if p.grad is not None:
+                self._apply(lr, p.data, p.grad.data, state, slow, follow)
+            elif slow is not None:
+                slow += follow * (p.data - slow)
+
+    def _apply(
+        self, lr: float, p: Array, g: Array, state: list[Array], slow: Array | None, follow: float
+    ) -> None:
+        """Update one parameter, its state and its average, block by block."""
+        for p_, g_, *rest in _blocks([p, g, *state, *([] if slow is None else [slow])]):
+            self._update(lr, p_, g_, *rest[: len(state)])
+            if slow is not None:
+                rest[-1] += follow * (p_ - rest[-1])
 
     def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
         """Change p and its state in place; all are flat views of equal length."""
@@ -89,6 +105,10 @@ class Optimizer:
         for path, array in own.items():
             array[...] = state[path]
         self.steps = int(state["steps"])
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(p is b[name] for name, p in a.items())
 
 
 def _blocks(arrays: list[Array]) -> Iterator[list[Array]]:
@@ -151,6 +171,21 @@ class Adam(Optimizer):
         super().__init__(parameters, lr)
         self.betas, self.eps = betas, eps
 
+    def _apply(
+        self, lr: float, p: Array, g: Array, state: list[Array], slow: Array | None, follow: float
+    ) -> None:
+        b1, b2 = self.betas
+        step = kernels.AdamStep(
+            b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.steps), (1 - b2**self.steps) ** -0.5,
+            self.eps, self._keep(lr), follow,
+        )  # fmt: skip
+        if not kernels.adam(namespace_of(p), p, g, *state, slow, step):
+            super()._apply(lr, p, g, state, slow, follow)
+
+    def _keep(self, lr: float) -> float:
+        """The part of a parameter that weight decay leaves."""
+        return 1.0
+
     def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
         mean, square = state
         b1, b2 = self.betas
@@ -184,8 +219,11 @@ class AdamW(Adam):
         super().__init__(parameters, lr, betas, eps)
         self.weight_decay = weight_decay
 
+    def _keep(self, lr: float) -> float:
+        return 1 - lr * self.weight_decay
+
     def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
-        p *= 1 - lr * self.weight_decay
+        p *= self._keep(lr)
         super()._update(lr, p, g, *state)
 
 
