@@ -224,7 +224,6 @@ def test_sanitizers_see_accesses_out_of_bounds(launch, message):
         [sys.executable, "-c", SANITIZED + launch],
         capture_output=True,
         text=True,
-        cwd=cuda_on_cpu.__path__[0] + "/..",
         env=cuda_on_cpu.sanitizer_environment(),
     )
     assert done.stdout == "all is well\n", done.stderr

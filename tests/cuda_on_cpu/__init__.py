@@ -19,6 +19,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -157,15 +158,17 @@ def _pass(kernel: str, declared: str, name: str, arg: Any) -> Any:
 def build(source: str, options: Sequence[str] = (), sanitize: bool = False) -> Kernels:
     """Compile CUDA source with g++. The same text is compiled once per machine.
 
-    Of the CUDA compiler's options those that g++ shares are used: ``-D...`` and ``-std=...``.
+    Of the CUDA compiler's options ``-D...``, ``-std=...`` and ``-ftz=true`` have a meaning here.
     """
     return Kernels(library(source, options, sanitize))
 
 
 def library(source: str, options: Sequence[str] = (), sanitize: bool = False) -> Path:
     """The compiled source: a file in the cache."""
-    shared = [option for option in options if re.match("-D|-std=", option)]
-    flags = [*_FLAGS, *(_SANITIZE if sanitize else []), *shared]
+    flags = [*_FLAGS, *(_SANITIZE if sanitize else [])]
+    flags += [option for option in options if re.match("-D|-std=", option)]
+    if "-ftz=true" in options:
+        flags.append("-DFLUSH_TO_ZERO")
     version = subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout
     parts = [_HEADER, source, *flags, version.decode(), Path(__file__).read_text()]
     path = _cache() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}.so"
@@ -210,7 +213,7 @@ def _gpp(arguments: list[str], text: str) -> str:
 
 
 def sanitizer_environment() -> dict[str, str]:
-    """The variables with which a Python process can load sanitized kernels."""
+    """The variables with which a Python process can load sanitized kernels, and modules as here."""
     libraries = ["libasan.so", "libstdc++.so"]  # the second for the exceptions, which asan watches
     paths = [
         subprocess.run(
@@ -218,7 +221,12 @@ def sanitizer_environment() -> dict[str, str]:
         ).stdout.strip()
         for name in libraries
     ]
-    return {**os.environ, "LD_PRELOAD": " ".join(paths), "ASAN_OPTIONS": "detect_leaks=0"}
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(paths),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
 
 
 class _Module:

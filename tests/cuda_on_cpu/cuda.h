@@ -14,6 +14,9 @@
 #include <memory>
 #include <vector>
 
+#ifdef __SSE__
+#include <pmmintrin.h>
+#endif
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -186,9 +189,19 @@ static void run_block(bool backward) {
         for (unsigned k = 0; k < threads; ++k) resume(nth(k));
 }
 
+// With -ftz=true subnormal numbers are 0, as operands and as results. (Here those of double, too.)
+struct Arithmetic {
+#if defined(FLUSH_TO_ZERO) && defined(__SSE__)
+    const unsigned saved = _mm_getcsr();
+    Arithmetic() { _mm_setcsr(saved | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); }
+    ~Arithmetic() { _mm_setcsr(saved); }
+#endif
+};
+
 // Run a grid; returns what went wrong, or null.
 static const char* run(unsigned blocks, unsigned threads, bool backward,
                        const std::function<void()>& thread) {
+    const Arithmetic arithmetic;
     body = &thread;
     gridDim.x = blocks;
     blockDim.x = threads;
