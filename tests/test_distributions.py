@@ -173,7 +173,7 @@ class Fixed(Generator):
         super().__init__()
         self.u = u
 
-    def uniform(self, shape, low=0.0, high=1.0, dtype=np.float32):
+    def uniform(self, shape, low=0.0, high=1.0, dtype=np.float32, device="cpu"):
         return np.full(shape, self.u, dtype)
 
 

@@ -86,7 +86,7 @@ class Fixed:
     def __init__(self, array):
         self.array = array
 
-    def normal(self, shape, mean=0.0, std=1.0, dtype=np.float32):
+    def normal(self, shape, mean=0.0, std=1.0, dtype=np.float32, device="cpu"):
         return mean + std * np.broadcast_to(self.array, shape).astype(dtype)
 
 

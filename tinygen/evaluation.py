@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygen.backend import to_device
 from tinygen.data import Dataset
 from tinygen.metrics import nearest_distance, sliced_wasserstein
 from tinygen.models import Model
@@ -20,7 +21,7 @@ BATCH = 500
 def evaluate(
     model: Model, data: Dataset, samples: np.ndarray[Any, Any], seed: int = 0
 ) -> dict[str, Any]:
-    """Measures of `model` by name.
+    """Measures of `model` by name; the samples are on its device.
 
     held_out: each term of the training losses on held-out rows (nats or squared units, as the
         model's `loss` says), and the `score_samples` mean where the model has one.
@@ -30,7 +31,7 @@ def evaluate(
         would reach.
     """
     rng = Generator(seed).child("evaluation")
-    test, train = model.check(data.test)[:ROWS], model.check(data.x)
+    test, train = (model.check(to_device(x, model.device)) for x in (data.test[:ROWS], data.x))
     held_out: dict[str, float] = {}
     for start in range(0, len(test), BATCH):
         batch = test[start : start + BATCH]
@@ -40,7 +41,8 @@ def evaluate(
     score = getattr(model, "score_samples", None)
     if score is not None:
         held_out["score"] = float(score(test, rng=rng).mean())
-    real = train[rng.permutation(len(train))[: len(samples)]]
+    rows = rng.permutation(len(train))[: len(samples)]
+    real = train[to_device(rows, model.device)]
     return {
         "held_out": held_out,
         "samples": {

@@ -13,7 +13,7 @@ from typing import Any
 
 from tinygen.autodiff.modes import WATCH, mode, recording
 from tinygen.autodiff.operation import Node
-from tinygen.autodiff.tensor import Leaf, Tensor, on_device_of
+from tinygen.autodiff.tensor import Leaf, Tensor, array_on
 from tinygen.backend import namespace_of
 from tinygen.errors import NonFiniteError
 
@@ -97,7 +97,7 @@ def _seed(output: Tensor, gradient: Any) -> Tensor:
                 "reduce the Tensor to one number first (.sum(), .mean()), or pass one"
             )
         return Tensor(namespace_of(output.data).ones_like(output.data))
-    raw = on_device_of(output.data, gradient, "backward: the gradient")
+    raw = array_on(output.device, gradient, "backward: the gradient", "the output")
     seed = gradient if isinstance(gradient, Tensor) else Tensor(raw)
     if seed.shape != output.shape:
         raise ValueError(f"gradient has shape {seed.shape}, the output has shape {output.shape}")

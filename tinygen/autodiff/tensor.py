@@ -24,7 +24,7 @@ from tinygen.backend import check_device, is_gpu_array, namespace_for, namespace
 if TYPE_CHECKING:
     from tinygen.autodiff.operation import Node
 
-__all__ = ["Leaf", "Tensor", "as_array", "from_dlpack", "is_number", "on_device_of", "tensor"]
+__all__ = ["Leaf", "Tensor", "array_on", "as_array", "from_dlpack", "is_number", "tensor"]
 
 
 class Leaf:
@@ -249,7 +249,7 @@ class Tensor:
     def _compare(self, function: str, other: Any) -> Tensor:
         m = namespace_of(self.data)
         if not isinstance(other, (bool, int, float)):
-            other = on_device_of(self.data, other, f"{function}: the right side")
+            other = array_on(self.device, other, f"{function}: the right side")
         return Tensor(m.asarray(getattr(m, function)(self.data, other)))
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
@@ -398,16 +398,15 @@ def is_number(value: Any) -> bool:
     )
 
 
-def on_device_of(array: Any, value: Any, what: str) -> Any:
-    """`value` as an array to compute with `array`. Numbers and lists are put where that is.
+def array_on(device: str, value: Any, what: str, other: str = "the rest") -> Any:
+    """`value` as an array on `device`; numbers and lists are put there.
 
-    TypeError, which begins with `what`: an array or Tensor on another device.
+    TypeError, which names `what` it is and the `other`: an array or Tensor on another device.
     """
     found = as_array(value)
-    device = namespace_of(array).device
     if isinstance(value, (list, tuple)) or is_number(value):
         return to_device(found, device)
-    check_device(what, found, "the rest", device)
+    check_device(what, found, other, device)
     return found
 
 

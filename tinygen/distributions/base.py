@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.autodiff.tensor import Tensor, array_on, as_array, is_number
+from tinygen.backend import namespace_of
 from tinygen.random import Generator
 
 __all__ = ["Distribution", "check", "parameters"]
@@ -31,9 +32,16 @@ def parameters(*values: Any) -> list[Tensor]:
     """The values as Tensors of one floating-point dtype; those with a history keep it.
 
     The dtype is settled as in an operation: the widest float among the arrays, to which numbers
-    and 0-d arrays yield; float64 where there are none.
+    and 0-d arrays yield; float64 where there are none. Numbers and lists join the device of the
+    others; TypeError: the others are on two.
     """
-    tensors = [v if isinstance(v, Tensor) else Tensor(as_array(v)) for v in values]
+    nowhere = [is_number(v) or isinstance(v, (list, tuple)) for v in values]
+    placed = [v for v, n in zip(values, nowhere, strict=True) if not n]
+    device = namespace_of(as_array(placed[0])).device if placed else "cpu"
+    arrays = [array_on(device, v, "a parameter", "another") for v in values]
+    tensors = [
+        v if isinstance(v, Tensor) else Tensor(a) for v, a in zip(values, arrays, strict=True)
+    ]
     strong = [t for t in tensors if t.ndim] or [v for v in values if isinstance(v, Tensor)]
     floats = [t.dtype for t in strong if t.dtype.kind == "f"]
     dtype = np.result_type(*floats) if floats else np.dtype(np.float64)
@@ -50,4 +58,4 @@ def check(name: str, value: Tensor, requirement: str, holds: Callable[[Any], Any
         return
     valid = holds(value.data)
     if not valid.all():
-        raise ValueError(f"{name} must be {requirement}, got {value.data[~valid].flat[0]}")
+        raise ValueError(f"{name} must be {requirement}, got {value.data[~valid][0]}")

@@ -40,7 +40,7 @@ class Bernoulli:
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """Zeros and ones in the dtype of the logits, shape (*shape, *self.shape); a constant."""
-        probs = self.probs.numpy()
+        probs = self.probs.data
         return Tensor(rng.bernoulli(probs, (*shape, *self.shape), dtype=probs.dtype))
 
     def entropy(self) -> Tensor:

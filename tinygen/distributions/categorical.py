@@ -9,6 +9,7 @@ import numpy as np
 
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor
+from tinygen.backend import namespace_of
 from tinygen.distributions.base import check, parameters
 from tinygen.random import Generator
 
@@ -54,10 +55,11 @@ class Categorical:
         """Classes, int64, shape (*shape, *self.shape); a constant."""
         # A uniform number falls into the class whose part of [0, 1) holds it. Dividing by the total
         # makes the last bound exactly 1, so that it always falls into one.
-        bounds = np.cumsum(self.probs.numpy(), axis=-1, dtype=np.float64)
+        m = namespace_of(self.logits.data)
+        bounds = m.cumsum(self.probs.data, axis=-1, dtype=np.float64)
         bounds /= bounds[..., -1:]
-        u = rng.uniform((*shape, *self.shape, 1), dtype=np.float64)
-        return Tensor(np.asarray((u >= bounds).sum(-1)))
+        u = rng.uniform((*shape, *self.shape, 1), dtype=np.float64, device=m.device)
+        return Tensor(m.asarray((u >= bounds).sum(-1)))
 
     def entropy(self) -> Tensor:
         """-Σ p log p in nats for each row, with 0 log 0 = 0: shape `shape`."""

@@ -16,6 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tinygen.autodiff.tensor import as_array
+from tinygen.backend import check_device, namespace_of
+
 __all__ = ["js_discrete", "js_distance", "js_terms", "kl_discrete", "kl_terms"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -46,27 +49,37 @@ def js_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> An
     """
     p, q = _outcomes_last(p, q, axis)
     # Inputs that sum to a little more than one may exceed the bound by as little.
-    return np.minimum(js_terms(p, q).sum(-1), log(2)) / _unit(base)
+    return namespace_of(p).minimum(js_terms(p, q).sum(-1), log(2)) / _unit(base)
 
 
 def js_distance(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
     """The square root of `js_discrete`, which is a metric (Endres & Schindelin 2003)."""
-    return np.sqrt(js_discrete(p, q, axis, base))
+    js = js_discrete(p, q, axis, base)
+    return namespace_of(js).sqrt(js)
 
 
 def kl_terms(p: Array, q: Array) -> Array:
     """p log(p/q) - p + q for numbers ≥ 0, elementwise and never negative; +inf where p > 0 = q."""
+    m = namespace_of(p)
     difference = p - q
-    near = np.abs(difference) <= _NEAR * q  # true also for p = q = 0
-    u = np.divide(difference, q, out=np.zeros_like(q), where=near & (q > 0))
-    by_series = q * u**2 * np.polyval(_SERIES, -u)
+    near = m.abs(difference) <= _NEAR * q  # true also for p = q = 0
+    u = m.where(near, difference, 0.0) / m.where(near & (q > 0), q, 1.0)
+    by_series = q * u**2 * _polynomial(-u)
 
     # Logarithms apart, because the ratio to a very small q overflows.
     positive = p > 0
     with np.errstate(divide="ignore"):  # log q = -inf is meant
-        log_ratio = np.log(np.where(positive, p, 1.0)) - np.log(np.where(positive, q, 1.0))
-    terms: Array = np.where(near, by_series, p * log_ratio - difference)
+        log_ratio = m.log(m.where(positive, p, 1.0)) - m.log(m.where(positive, q, 1.0))
+    terms: Array = m.where(near, by_series, p * log_ratio - difference)
     return terms
+
+
+def _polynomial(x: Any) -> Any:
+    """The polynomial with the coefficients of the series, by Horner's rule."""
+    y = 0.0
+    for coefficient in _SERIES:
+        y = y * x + coefficient
+    return y
 
 
 def js_terms(p: Array, q: Array) -> Array:
@@ -79,22 +92,23 @@ def _outcomes_last(p: Any, q: Any, axis: int) -> tuple[Array, Array]:
     p, q = _probabilities("p", p, axis), _probabilities("q", q, axis)
     if p.shape[-1] != q.shape[-1]:
         raise ValueError(f"p has {p.shape[-1]} outcomes, q has {q.shape[-1]}")
-    p, q = np.broadcast_arrays(p, q)
+    check_device("p", p, "q", namespace_of(q).device)
+    p, q = namespace_of(p).broadcast_arrays(p, q)
     return p, q
 
 
 def _probabilities(name: str, values: Any, axis: int) -> Array:
     """`values` in float64 with `axis` moved to the end, checked."""
-    given = np.asarray(values)
-    array = np.moveaxis(given.astype(np.float64), axis, -1)
+    given = as_array(values)
+    array = namespace_of(given).moveaxis(given.astype(np.float64), axis, -1)
     valid = array >= 0
     if not valid.all():
         raise ValueError(f"{name} must not be negative or NaN, got {array[~valid][0]}")
     rounding = np.finfo(given.dtype).eps if given.dtype.kind == "f" else 0.0
     totals = array.sum(-1)
-    wrong = ~(np.abs(totals - 1) <= max(1e-6, 100 * rounding))
+    wrong = ~(abs(totals - 1) <= max(1e-6, 100 * rounding))
     if wrong.any():
-        raise ValueError(f"{name} must sum to 1 along axis {axis}, got {totals[wrong].flat[0]}")
+        raise ValueError(f"{name} must sum to 1 along axis {axis}, got {totals[wrong][0]}")
     return array
 
 

@@ -111,7 +111,7 @@ def _js_normal(p: Normal, q: Normal) -> Tensor:
         if d.shape != ():
             raise ValueError(f"the quadrature takes Normals of shape (), got {d.shape}")
     # np.asarray refuses a Tensor that requires a gradient.
-    laws = [(float(np.asarray(d.std)), float(np.asarray(d.mean))) for d in (p, q)]
+    laws = [tuple(float(np.asarray(t.to("cpu"))) for t in (d.std, d.mean)) for d in (p, q)]
     _, origin = min(laws)  # x is relative to the mean of the narrower, where rounding matters most
 
     def integrand(x: float) -> float:
@@ -121,7 +121,7 @@ def _js_normal(p: Normal, q: Normal) -> Tensor:
     # on its own scale, so that a narrow one is not overlooked.
     edges = sorted({mean - origin + k * std for std, mean in laws for k in (-10, 10)})
     pieces = (quad(integrand, a, b, epsabs=1e-13, epsrel=1e-10)[0] for a, b in pairwise(edges))
-    return Tensor(np.array(sum(pieces)))
+    return Tensor(np.array(sum(pieces))).to(p.mean.device)
 
 
 def _density(x: float, mean: float, std: float) -> Any:

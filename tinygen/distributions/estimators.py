@@ -51,7 +51,7 @@ def _check(p: Distribution, q: Distribution, n: int) -> None:
 
 
 def _log_ratio(p: Distribution, q: Distribution, rng: Generator, n: int) -> Array:
-    """log p(x_i)/q(x_i) of n samples x_i of p, in float64."""
+    """log p(x_i)/q(x_i) of n samples x_i of p, in float64 on the CPU."""
     x = p.sample(rng, (n,))
     with no_grad():
         log_p, log_q = (d.log_prob(x).numpy().astype(np.float64) for d in (p, q))

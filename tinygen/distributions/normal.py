@@ -40,7 +40,8 @@ class Normal:
 
         Differentiable in the parameters: the reparameterisation of Kingma & Welling (2013, §2.4).
         """
-        return self.mean + self.std * rng.normal((*shape, *self.shape), dtype=self.dtype)
+        noise = rng.normal((*shape, *self.shape), dtype=self.dtype, device=self.mean.device)
+        return self.mean + self.std * noise
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """The values of `rsample`, as a constant."""

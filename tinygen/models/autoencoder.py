@@ -12,6 +12,7 @@ from tinygen.autodiff.backward import gradients
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.operation import REGISTRY
 from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.backend import namespace_of, to_device
 from tinygen.errors import unknown
 from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import MLP
@@ -63,11 +64,13 @@ class Autoencoder(Model):
     def finish(self, x: Array) -> None:
         """Fit the normal distribution of the codes."""
         blocks = [self.encode(x[i : i + 4096]) for i in range(0, len(x), 4096)]
-        codes = np.concatenate(blocks).astype(np.float64)
-        self.code_mean.data[...] = codes.mean(axis=0)
+        # On the CPU: the codes are small, and no step waits for this.
+        codes = np.concatenate([to_device(b, "cpu") for b in blocks]).astype(np.float64)
+        self.code_mean.data[...] = to_device(codes.mean(axis=0), self.device)
         covariance = np.atleast_2d(np.cov(codes.T, bias=True))
         values, vectors = np.linalg.eigh(covariance)  # a factor also where it is singular
-        self.code_factor.data[...] = vectors * np.sqrt(np.maximum(values, 0))
+        factor = vectors * np.sqrt(np.maximum(values, 0))
+        self.code_factor.data[...] = to_device(factor, self.device)
 
     @no_grad()
     def encode(self, x: Any) -> Array:
@@ -77,7 +80,7 @@ class Autoencoder(Model):
     @no_grad()
     def decode(self, z: Any) -> Array:
         """The data (n, features) for codes (n, latent)."""
-        return self.denormalise(self.decoder(np.asarray(z, np.float32)).data)
+        return self.denormalise(self.decoder(self.check_codes(z)).data)
 
     def reconstruct(self, x: Any) -> Array:
         """g(f(x)), of the shape and in the units of x."""
@@ -85,7 +88,8 @@ class Autoencoder(Model):
 
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
         """Decoded draws (n, features) from the normal distribution fitted to the codes."""
-        z = (rng or default_generator()).normal((count_of(n), len(self.code_mean)))
+        rng = rng or default_generator()
+        z = rng.normal((count_of(n), len(self.code_mean)), device=self.device)
         return self.decode(z @ self.code_factor.data.T + self.code_mean.data)
 
 
@@ -97,18 +101,19 @@ def squared_error(y: Tensor, x: Any) -> Tensor:
 # -- denoising -----------------------------------------------------------------------------------
 def mask(x: Array, amount: float, rng: Generator) -> Array:
     """Each element set to 0 with probability `amount` (Vincent et al. 2008)."""
-    return x * rng.bernoulli(1.0 - amount, x.shape)
+    return x * rng.bernoulli(1.0 - amount, x.shape, device=namespace_of(x).device)
 
 
 def add_gaussian(x: Array, amount: float, rng: Generator) -> Array:
     """Normal noise of standard deviation `amount` added."""
-    return x + rng.normal(x.shape, 0.0, amount)
+    return x + rng.normal(x.shape, 0.0, amount, device=namespace_of(x).device)
 
 
 def salt_and_pepper(x: Array, amount: float, rng: Generator) -> Array:
     """Each element with probability `amount` replaced by the smallest or the largest of the batch."""
-    u = rng.uniform(x.shape)
-    return np.where(u < amount / 2, x.min(), np.where(u < amount, x.max(), x))
+    m = namespace_of(x)
+    u = rng.uniform(x.shape, device=m.device)
+    return m.where(u < amount / 2, x.min(), m.where(u < amount, x.max(), x))
 
 
 Corruption = Callable[[Array, float, Generator], Array]
@@ -211,7 +216,8 @@ def hutchinson_jacobian_norm(f: Callable[[Tensor], Tensor], x: Any, rng: Generat
     """
     x = tensor(x, requires_grad=True)
     y = f(x)
-    row = gradients(y, x, rng.normal(y.shape, dtype=y.dtype), create_graph=True)
+    v = rng.normal(y.shape, dtype=y.dtype, device=y.device)
+    row = gradients(y, x, v, create_graph=True)
     return ops.sum(ops.square(row), axis=-1)
 
 

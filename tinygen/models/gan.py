@@ -87,7 +87,7 @@ class GAN(Model):
     def discriminate(self, x: Array, rng: Generator) -> dict[str, Tensor]:
         """-E log D(x) - E log(1 - D(G(z))), in nats."""
         with no_grad():
-            fake = self.generator(rng.normal((len(x), self.latent)))
+            fake = self.generator(rng.normal((len(x), self.latent), device=self.device))
         real_logits = self.discriminator(self.normalise(x))
         fake_logits = self.discriminator(fake)
         loss = ops.mean(ops.bce_with_logits(real_logits, 1.0)) + ops.mean(
@@ -97,7 +97,7 @@ class GAN(Model):
 
     def generate(self, x: Array, rng: Generator) -> dict[str, Tensor]:
         """The generator's loss on as many z as x has rows, in nats."""
-        fake = self.generator(rng.normal((len(x), self.latent)))
+        fake = self.generator(rng.normal((len(x), self.latent), device=self.device))
         return {"generator": self.generator_loss(self.discriminator(fake))}
 
     @no_grad()
@@ -108,8 +108,9 @@ class GAN(Model):
     @no_grad()
     def decode(self, z: Any) -> Array:
         """G(z): data (n, features) for z (n, latent)."""
-        return self.denormalise(self.generator(np.asarray(z, np.float32)).data)
+        return self.denormalise(self.generator(self.check_codes(z)).data)
 
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
         """G(z) (n, features) for z ~ N(0, I)."""
-        return self.decode((rng or default_generator()).normal((count_of(n), self.latent)))
+        rng = rng or default_generator()
+        return self.decode(rng.normal((count_of(n), self.latent), device=self.device))

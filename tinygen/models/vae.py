@@ -10,6 +10,7 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.backend import namespace_of
 from tinygen.distributions import Bernoulli, Normal
 from tinygen.errors import whole
 from tinygen.models.model import Model, choose, count_of
@@ -81,7 +82,7 @@ class VAE(Model):
         """
         x = self.normalise(x)
         mean, log_var = self.posterior(x)
-        z = mean + ops.exp(0.5 * log_var) * rng.normal(mean.shape)
+        z = mean + ops.exp(0.5 * log_var) * rng.normal(mean.shape, device=mean.device)
         log_likelihood = ops.sum(self.output(z).log_prob(x), axis=-1)
         return log_likelihood, ops.sum(ops.gaussian_kl(mean, log_var), axis=-1)
 
@@ -100,7 +101,7 @@ class VAE(Model):
         x = self.check(x)
         log_likelihood, kl = self.elbo(x, (rng or default_generator()))
         bound = (log_likelihood - kl).data
-        return bound if self.bounded else bound - np.log(self.scale.data).sum()
+        return bound if self.bounded else bound - namespace_of(bound).log(self.scale.data).sum()
 
     @no_grad()
     def encode(self, x: Any) -> Array:
@@ -110,7 +111,7 @@ class VAE(Model):
     @no_grad()
     def decode(self, z: Any) -> Array:
         """The means (n, features) of p(x given z) for codes (n, latent)."""
-        p = self.output(np.asarray(z, np.float32))
+        p = self.output(self.check_codes(z))
         mean = p.probs if isinstance(p, Bernoulli) else p.mean
         return self.denormalise(mean.data)
 
@@ -122,5 +123,5 @@ class VAE(Model):
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
         """Draws from p(x given z) (n, features) for z ~ N(0, I); a Bernoulli's mean, as greys."""
         rng = rng or default_generator()
-        p = self.output(rng.normal((count_of(n), self.latent)))
+        p = self.output(rng.normal((count_of(n), self.latent), device=self.device))
         return self.denormalise((p.probs if isinstance(p, Bernoulli) else p.sample(rng)).data)

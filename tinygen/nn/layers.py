@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor, as_array, tensor
+from tinygen.autodiff.tensor import Tensor, array_on, as_array, tensor
+from tinygen.backend import namespace_of
 from tinygen.nn.init import initial
 from tinygen.nn.module import Module
 from tinygen.ops.fused import check_activation
@@ -98,7 +99,8 @@ class MLP(Sequential):
 class Embedding(Module):
     """A table of n vectors of the given width; whole numbers (...) to (..., width).
 
-    IndexError for numbers outside 0..n-1.
+    IndexError for numbers outside 0..n-1; on the GPU, where that would wait for their values, they
+    wrap around.
     """
 
     def __init__(self, n: int, width: int, *, rng: Generator, dtype: Any = np.float32) -> None:
@@ -107,11 +109,12 @@ class Embedding(Module):
         self.table = tensor(rng.normal((n, width), dtype=dtype), requires_grad=True)
 
     def __call__(self, indices: Any) -> Tensor:
-        array = as_array(indices)
+        array = array_on(self.table.device, indices, "the indices", "the table")
         n = self.table.shape[0]
         if array.dtype.kind not in "iu":
             raise IndexError(f"an Embedding is looked up by whole numbers, not {array.dtype}")
-        if array.size and not (array.min() >= 0 and array.max() < n):
+        on_cpu = self.table.device == "cpu"
+        if on_cpu and array.size and not (array.min() >= 0 and array.max() < n):
             raise IndexError(f"indices {array.min()}..{array.max()} in an Embedding of {n} rows")
         return self.table[array]
 
@@ -132,8 +135,11 @@ class TimeEmbedding(Module):
         self.frequencies = tensor(np.exp(-log(period) * np.arange(half) / half))
 
     def __call__(self, t: Any) -> Tensor:
-        angles = as_array(t)[..., None] * self.frequencies.data  # float64: t reaches 1000s
-        return Tensor(np.concatenate([np.sin(angles), np.cos(angles)], -1).astype(np.float32))
+        frequencies = self.frequencies.data
+        m = namespace_of(frequencies)
+        # In float64: t reaches 1000s.
+        angles = array_on(m.device, t, "t", "the embedding")[..., None] * frequencies
+        return Tensor(m.concatenate([m.sin(angles), m.cos(angles)], -1).astype(np.float32))
 
 
 class LayerNorm(Module):
@@ -164,5 +170,6 @@ class Dropout(Module):
         array = as_array(x)
         if array.dtype.kind != "f":
             raise TypeError(f"Dropout takes floating-point numbers, not {array.dtype}")
-        keep = self.rng.bernoulli(1 - self.rate, array.shape, dtype=array.dtype)
+        device = namespace_of(array).device
+        keep = self.rng.bernoulli(1 - self.rate, array.shape, array.dtype, device)
         return ops.multiply(x, keep / array.dtype.type(1 - self.rate))

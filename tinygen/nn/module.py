@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygen.autodiff.tensor import Tensor
+from tinygen.backend import namespace_for, to_device
 from tinygen.random import Generator
 
 if TYPE_CHECKING:
@@ -70,6 +71,25 @@ class Module:
         """Switch to evaluation, in which dropout does nothing; returns the module."""
         return self.train(False)
 
+    @property
+    def device(self) -> str:
+        """Where the parameters and buffers are, 'cpu' or 'gpu'."""
+        return next((v.device for _, v in self._members() if isinstance(v, Tensor)), "cpu")
+
+    def to(self, device: str) -> Self:
+        """Move all parameters and buffers to a device, "cpu" or "gpu", in place; returns the module.
+
+        The Tensors stay the same objects; their gradients are forgotten. Optimisers keep state
+        beside the parameters: make them afterwards. DeviceError: no usable GPU.
+        """
+        namespace_for(device)
+        for _, value in self._members():
+            if isinstance(value, Tensor) and value.device != device:
+                value.data = to_device(value.data, device)
+                if value.is_leaf:
+                    value.grad = None
+        return self
+
     def __repr__(self) -> str:
         shapes = (f"{n} {list(p.shape)}" for n, p in self.named_parameters().items())
         return f"{type(self).__name__}({', '.join(shapes)})"
@@ -80,15 +100,19 @@ class Module:
             p.grad = None
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters and buffers, and the states of random generators, by path."""
+        """Copies of all parameters and buffers, and the states of random generators, by path.
+
+        They are NumPy arrays, on whichever device the module is.
+        """
         return {
-            path: np.array(v.state, np.uint64) if isinstance(v, Generator) else v.data.copy()
+            path: np.array(v.state, np.uint64) if isinstance(v, Generator) else v.numpy().copy()
             for path, v in self._members()
         }
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Set every parameter, buffer and generator from `state`: exactly those, of those shapes.
 
+        The arrays of `state` are NumPy's; the module stays on its device.
         ValueError lists what is missing, what is not expected, where shapes differ with both
         shapes, and what is not of numbers; then nothing has been changed.
         """
@@ -110,7 +134,7 @@ class Module:
                 seed, draws = state[path]
                 value.state = int(seed), int(draws)
             else:
-                value.data[...] = state[path]
+                value.data[...] = to_device(np.asarray(state[path]), value.device)
 
 
 def _modules(value: Any) -> Iterator[Module]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor, as_array, on_device_of
-from tinygen.backend import namespace_for, special, to_device
+from tinygen.autodiff.tensor import Tensor, array_on, as_array
+from tinygen.backend import namespace_for, namespace_of, special, to_device
 
 # -- arithmetic ----------------------------------------------------------------------------------
 add = operation(
@@ -244,9 +244,9 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Tensor:
     """
     if low is None and high is None:
         raise ValueError("clip needs low, high or both")
-    data = as_array(x)
+    device = namespace_of(as_array(x)).device
     low, high = (
-        v if v is None or np.isscalar(v) else on_device_of(data, v, "clip: a limit").copy()
+        v if v is None or np.isscalar(v) else array_on(device, v, "clip: a limit").copy()
         for v in (low, high)
     )
     return _clip(x, low=low, high=high)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor, as_array, on_device_of
+from tinygen.autodiff.tensor import Tensor, array_on, as_array
 from tinygen.backend import is_gpu_array, namespace_of, to_device
 
 _reshape = operation(
@@ -201,7 +201,8 @@ def _raw_key(x: Any, key: Any) -> Any:
     if isinstance(key, range):
         key = list(key)
     if isinstance(key, (Tensor, list, np.ndarray)) or is_gpu_array(key):
+        device = namespace_of(as_array(x)).device
         # A copy, because the backward pass uses it once more.
-        array = on_device_of(as_array(x), key, "index: the key").copy()
+        array = array_on(device, key, "index: the key", "the array").copy()
         return array if array.size or array.dtype == bool else array.astype(int)  # [] makes floats
     return key
