@@ -19,7 +19,8 @@ import numpy as np
 import tinygen
 from tinygen import checkpoint, data, pictures
 from tinygen.autodiff import graph_dot, graph_text
-from tinygen.errors import unknown, whole
+from tinygen.backend import DEVICES, gpu_problem, namespace_for, to_device
+from tinygen.errors import DeviceError, unknown, whole
 from tinygen.evaluation import evaluate
 from tinygen.models import MODELS, Model, load
 from tinygen.models.model import choose
@@ -44,11 +45,11 @@ def train(args: argparse.Namespace) -> None:
     """Train a model and leave its checkpoint, pictures and metrics in a folder."""
     folder = Path(args.out)
     choose("model", args.model, MODELS)  # ValueError if there is none
-    chosen = _chosen(args)
+    chosen, device = _chosen(args), _device(args.device)
     if args.resume:
         chosen = _recorded(folder, chosen)
     dataset = data.load(chosen["data"], args.data_dir or chosen["data_dir"], args.download)
-    model = _make(args.model, dataset, chosen["options"], chosen["settings"].seed)
+    model = _make(args.model, dataset, chosen["options"], chosen["settings"].seed).to(device)
     if not args.resume:
         _new_folder(folder)
     _require_plots(args)
@@ -56,12 +57,12 @@ def train(args: argparse.Namespace) -> None:
     print(
         f"{args.model} on {dataset.name}: {len(dataset.x)} rows of {model.features}, "
         f"{sum(p.size for p in model.parameters())} parameters, "
-        f"{chosen['settings'].steps} training steps of {chosen['settings'].batch}",
+        f"{chosen['settings'].steps} training steps of {chosen['settings'].batch} on the {device}",
         file=sys.stderr,
     )
     run = {"data": dataset.name, "data_dir": chosen["data_dir"], "options": chosen["options"]}
     history = model.fit(
-        dataset.x,
+        to_device(dataset.x, device),
         settings=chosen["settings"],
         folder=folder,
         resume=args.resume,
@@ -75,14 +76,23 @@ def train(args: argparse.Namespace) -> None:
         "model": args.model,
         **run,
         "settings": asdict(chosen["settings"]),
+        "device": device,
         "seconds": round(seconds, 2),
         "final": {k: float(np.mean(v[-100:])) for k, v in history.items()},
         **evaluate(model, dataset, samples),
         "versions": _versions(),
     }
     _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    written = ["metrics.json", *_draw(folder, model, dataset, samples, history)]
+    written = ["metrics.json", *_draw(folder, model, dataset, to_device(samples, "cpu"), history)]
     print(f"{folder}: {', '.join([CHECKPOINT, *written])} after {seconds:.0f} s")
+
+
+def _device(word: str) -> str:
+    """The device meant; DeviceError: the GPU was asked for by name and cannot be used."""
+    if word == "auto":
+        return "cpu" if gpu_problem() else "gpu"
+    namespace_for(word)
+    return word
 
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
@@ -182,8 +192,8 @@ def sample(args: argparse.Namespace) -> None:
     """Draw from a trained model: a picture, and the numbers as .npy if asked."""
     path = _checkpoint_of(args.run)
     meta, _ = checkpoint.read(path)
-    model = load(path)
-    samples = model.sample(args.n, rng=Generator(args.seed))
+    model = load(path).to(_device(args.device))
+    samples = to_device(model.sample(args.n, rng=Generator(args.seed)), "cpu")
     out = Path(args.out) if args.out else path.parent / f"samples-{args.seed}.png"
     if out.suffix == ".npy":
         with checkpoint.replacing(out) as temporary, open(temporary, "wb") as file:
@@ -203,7 +213,7 @@ def evaluate_run(args: argparse.Namespace) -> None:
     """Print the measures of a trained model on held-out data, as JSON."""
     path = _checkpoint_of(args.run)
     meta, _ = checkpoint.read(path)
-    model, dataset = load(path), _dataset_of(meta, args)
+    model, dataset = load(path).to(_device(args.device)), _dataset_of(meta, args)
     samples = model.sample(args.n, rng=Generator(args.seed))
     print(json.dumps(evaluate(model, dataset, samples, args.seed), indent=2))
 
@@ -258,9 +268,9 @@ def info(args: argparse.Namespace) -> None:
     for name, version in _versions().items():
         print(f"{name:12}{version}")
     print(f"{'processors':12}{os.cpu_count()}")
-    for extra, modules in (("plot", ("matplotlib", "tqdm")), ("gpu", ("cupy",))):
-        found = ", ".join(f"{m} {'found' if find_spec(m) else 'not installed'}" for m in modules)
-        print(f"{extra:12}{found}")
+    plot = (f"{m} {'found' if find_spec(m) else 'not installed'}" for m in ("matplotlib", "tqdm"))
+    print(f"{'plot':12}{', '.join(plot)}")
+    print(f"{'gpu':12}{' '.join((gpu_problem() or 'usable').split())}")
     print(f"{'data':12}{', '.join(data.names())}, or a .npy, .npz or .csv file")
     print("models, their training settings, and their options for --set:")
     for name, cls in MODELS.items():
@@ -296,7 +306,8 @@ def _draw(
     reconstruct = getattr(model, "reconstruct", None)
     if reconstruct is not None:
         x = dataset.test[:40]
-        pictures.image_pairs(folder / "reconstructions.png", x, reconstruct(x), dataset.image_shape)
+        seen = to_device(reconstruct(to_device(x, model.device)), "cpu")
+        pictures.image_pairs(folder / "reconstructions.png", x, seen, dataset.image_shape)
         names.append("reconstructions.png")
     return names
 
@@ -339,6 +350,12 @@ def _parser() -> argparse.ArgumentParser:
     def data_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--data-dir", help="where IDX files are (default: $TINYGEN_DATA, cache)")
 
+    def device_option(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--device", choices=(*DEVICES, "auto"), default="cpu",
+            help="where to compute; auto takes the GPU if one is usable (default: cpu)",
+        )  # fmt: skip
+
     sub = command("train", train)
     sub.add_argument("model", help=", ".join(MODELS))
     sub.add_argument("--data", help="a name, or a .npy, .npz or .csv file (default: digits)")
@@ -351,6 +368,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(f"--{name}", type=kind, help=text)
     sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
     sub.add_argument("--checkpoint-seconds", type=float, default=15.0, help="between checkpoints")
+    device_option(sub)
 
     for name, function in (("sample", sample), ("evaluate", evaluate_run)):
         sub = command(name, function)
@@ -360,6 +378,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
         sub.add_argument("--data", help="where the data of the run are now, if they have moved")
         data_options(sub)
+        device_option(sub)
         if name == "sample":
             sub.add_argument("--out", help="a .png or .npy file (default: beside the checkpoint)")
 
@@ -387,7 +406,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tinygen: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, LookupError, OSError, ArithmeticError, MemoryError) as error:
+    except (
+        ValueError, TypeError, LookupError, OSError, ArithmeticError, MemoryError, DeviceError
+    ) as error:  # fmt: skip
         if args.debug:
             raise
         text = str(error)
