@@ -14,10 +14,9 @@ import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
+from on_device import np, tg
 
-import tinygen as tg
 from tinygen.autodiff.operation import REGISTRY, Node
 from tinygen.backend import raw_forms
 from tinygen.errors import NonFiniteError

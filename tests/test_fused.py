@@ -5,10 +5,10 @@ Value, gradient and second derivative, in float64 and float32.
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from on_device import np, tg
 
-import tinygen as tg
+from tinygen.random import Generator
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -37,7 +37,34 @@ PLAIN_ACTIVATIONS = {
 
 LABELS = np.array([2, 0, 1, 2])
 
+
 # name: the fused form, the plain composition, the shapes of the inputs
+def noise(like):
+    """The draw that the operations below make, in the dtype of their input."""
+    return Generator(3).normal(like.shape, dtype=like.dtype)
+
+
+def plain_reparameterise(h):
+    mean, log_var = tg.split(h, 2, axis=-1)
+    z = mean + tg.exp(log_var / 2.0) * noise(mean)
+    return tg.concatenate([z, tg.gaussian_kl(mean, log_var)], axis=-1)
+
+
+DATA = np.linspace(-1, 1, 12).reshape(4, 3)
+ON_DATA, ON_NOISE = np.array([0.5, -0.25, 1.0, 0.0]), np.array([1.0, 0.5, 0.0, -2.0])
+
+
+def noise_error(output, on_data, on_noise):
+    cast = [None if a is None else a.astype(output.dtype) for a in (DATA, on_data, on_noise)]
+    return tg.noise_error(output, *cast, Generator(3).next_draw())
+
+
+def plain_noise_error(output, on_data, on_noise):
+    cast = [a[:, None].astype(output.dtype) for a in (on_data, on_noise)]
+    target = cast[0] * DATA.astype(output.dtype) + cast[1] * noise(output)
+    return tg.mean((output - target) ** 2)
+
+
 COMPOSITES = {
     **{
         f"linear, {name}": (
@@ -72,6 +99,18 @@ COMPOSITES = {
     "gaussian_kl, broadcast": (
         tg.gaussian_kl, lambda mean, log_var: 0.5 * (mean**2 + tg.exp(log_var) - 1.0 - log_var),
         [(3, 2), ()]),
+    "reparameterise": (
+        lambda h: tg.concatenate(tg.reparameterise(h, Generator(3)), axis=-1),
+        plain_reparameterise, [(3, 4)]),
+    "noise_error": (
+        lambda x: noise_error(x, ON_DATA, ON_NOISE),
+        lambda x: plain_noise_error(x, ON_DATA, ON_NOISE), [(4, 3)]),
+    "noise_error, noise alone": (
+        lambda x: noise_error(x, None, ON_NOISE),
+        lambda x: plain_noise_error(x, 0 * ON_DATA, ON_NOISE), [(4, 3)]),
+    "noise_error, data alone": (
+        lambda x: noise_error(x, ON_DATA, None),
+        lambda x: plain_noise_error(x, ON_DATA, 0 * ON_NOISE), [(4, 3)]),
     "softmax_cross_entropy": (
         lambda x: tg.softmax_cross_entropy(x, LABELS), lambda x: cross_entropy(x, LABELS), [(4, 3)]),
     "logsumexp": (
@@ -108,6 +147,37 @@ def test_fused_is_plain(name, dtype, tight):
     for a, b in zip(*results, strict=True):
         assert a.dtype == b.dtype == dtype and a.shape == b.shape
         np.testing.assert_allclose(a.data, b.data, rtol=tight, atol=tight)
+
+
+@pytest.mark.parametrize(("dtype", "tight"), [(np.float64, 1e-12), (np.float32, 1e-5)])
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_the_first_order_gradient_is_that_of_the_graph(name, dtype, tight):
+    """The plain backward pass may use kernels, and gradients kept by the forward pass; twice alike."""
+    fused, _, shapes = COMPOSITES[name]
+    rng = np.random.default_rng(8)
+    inputs = [tg.tensor(rng.normal(size=s), dtype=dtype, requires_grad=True) for s in shapes]
+    y = fused(*inputs)
+    g = rng.normal(size=y.shape)
+    graph = tg.gradients(y, inputs, g, create_graph=True)
+    for _ in range(2):
+        raw = tg.gradients(y, inputs, g, retain_graph=True)
+        for a, b in zip(raw, graph, strict=True):
+            assert a.dtype == b.dtype == dtype and not a.requires_grad
+            np.testing.assert_allclose(a.data, b.data, rtol=tight, atol=tight)
+
+
+@pytest.mark.parametrize("name", [n for n in COMPOSITES if n.startswith(("repa", "noise_e"))])
+def test_operations_with_noise_have_right_derivatives(name):
+    fused, _, shapes = COMPOSITES[name]
+    points = [np.random.default_rng(9).normal(size=s) for s in shapes]
+    assert tg.gradcheck(fused, points)
+    assert tg.gradgradcheck(fused, points)
+
+
+def test_reparameterise_takes_mean_and_log_variance_side_by_side():
+    for shape in [(3, 5), (4,), (2, 3, 4)]:
+        with pytest.raises(ValueError, match=f"not .{shape[0]},"):
+            tg.reparameterise(np.zeros(shape), Generator(0))
 
 
 def test_every_activation_is_compared():

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
-
-import tinygen as tg
+from on_device import np, tg
 
 pytestmark = pytest.mark.filterwarnings("error")
 

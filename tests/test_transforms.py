@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import tinygen as tg
+from on_device import np, tg
 
 pytestmark = pytest.mark.filterwarnings("error")
 

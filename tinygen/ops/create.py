@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from tinygen.autodiff.tensor import Tensor, as_array
-from tinygen.backend import namespace_of
+from tinygen.backend import namespace_for, namespace_of
 
 
-def zeros(shape: int | tuple[int, ...], dtype: Any = np.float32) -> Tensor:
+def zeros(shape: int | tuple[int, ...], dtype: Any = np.float32, device: str = "cpu") -> Tensor:
     """A constant of zeros."""
-    return Tensor(np.zeros(shape, dtype))
+    return Tensor(namespace_for(device).zeros(shape, dtype))
 
 
-def ones(shape: int | tuple[int, ...], dtype: Any = np.float32) -> Tensor:
+def ones(shape: int | tuple[int, ...], dtype: Any = np.float32, device: str = "cpu") -> Tensor:
     """A constant of ones."""
-    return Tensor(np.ones(shape, dtype))
+    return Tensor(namespace_for(device).ones(shape, dtype))
 
 
 def zeros_like(x: Any) -> Tensor:
