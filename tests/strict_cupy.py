@@ -22,6 +22,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -37,6 +38,10 @@ SEQUENCES = frozenset([
     "pad_width", "reps", "shape", "shift", "source", "tup",
 ])  # fmt: skip
 RETURN_ARRAYS = frozenset(["allclose", "array_equal"])  # where NumPy returns a bool
+COMPARISONS = {
+    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal",
+    "ne": "not_equal",
+}  # fmt: skip
 SCALARS = (bool, int, float, complex, np.generic)
 
 
@@ -230,6 +235,10 @@ class ndarray:
         mixed = len(inputs) == 2 and any(isinstance(v, (np.ndarray, *SCALARS)) for v in inputs)
         if not mixed or method != "__call__" or options:
             raise TypeError(f"call cupy.{ufunc.__name__}, not np.{ufunc.__name__}")
+        if ufunc.__name__ in COMPARISONS.values():  # NumPy makes arrays of scalars here
+            inputs = tuple(
+                v.item() if isinstance(v, np.ndarray) and not v.ndim else v for v in inputs
+            )
         return _outside(_compute(ufunc, *map(_inside, inputs)))
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -311,10 +320,7 @@ def _install_operators() -> None:
         setattr(ndarray, f"__{word}__", _operator(ufunc))
         setattr(ndarray, f"__r{word}__", _operator(ufunc, swapped=True))
         setattr(ndarray, f"__i{word}__", _in_place(f"__i{word}__"))
-    for word, ufunc in {
-        "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
-        "eq": "equal", "ne": "not_equal",
-    }.items():  # fmt: skip
+    for word, ufunc in COMPARISONS.items():
         setattr(ndarray, f"__{word}__", _operator(ufunc))
     for word in ("neg", "pos", "abs", "invert"):
         name = f"__{word}__"
@@ -338,9 +344,7 @@ def _operator(name: str, swapped: bool = False) -> Callable[..., Any]:
 
 def _in_place(name: str) -> Callable[..., Any]:
     def method(self: ndarray, other: Any) -> Any:
-        if not isinstance(other, (ndarray, np.ndarray, list, tuple, *SCALARS)):
-            return NotImplemented
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # CuPy leaves nothing to another operand here
             getattr(self._array, name)(_inside(other))
         return self
 
@@ -473,6 +477,7 @@ def _modules() -> dict[str, ModuleType]:
         )
     }
     for name, module in modules.items():
+        module.__spec__ = ModuleSpec(name, None)  # by which others see that it is installed
         parent, _, last = name.rpartition(".")
         if parent:
             setattr(modules[parent], last, module)

@@ -14,6 +14,7 @@ import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy
 import pytest
 from on_device import np, tg
 
@@ -80,7 +81,7 @@ def test_backward_visits_a_shared_node_once_and_after_all_its_users():
         late = tg.exp(tg.log(h))
         (late * 1.0 + early + h).backward()
     assert len(calls) == 1
-    assert calls[0] == pytest.approx(7.0) and x.grad.item() == pytest.approx(14.0)
+    assert float(calls[0]) == pytest.approx(7.0) and x.grad.item() == pytest.approx(14.0)
 
 
 def test_gradients_accumulate_over_two_backward_calls():
@@ -621,7 +622,7 @@ def test_matrix_products_with_arrays_on_the_left():
 
 def test_an_array_on_the_left_does_not_absorb_a_tensor():
     array, x = np.ones(2), leaf([1.0, 2.0])
-    with pytest.raises(TypeError, match=r"np\.add.*tg\.add"):
+    with pytest.raises(TypeError, match=r"np\.add.*tg\.add|Unsupported type"):  # CuPy's own
         array += x
     np.testing.assert_array_equal(array, [1.0, 1.0])
 
@@ -629,15 +630,15 @@ def test_an_array_on_the_left_does_not_absorb_a_tensor():
 @pytest.mark.parametrize(
     ("call", "name"),
     [
-        (lambda t: np.exp(t), "exp"),
-        (lambda t: np.maximum(t, 0.0), "maximum"),
-        (lambda t: np.add(1.0, t, out=np.ones(2)), "add"),
-        (lambda t: np.add.reduce(t), "add"),
-        (lambda t: np.sum(t), "sum"),
-        (lambda t: np.mean(t), "mean"),
-        (lambda t: np.concatenate([t, t]), "concatenate"),
-        (lambda t: np.where(t, t, 0.0), "where"),
-        (lambda t: np.stack([t, np.ones(2)]), "stack"),
+        (lambda t: numpy.exp(t), "exp"),
+        (lambda t: numpy.maximum(t, 0.0), "maximum"),
+        (lambda t: numpy.add(1.0, t, out=numpy.ones(2)), "add"),
+        (lambda t: numpy.add.reduce(t), "add"),
+        (lambda t: numpy.sum(t), "sum"),
+        (lambda t: numpy.mean(t), "mean"),
+        (lambda t: numpy.concatenate([t, t]), "concatenate"),
+        (lambda t: numpy.where(t, t, 0.0), "where"),
+        (lambda t: numpy.stack([t, numpy.ones(2)]), "stack"),
     ],
 )
 def test_numpy_functions_name_tinygens(call, name):
@@ -646,6 +647,7 @@ def test_numpy_functions_name_tinygens(call, name):
             call(t)
 
 
+@pytest.mark.cpu_only("conversions to NumPy")
 def test_a_list_of_tensors_never_becomes_an_object_array():
     x, c = leaf([1.0, 2.0]), tg.tensor([1.0, 2.0])
     for bad in ([x, x], [x[0], x[1]], [leaf(1.0), leaf(2.0)]):
@@ -763,7 +765,7 @@ def test_detach_cuts_the_graph_and_shares_the_values():
     x = leaf([1.0, 2.0])
     d = (x * 2.0).detach()
     assert not d.requires_grad
-    assert x.detach().data is x.data and x.numpy() is x.data
+    assert x.detach().data is x.data and (x.numpy() is x.data) == (x.device == "cpu")
     y = (x * x.detach()).sum()
     equal(tg.gradients(y, x), [1.0, 2.0])
 
@@ -786,6 +788,7 @@ def test_comparisons_are_constants():
         (tg.tensor([1, 2]), "tensor([1, 2], dtype=int64)"),
     ],
 )
+@pytest.mark.cpu_only("a device in the text: test_devices.py")
 def test_repr(t, text):
     assert repr(t) == text
 
@@ -916,7 +919,9 @@ def test_gradgradcheck_finds_wrong_second_derivatives():
     # Right at first order, but the derivative itself does not depend on x where it should.
     with (
         temporary_operation(
-            "half_right", lambda m, x: x * x, lambda m, g, _y, x: 2.0 * g * getattr(x, "data", x)
+            "half_right",
+            lambda m, x: x * x,
+            lambda m, g, _y, x: 2.0 * g * (x.data if isinstance(x, tg.Tensor) else x),
         ) as f,
         pytest.raises(AssertionError, match="the gradient of"),
     ):
@@ -970,9 +975,9 @@ def test_the_constructor_points_to_tensor():
 def test_numpy_functions_name_what_tinygen_has():
     x = leaf([1.0])
     with pytest.raises(TypeError, match=r"call tg\.abs"):
-        np.abs(x)
+        numpy.abs(x)
     with pytest.raises(TypeError, match=r"np\.floor does not take a Tensor: pass t\.numpy"):
-        np.floor(x)
+        numpy.floor(x)
 
 
 def test_an_operation_may_be_defined_again_where_it_was():

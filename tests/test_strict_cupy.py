@@ -15,6 +15,9 @@ import strict_cupy
 from strict_cupy import installed
 
 
+pytestmark = pytest.mark.cpu_only("the stand-in itself")
+
+
 @pytest.fixture
 def cupy():
     with installed() as module:

@@ -155,10 +155,13 @@ def test_the_outer_derivative_of_an_inner_gradient():
 
 def test_the_same_by_backward_to_a_leaf():
     w = tg.tensor(1.3, requires_grad=True)
-    value, g = tg.value_and_grad(lambda x: tg.sin(w * x * x))(0.7)
+    value, g = tg.value_and_grad(lambda x: tg.sin(w * x * x))(np.array(0.7))
     assert value.requires_grad and g.requires_grad
     g.backward()
-    close(w.grad, tg.grad(lambda w: tg.grad(lambda x: tg.sin(w * x * x))(0.7))(1.3).data)
+    close(
+        w.grad,
+        tg.grad(lambda w: tg.grad(lambda x: tg.sin(w * x * x))(np.array(0.7)))(np.array(1.3)).data,
+    )
 
 
 def test_inner_and_outer_variable_are_not_confused():
@@ -190,9 +193,9 @@ def test_every_transform_inside_every_other():
     close(tg.jvp(lambda x: tg.jvp(f, (x,), (v,))[1], (x,), (v,))[1], v @ hessian @ v)
     close(tg.vjp(tg.grad(f), x)[1](v)[0], hessian @ v)
     third = np.zeros((2, 2, 2))
-    third[0, 0] = [-c * 4, -s * 4]
-    third[0, 1] = third[1, 0] = [-s * 4, c * 2]
-    third[1, 1] = [2 * c, 0.0]
+    third[0, 0] = np.array([-c * 4, -s * 4])
+    third[0, 1] = third[1, 0] = np.array([-s * 4, c * 2])
+    third[1, 1] = np.array([2 * c, 0.0])
     close(tg.jacobian(tg.hessian(f))(x), third)
     close(tg.grad(lambda x: tg.hvp(f, x, v) @ v)(x), np.einsum("ijk,j,k->i", third, v, v))
 

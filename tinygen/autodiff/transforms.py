@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tinygen.autodiff.backward import ancestors, gradients
 from tinygen.autodiff.modes import RECORD, mode, recording
-from tinygen.autodiff.tensor import Leaf, Tensor, as_array, tensor
-from tinygen.backend import namespace_of
+from tinygen.autodiff.tensor import Leaf, Tensor, as_array, is_number, tensor
+from tinygen.backend import is_gpu_array, namespace_of
 
 __all__ = ["grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
 
@@ -132,6 +134,8 @@ def _trace(
     """
     fresh = list(args)
     inputs = []
+    arrays = [a for a in args if isinstance(a, (Tensor, np.ndarray)) or is_gpu_array(a)]
+    device = namespace_of(as_array(arrays[0])).device if arrays else None
     for i in positions:
         if not 0 <= i < len(args):
             raise ValueError(f"argument {i} to differentiate, but {len(args)} arguments were given")
@@ -139,7 +143,10 @@ def _trace(
         if isinstance(x, Tensor) and x.requires_grad and mode.flags & RECORD:
             fresh[i] = x.astype(x.dtype)
         else:
-            fresh[i] = tensor(x, dtype=_float_dtype(x), requires_grad=True)
+            loose = is_number(x) or isinstance(x, (list, tuple))  # it joins the arrays
+            fresh[i] = tensor(
+                x, dtype=_float_dtype(x), requires_grad=True, device=device if loose else None
+            )
         inputs.append(fresh[i])
     with recording():
         y = f(*fresh)
