@@ -380,7 +380,11 @@ for shape in [(4, 3), (3,), (2, 2, 5), (0, 3)]:
 
 
 # What has no row here, and where its tests are.
-ELSEWHERE = {"to": "test_devices.py: it needs two devices"}
+ELSEWHERE = {
+    "to": "test_devices.py: it needs two devices",
+    "noise_error": "test_fused.py: its noise depends on the dtype",
+    "reparameterise": "test_fused.py: its noise depends on the dtype",
+}
 
 
 # -- constants: functions without a derivative ---------------------------------------------------

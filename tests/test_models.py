@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 import tinygen as tg
-from tinygen import data
+from tinygen import data, kernels
 from tinygen.autodiff.backward import gradients
+from tinygen.backend import numpy_namespace
 from tinygen.errors import CheckpointError
 from tinygen.models import MODELS, load
 from tinygen.models.autoencoder import (
@@ -783,6 +784,9 @@ def test_the_posterior_by_brute_force_on_a_grid():
     assert schedule.variance("small", t) == pytest.approx(variance, rel=1e-9)
 
 
+STANDARD = Generator(0).normal((1, 1), dtype=np.float64).item()  # the first draw
+
+
 def diffusion(beta, network=None, **options):
     """A model on one unbounded feature with the given β_t, and a network of (x, t, schedule)."""
     model = DDPM(1, **{"steps": 25, "width": 4, "blocks": 1, "bounded": False, **options})
@@ -800,8 +804,9 @@ def test_the_reverse_step_written_with_the_noise(beta, x, noise):
     for t in range(1, len(beta) + 1):
         alpha, abar = 1 - beta[t - 1], np.prod(1 - np.array(beta[:t]))
         expected = (x - (1 - alpha) / sqrt(1 - abar) * noise) / sqrt(alpha)
-        found = model.denoise_step(np.array([[x]]), t, Fixed(0.0)).item()
-        assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        z = model.reverse_step(t).sigma * STANDARD
+        found = model.denoise_step(np.array([[x]]), t, Generator(0)).item()
+        assert found - z == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_the_reverse_step_is_not_the_one_that_the_handout_prints():
@@ -811,8 +816,9 @@ def test_the_reverse_step_is_not_the_one_that_the_handout_prints():
     for t in (1, 2, 3):
         abar = model.schedule.abar[t]
         printed = (x - (1 - abar) / sqrt(1 - abar) * noise) / sqrt(abar)
-        found = model.denoise_step(np.array([[x]]), t, Fixed(0.0)).item()
-        assert (found == pytest.approx(printed, rel=1e-9)) == (t == 1)
+        z = model.reverse_step(t).sigma * STANDARD
+        found = model.denoise_step(np.array([[x]]), t, Generator(0)).item()
+        assert (found - z == pytest.approx(printed, rel=1e-9)) == (t == 1)
 
 
 @pytest.mark.parametrize("kind", ["small", "large"])
@@ -820,9 +826,11 @@ def test_the_noise_of_a_reverse_step(kind):
     model = diffusion([0.1, 0.2, 0.3], lambda x, t, s: 0 * x, variance=kind)
     x = np.array([[0.3]])
     for t in (1, 2, 3):
-        moved = (model.denoise_step(x, t, Fixed(1.0)) - model.denoise_step(x, t, Fixed(0.0))).item()
+        found = model.denoise_step(x, t, Generator(0)).item()
+        mean = model.reverse_step(t)._replace(sigma=0.0)
+        moved = found - kernels.denoise_step(numpy_namespace, x, 0 * x, mean, None).item()
         variance = model.schedule.variance(kind, t) if t > 1 else 0.0
-        assert moved**2 == pytest.approx(variance, rel=1e-5)
+        assert (moved / STANDARD) ** 2 == pytest.approx(variance, rel=1e-5)
     # At t = 1 nothing is drawn: there is no generator to ask.
     assert np.isfinite(model.denoise_step(x, 1, None))
 
@@ -833,15 +841,20 @@ def test_every_target_gives_x0_back(abar, x0, noise):
     a, s = sqrt(abar), sqrt(1 - abar)
     xt = a * x0 + s * noise
     assert set(TARGETS) == {"noise", "data", "velocity"}
-    for target, estimate in TARGETS.values():
-        assert estimate(xt, target(x0, noise, a, s), a, s) == pytest.approx(x0, abs=1e-9)
-    assert TARGETS["noise"][0](x0, noise, a, s) == noise
-    assert TARGETS["data"][0](x0, noise, a, s) == x0
+    model = DDPM(1, steps=25, width=4, blocks=1, bounded=False)
+    model.schedule = NoiseSchedule([1 - abar])
+    for predict, target in TARGETS.items():
+        u, v = target(a, s)
+        model.predict = predict
+        from_xt, from_output, low, high, *_ = model.reverse_step(1)
+        assert from_xt * xt + from_output * (u * x0 + v * noise) == pytest.approx(x0, abs=1e-9)
+        assert (low, high) == (-np.inf, np.inf)
+    assert TARGETS["noise"](a, s) == (0, 1) and TARGETS["data"](a, s) == (1, 0)
     # velocity is the derivative of x_t in the angle with (cos, sin) = (a, s)
     angle, h = np.arctan2(s, a), 1e-6
     moved = [np.cos(u) * x0 + np.sin(u) * noise for u in (angle + h, angle - h)]
-    velocity = TARGETS["velocity"][0](x0, noise, a, s)
-    assert velocity == pytest.approx((moved[0] - moved[1]) / (2 * h), abs=1e-8)
+    u, v = TARGETS["velocity"](a, s)
+    assert u * x0 + v * noise == pytest.approx((moved[0] - moved[1]) / (2 * h), abs=1e-8)
 
 
 # Diffusion: perfect networks --------------------------------------------------------------------

@@ -154,7 +154,7 @@ class Generator:
 
     def bernoulli(
         self,
-        p: npt.ArrayLike,
+        p: Any,
         shape: Shape | None = None,
         dtype: npt.DTypeLike = np.float32,
         device: str | None = None,

@@ -57,9 +57,7 @@ def load() -> tuple[Callable[..., None], str]:
 
 def _converters(name: str) -> list[Callable[[Any], Any]]:
     """An argument's own type for each: CuPy would pass a Python float as a double."""
-    return [
-        _pointer if kind.endswith("*") else _NUMBERS[kind] for kind, _ in signatures()[name]
-    ]
+    return [_pointer if kind.endswith("*") else _NUMBERS[kind] for kind, _ in signatures()[name]]
 
 
 def _pointer(array: Any) -> Any:

@@ -17,7 +17,7 @@ from tinygen.kernels import reference
 from tinygen.kernels.dispatch import launcher
 
 __all__ = [
-    "AdamStep", "Denoising", "Draw", "activation_backward", "adam", "bce_with_logits",
+    "NO_DRAW", "AdamStep", "Denoising", "Draw", "activation_backward", "adam", "bce_with_logits",
     "bce_with_logits_backward", "bias_activation", "bits", "denoise_step", "integers", "noise_step",
     "normal", "reparameterise", "reparameterise_backward", "squared_error", "sum_squares", "uniform",
 ]  # fmt: skip
@@ -41,6 +41,10 @@ class Draw(NamedTuple):
         return self.seed, (self.number + moved) % 2**64
 
 
+NO_DRAW = Draw(0, 0)
+"""Stands where nothing is drawn."""
+
+
 # -- random fills: n elements in one row ---------------------------------------------------------
 def bits(m: Any, n: int, draw: Draw) -> Array:
     """Random words, uint32."""
@@ -60,7 +64,13 @@ def uniform(m: Any, n: int, draw: Draw, low: float, high: float, dtype: np.dtype
     start, end = dtype.type(low), dtype.type(high)
     out = m.empty(n, dtype)
     launch(
-        f"fill_uniform_{_SUFFIX[dtype]}", out, n, *draw, start, end - start, np.nextafter(end, start)
+        f"fill_uniform_{_SUFFIX[dtype]}",
+        out,
+        n,
+        *draw,
+        start,
+        end - start,
+        np.nextafter(end, start),
     )
     return out
 
@@ -149,7 +159,7 @@ def squared_error(
     data: Array | None,
     on_data: Array | None = None,
     on_noise: Array | None = None,
-    draw: Draw = Draw(0, 0),
+    draw: Draw = NO_DRAW,
 ) -> tuple[Array, Array]:
     """The mean of e² with e = output - (on_data · data + on_noise · ε), and its gradient 2 e / size.
 
@@ -217,10 +227,9 @@ def activation_backward(
     """g · activation', `of` its value (OF_OUTPUT), or of its input and the bias (OF_INPUT)."""
     if name not in OF_OUTPUT + OF_INPUT or g.shape != of.shape:
         return None
-    if bias is None:
-        launch = launcher(m, g, of)
-    else:
-        launch = launcher(m, g, of, bias) if _is_bias(bias, of) else None
+    if bias is not None and not _is_bias(bias, of):
+        return None
+    launch = launcher(m, g, of, *([] if bias is None else [bias]))
     if launch is None:
         return None
     d = m.empty_like(of)
@@ -234,7 +243,8 @@ def activation_backward(
 def _is_bias(bias: Array, x: Array) -> bool:
     shape = bias.shape
     return x.ndim > 0 and (
-        shape == x.shape or (shape[-1:] == x.shape[-1:] and prod(shape[:-1]) == 1 <= x.ndim - len(shape) + 1)
+        shape == x.shape
+        or (shape[-1:] == x.shape[-1:] and prod(shape[:-1]) == 1 <= x.ndim - len(shape) + 1)
     )
 
 

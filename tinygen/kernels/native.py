@@ -123,7 +123,11 @@ def _private_folder() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         private = folder / "kernels"
         private.mkdir(mode=0o700, exist_ok=True)
-        return private if _ours(private.lstat(), stat.S_ISDIR) and os.access(private, os.W_OK) else None
+        return (
+            private
+            if _ours(private.lstat(), stat.S_ISDIR) and os.access(private, os.W_OK)
+            else None
+        )
     except (OSError, RuntimeError):
         return None
 

@@ -67,9 +67,7 @@ def bits(n: int, seed: int, draw: int) -> Words:
     return _fill(n, seed, draw, np.dtype(np.uint32), 1, lambda words: words)
 
 
-def uniform(
-    n: int, seed: int, draw: int, low: float, high: float, dtype: np.dtype[Any]
-) -> Array:
+def uniform(n: int, seed: int, draw: int, low: float, high: float, dtype: np.dtype[Any]) -> Array:
     """low + (high - low) u, below high, with u a multiple of 2**-24 (float32) or 2**-53 (float64)."""
     start, end = dtype.type(low), dtype.type(high)
     last = np.nextafter(end, start)  # the sum may round up to high itself

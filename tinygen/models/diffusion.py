@@ -8,14 +8,15 @@ q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I) (eq. 4).
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import pi
+from math import inf, pi
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tinygen import ops
+from tinygen import kernels, ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor
+from tinygen.backend import namespace_of, to_device
 from tinygen.errors import unknown, whole
 from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import Linear, Module, TimeEmbedding
@@ -49,6 +50,17 @@ class NoiseSchedule:
         self.beta = np.concatenate([[0.0], beta])
         self.alpha = 1.0 - self.beta
         self.abar = np.cumprod(self.alpha)
+
+        self._levels: dict[str, Any] = {}
+
+    def levels(self, t: Any) -> tuple[Any, Any]:
+        """sqrt(abar_t) and sqrt(1 - abar_t), float32, for an array of times t, on its device."""
+        device = namespace_of(t).device
+        if device not in self._levels:
+            both = np.sqrt(np.stack([self.abar, 1 - self.abar])).astype(np.float32)
+            self._levels[device] = to_device(both, device)
+        signal, noise = self._levels[device]
+        return signal[t], noise[t]
 
     def posterior_mean(self, t: int) -> tuple[float, float]:
         """(a, b) of the mean a · x_0 + b · x_t of q(x_{t-1} | x_t, x_0) (eq. 7)."""
@@ -91,28 +103,19 @@ SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
 
 def add_noise(x0: Array, noise: Array, abar: Any) -> Array:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) ε (eq. 4), with abar_t a number or one for each row."""
-    a, s = _levels(abar, x0.dtype)
-    return a * x0 + s * noise
-
-
-def _levels(abar: Any, dtype: Any) -> tuple[Array, Array]:
-    """sqrt(abar) and sqrt(1 - abar) as columns (n, 1): the levels of signal and noise."""
     abar = np.asarray(abar, np.float64)[..., None]
-    return np.sqrt(abar).astype(dtype), np.sqrt(1 - abar).astype(dtype)
+    return np.sqrt(abar).astype(x0.dtype) * x0 + np.sqrt(1 - abar).astype(x0.dtype) * noise
 
 
 # -- what the network predicts -------------------------------------------------------------------
-# By name: the target of training given (x_0, ε, a, s) with a = sqrt(abar_t), s = sqrt(1 - abar_t),
-# and the estimate of x_0 given (x_t, output, a, s).
-Target = tuple[Callable[..., Any], Callable[..., Any]]
+Target = Callable[[Any, Any], tuple[Any, Any]]
+"""From the levels a = sqrt(abar_t), s = sqrt(1 - abar_t) of x_t = a x_0 + s ε to the pair (u, v) of a
+target u x_0 + v ε. The estimate of x_0 follows: (v x_t - s output) / (a v - s u)."""
 
 TARGETS: dict[str, Target] = {
-    "noise": (lambda x0, noise, a, s: noise, lambda xt, out, a, s: (xt - s * out) / a),
-    "data": (lambda x0, noise, a, s: x0, lambda xt, out, a, s: out),
-    "velocity": (
-        lambda x0, noise, a, s: a * noise - s * x0,
-        lambda xt, out, a, s: a * xt - s * out,
-    ),
+    "noise": lambda a, s: (0.0, 1.0),
+    "data": lambda a, s: (1.0, 0.0),
+    "velocity": lambda a, s: (-s, a),
 }
 
 
@@ -159,7 +162,7 @@ class DDPM(Model):
 
     steps: T. schedule: 'linear', 'cosine', or a NoiseSchedule, which has a T of its own.
     predict: what the network puts out: 'noise' (ε, as printed), 'data' (x_0), 'velocity' (Salimans
-        & Ho 2022), or a pair of functions like those of TARGETS. With 'noise' take the linear
+        & Ho 2022), or a function like those of TARGETS. With 'noise' take the linear
         schedule: at the cosine's last steps abar is so small that errors in ε grow 30-fold.
     variance: of the reverse step, 'large' or 'small' (see NoiseSchedule.variance).
     Bounded data are mapped to [-1, 1], and the estimate of x_0 is clipped to that in sampling.
@@ -205,38 +208,71 @@ class DDPM(Model):
         β²/(2σ²α(1 - abar)) of eq. 12: it is not the variational bound.
         """
         x = self.normalise(x)
-        t = rng.integers(1, self.schedule.steps + 1, len(x))
-        noise = rng.normal(x.shape)
-        abar = self.schedule.abar[t]
-        target = choose("prediction", self.predict, TARGETS)[0](x, noise, *_levels(abar, x.dtype))
-        return {"loss": ops.mse(self.network(add_noise(x, noise, abar), t), target)}
+        m = namespace_of(x)
+        t = rng.integers(1, self.schedule.steps + 1, len(x), device=m.device)
+        a, s = self.schedule.levels(t)
+        draw = rng.next_draw()
+        xt, _ = kernels.noise_step(m, x, a, s, draw)
+        on_data, on_noise = (_by_row(m, c, a) for c in self._target(a, s))
+        return {"loss": ops.noise_error(self.network(xt, t), x, on_data, on_noise, draw)}
+
+    def _target(self, a: Any, s: Any) -> tuple[Any, Any]:
+        return choose("prediction", self.predict, TARGETS)(a, s)
+
+    def reverse_step(self, t: int) -> kernels.Denoising:
+        """The numbers of the step from x_t to x_{t-1}: the posterior mean at the estimate of x_0
+        (clipped if the data are bounded), and σ_t; 0 at t = 1."""
+        on_x0, on_xt = self.schedule.posterior_mean(t)
+        sigma = self.schedule.variance(self.variance, t) ** 0.5 if t > 1 else 0.0
+        return kernels.Denoising(*self._estimate(t), on_x0, on_xt, sigma)
+
+    def _estimate(self, t: int) -> tuple[float, float, float, float]:
+        """What x_t and the output contribute to the estimate of x_0, and its limits."""
+        a, s = float(np.sqrt(self.schedule.abar[t])), float(np.sqrt(1 - self.schedule.abar[t]))
+        u, v = self._target(a, s)
+        limit = 1.0 if self.bounded else inf
+        return v / (a * v - s * u), -s / (a * v - s * u), -limit, limit
 
     def predict_x0(self, xt: Array, t: int) -> Array:
         """The network's estimate of x_0 from x_t (n, features), in normalised units, clipped if bounded."""
-        abar = self.schedule.abar[t]
-        out = self.network(xt, np.array([t])).data  # one time for all rows
-        x0 = choose("prediction", self.predict, TARGETS)[1](
-            xt, out, float(np.sqrt(abar)), float(np.sqrt(1 - abar))
-        )
-        return np.clip(x0, -1.0, 1.0) if self.bounded else x0
+        return self._step(xt, t, kernels.Denoising(*self._estimate(t), 1.0, 0.0, 0.0), None)
 
-    def denoise_step(self, xt: Array, t: int, rng: Generator) -> Array:
+    def denoise_step(
+        self, xt: Array, t: int, rng: Generator | None, out: Array | None = None
+    ) -> Array:
         """x_{t-1} from x_t: a draw from N(posterior mean at the estimated x_0, σ_t²).
 
         With ε in the place of x_0 the mean is (x_t - (1 - α_t)/sqrt(1 - abar_t) ε) / sqrt(α_t)
         (algorithm 2 of the paper; the handout's algorithm 3 prints abar for α). No noise at t = 1.
+        `out`, which may be xt itself, receives the result.
         """
-        a, b = self.schedule.posterior_mean(t)
-        mean = a * self.predict_x0(xt, t) + b * xt
-        if t == 1:
-            return mean
-        return mean + self.schedule.variance(self.variance, t) ** 0.5 * rng.normal(xt.shape)
+        return self._step(xt, t, self.reverse_step(t), rng, out)
+
+    def _step(
+        self,
+        xt: Array,
+        t: int,
+        step: kernels.Denoising,
+        rng: Generator | None,
+        out: Array | None = None,
+    ) -> Array:
+        m = namespace_of(xt)
+        output = self.network(xt, m.full(1, t)).data  # one time for all rows
+        draw = rng.next_draw() if step.sigma and rng else kernels.NO_DRAW
+        return kernels.denoise_step(m, xt, output, step, draw, out)
 
     @no_grad()
     def sample(self, n: int, *, rng: Generator | None = None) -> Array:
         """n rows (n, features): t = T..1, from x_T ~ N(0, I) down to x_0."""
         rng = rng or default_generator()
-        x = rng.normal((count_of(n), self.features))
+        x = rng.normal((count_of(n), self.features), device=self.device)
         for t in range(self.schedule.steps, 0, -1):
-            x = self.denoise_step(x, t, rng)
+            x = self.denoise_step(x, t, rng, out=x)
         return self.denormalise(x)
+
+
+def _by_row(m: Any, coefficient: Any, levels: Any) -> Any:
+    """A coefficient of a target as an array (rows,) of float32, and None for 0."""
+    if isinstance(coefficient, float):
+        return m.full_like(levels, coefficient) if coefficient else None
+    return coefficient

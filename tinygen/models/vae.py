@@ -81,10 +81,9 @@ class VAE(Model):
         exact. Rows are in the data's units; densities are per unit of normalised data.
         """
         x = self.normalise(x)
-        mean, log_var = self.posterior(x)
-        z = mean + ops.exp(0.5 * log_var) * rng.normal(mean.shape, device=mean.device)
+        z, kl = ops.reparameterise(self.encoder(x), rng)
         log_likelihood = ops.sum(self.output(z).log_prob(x), axis=-1)
-        return log_likelihood, ops.sum(ops.gaussian_kl(mean, log_var), axis=-1)
+        return log_likelihood, ops.sum(kl, axis=-1)
 
     def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
         """-ELBO in nats (with beta), and its two terms; means over examples."""

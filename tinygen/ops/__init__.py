@@ -52,6 +52,8 @@ from tinygen.ops.fused import (
     gaussian_kl,
     linear,
     mse,
+    noise_error,
+    reparameterise,
     softmax_cross_entropy,
     standardise,
 )  # fmt: skip
@@ -90,12 +92,12 @@ __all__ = [
     "ACTIVATIONS", "abs", "add", "arange", "astype", "bce_with_logits", "broadcast_to", "clip",
     "concatenate", "cos", "cumsum", "diagonal", "divide", "einsum", "elu", "erf", "exp",
     "expand_dims", "expm1", "flip", "gaussian_kl", "gelu", "index", "index_add", "leaky_relu",
-    "linear", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean",
-    "min", "minimum", "moveaxis", "mse", "multiply", "ndtr", "negative", "norm", "ones",
-    "ones_like", "pad", "power", "prod", "relu", "reshape", "sigmoid", "sign", "silu", "sin",
-    "softmax", "softmax_cross_entropy", "softplus", "split", "sqrt", "square", "squeeze", "stack",
-    "standardise", "subtract", "sum", "swapaxes", "tanh", "to", "transpose", "var", "where", "zeros",
-    "zeros_like",
+    "linear", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min",
+    "minimum", "moveaxis", "mse", "multiply", "ndtr", "negative", "noise_error", "norm", "ones",
+    "ones_like", "pad", "power", "prod", "relu", "reparameterise", "reshape", "sigmoid", "sign",
+    "silu", "sin", "softmax", "softmax_cross_entropy", "softplus", "split", "sqrt", "square",
+    "squeeze", "stack", "standardise", "subtract", "sum", "swapaxes", "tanh", "to", "transpose",
+    "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 _backward.tensor_namespace = sys.modules[__name__]

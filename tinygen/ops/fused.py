@@ -12,10 +12,14 @@ from typing import Any
 from tinygen import kernels
 from tinygen.autodiff.operation import REGISTRY, operation
 from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.backend import namespace_of
 from tinygen.errors import unknown
+from tinygen.kernels import Draw
 from tinygen.ops import elementwise
 from tinygen.ops.elementwise import add
 from tinygen.ops.linalg import matmul
+from tinygen.ops.shape import split
+from tinygen.random import Generator
 
 ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "tanh": elementwise.tanh,
@@ -138,13 +142,94 @@ def mse(a: Any, b: Any) -> Tensor:
     return _mse(a, b, kept=_Kept())
 
 
+def _noise_error_forward(
+    m: Any, output: Any, data: Any, on_data: Any, on_noise: Any, draw: Draw, kept: _Kept
+) -> Any:
+    data = None if on_data is None else data
+    mean, kept.gradient = kernels.squared_error(m, output, data, on_data, on_noise, draw)
+    return mean
+
+
+def _noise_error_rule(
+    m: Any, g: Any, _y: Any, output: Any,
+    data: Any, on_data: Any, on_noise: Any, draw: Draw, kept: _Kept,
+) -> Any:  # fmt: skip
+    if isinstance(kept.gradient, type(g)):
+        return g * kept.gradient
+    error = output
+    if on_data is not None:
+        error = error - on_data[:, None] * data
+    if on_noise is not None:
+        error = error - on_noise[:, None] * _standard_normals(data, draw)
+    return (2.0 * g / max(error.size, 1)) * error
+
+
+_noise_error = operation("noise_error", _noise_error_forward, _noise_error_rule)
+
+
+def noise_error(output: Any, data: Any, on_data: Any, on_noise: Any, draw: Draw) -> Tensor:
+    """The mean of (output - (on_data · data + on_noise · ε))² over all elements: one number.
+
+    ε is the noise of a `draw` (`Generator.next_draw`), made again where it is needed and never
+    stored. output, data (rows, columns); on_data, on_noise (rows,) or None for 0; all but the
+    output are arrays, and constants.
+    """
+    return _noise_error(
+        output, data=data, on_data=on_data, on_noise=on_noise, draw=draw, kept=_Kept()
+    )
+
+
+def _standard_normals(like: Any, draw: Draw) -> Any:
+    m = namespace_of(like)
+    return kernels.normal(m, like.size, draw, 0.0, 1.0, like.dtype).reshape(like.shape)
+
+
+def _gaussian_kl(m: Any, mean: Any, log_var: Any) -> Any:
+    return 0.5 * (m.square(mean) + m.expm1(log_var) - log_var)
+
+
 gaussian_kl = operation(
     "gaussian_kl",
-    lambda m, mean, log_var: 0.5 * (m.square(mean) + m.expm1(log_var) - log_var),
+    _gaussian_kl,
     lambda m, g, _y, mean, _log_var: g * mean,
     lambda m, g, _y, _mean, log_var: 0.5 * g * m.expm1(log_var),
     doc="KL(N(mean, exp(log_var)) ‖ N(0, 1)) in nats, elementwise (Kingma & Welling 2013, app. B).",
 )  # fmt: skip
+
+
+def _reparameterise_forward(m: Any, h: Any, draw: Draw) -> Any:
+    out = kernels.reparameterise(m, h, draw)
+    if out is not None:
+        return out
+    mean, log_var = m.split(h, 2, axis=-1)
+    z = mean + m.exp(0.5 * log_var) * _standard_normals(mean, draw)
+    return m.concatenate([z, _gaussian_kl(m, mean, log_var)], axis=-1)
+
+
+def _reparameterise_rule(m: Any, g: Any, _y: Any, h: Any, draw: Draw) -> Any:
+    d = kernels.reparameterise_backward(m, g, h, draw)
+    if d is not None:
+        return d
+    (mean, log_var), (of_z, of_kl) = m.split(h, 2, axis=-1), m.split(g, 2, axis=-1)
+    noise = m.exp(0.5 * log_var) * _standard_normals(as_array(mean), draw)
+    of_log_var = 0.5 * (of_z * noise + of_kl * m.expm1(log_var))
+    return m.concatenate([of_z + of_kl * mean, of_log_var], axis=-1)
+
+
+_reparameterise = operation("reparameterise", _reparameterise_forward, _reparameterise_rule)
+
+
+def reparameterise(h: Any, rng: Generator) -> tuple[Tensor, Tensor]:
+    """z = mean + std · ε, ε ~ N(0, I), and KL(N(mean, std²) ‖ N(0, 1)) in nats, both (rows, k).
+
+    h (rows, 2 k) holds the mean and the log variance, side by side, as an encoder puts them out
+    (Kingma & Welling 2013, eq. 10 and appendix B). ValueError: an odd number of columns.
+    """
+    shape = as_array(h).shape
+    if len(shape) != 2 or shape[1] % 2:
+        raise ValueError(f"mean and log variance side by side are (rows, 2 k), not {shape}")
+    z, kl = split(_reparameterise(h, draw=rng.next_draw()), 2, axis=-1)
+    return z, kl
 
 
 def _standardise_forward(m: Any, x: Any, eps: float) -> Any:

@@ -174,12 +174,13 @@ class Adam(Optimizer):
     def _apply(
         self, lr: float, p: Array, g: Array, state: list[Array], slow: Array | None, follow: float
     ) -> None:
+        mean, square = state
         b1, b2 = self.betas
         step = kernels.AdamStep(
             b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.steps), (1 - b2**self.steps) ** -0.5,
             self.eps, self._keep(lr), follow,
         )  # fmt: skip
-        if not kernels.adam(namespace_of(p), p, g, *state, slow, step):
+        if not kernels.adam(namespace_of(p), p, g, mean, square, slow, step):
             super()._apply(lr, p, g, state, slow, follow)
 
     def _keep(self, lr: float) -> float:
