@@ -133,6 +133,7 @@ def test_prototypes_are_read_from_the_source(kernels):
         (0, np.float32(1), "x is .* float32"),
         (0, 1.0, "x is .* float"),
         (0, True, "x is .* bool"),
+        (0, np.uint64(64), "x is .* uint64"),
         (0, 6, "x is .* 0x6, which is not aligned"),
         (1, np.broadcast_to(np.float32(1), 1), "y is .* read-only"),
         (2, 5, "n is a i64, got 5 of type int"),

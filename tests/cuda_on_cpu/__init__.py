@@ -112,8 +112,9 @@ class Kernels:
     ) -> None:
         """Run a kernel: ``grid`` blocks of ``block`` threads, in the order given.
 
-        An argument is a contiguous NumPy array for a pointer (or an integer, its address, whose
-        type nobody checks), and a NumPy scalar of the declared type for a value.
+        An argument is a contiguous NumPy array for a pointer (or a Python int, its address, whose
+        type nobody checks; or ``np.uintp(0)``, null), and a NumPy scalar of the declared type for
+        a value.
         """
         if name not in self.prototypes:
             raise KeyError(f"no kernel {name!r}; there are {sorted(self.prototypes)}")
@@ -148,7 +149,7 @@ def _pass(kernel: str, declared: str, name: str, arg: Any) -> Any:
         if not (arg.flags.writeable or declared.startswith("const ")):
             raise TypeError(problem + "a read-only array")
         arg = arg.ctypes.data
-    if isinstance(arg, bool) or not isinstance(arg, int | np.uintp):
+    if type(arg) is not int and not (type(arg) is np.uintp and arg == 0):
         raise TypeError(problem + f"{arg!r} of type {type(arg).__name__}")
     if arg % dtype().itemsize:
         raise TypeError(problem + f"the address {arg:#x}, which is not aligned")
@@ -252,7 +253,8 @@ def run_kernel_source(code: str, options: Sequence[str] = ()) -> _Module:
 
     The function is called as ``kernel((grid,), (block,), args)``. For a pointer pass the NumPy
     array behind the stand-in's array, then its dtype, contiguity and alignment are checked (or its
-    address as an int, then only the alignment is); for a value a NumPy scalar of the very type that
-    the kernel declares. Anything else raises TypeError, which names the kernel and the argument.
+    address as an int, then only the alignment is; or ``np.uintp(0)`` for null); for a value a NumPy
+    scalar of the very type that the kernel declares. Anything else raises TypeError, which names
+    the kernel and the argument.
     """
     return _Module(build(code, options))
