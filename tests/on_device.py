@@ -56,14 +56,14 @@ def on_gpu(value: Any) -> Any:
     """NumPy arrays copied, containers gone through."""
     if isinstance(value, numpy.ndarray) and value.dtype.kind in "fiub":
         return backend.to_device(value, "gpu")
+    if isinstance(value, dict):
+        return {k: on_gpu(v) for k, v in value.items()}
     return type(value)(map(on_gpu, value)) if type(value) in (list, tuple) else value
 
 
-def on_device(value: Any) -> Any:
-    """An array, module or Tensor on the device under test."""
-    if isinstance(value, numpy.ndarray):
-        return backend.to_device(value, DEVICE)
-    return value.to(DEVICE)
+def placed(value: Any) -> Any:
+    """NumPy arrays, also in lists, tuples and dicts, on the device under test."""
+    return value if DEVICE == "cpu" else on_gpu(value)
 
 
 class _Numpy(ModuleType):

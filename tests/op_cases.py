@@ -22,9 +22,8 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+from on_device import placed, tg
 from scipy import special
-
-import tinygen as tg
 
 
 # -- how inputs are drawn ------------------------------------------------------------------------
@@ -79,7 +78,7 @@ class Case:
         return np.asarray(self.oracle(*inputs, **self.params))
 
     def __call__(self, *inputs: Any) -> tg.Tensor:
-        return self.call(*inputs, **self.params)
+        return self.call(*placed(inputs), **placed(self.params))
 
 
 CASES: list[Case] = []
@@ -424,7 +423,7 @@ POINTS: list[tuple[str, Callable[[tg.Tensor], tg.Tensor], Any, Any, Any]] = [
     ("0 to the 1", lambda x: x**1, [0.0, -2.0], [0.0, -2.0], [1.0, 1.0]),
     ("0 to the 2", lambda x: x**2, [0.0, -2.0], [0.0, 4.0], [0.0, -4.0]),
     ("0 to the 3", lambda x: x**3, [0.0, -2.0], [0.0, -8.0], [0.0, 12.0]),
-    ("0 to an array", lambda x: x ** np.float32([0.0, 1.0, 2.0]), [0.0] * 3, [1.0, 0.0, 0.0],
+    ("0 to an array", lambda x: x ** placed(np.float32([0.0, 1.0, 2.0])), [0.0] * 3, [1.0, 0.0, 0.0],
      [0.0, 1.0, 0.0]),
     ("0 to a variable", lambda x: 0.0**x, [0.0, 1.0, 2.0], [1.0, 0.0, 0.0], [0.0] * 3),
     ("a negative base to a variable", lambda x: (-2.0) ** x, [2.0, 3.0], [4.0, -8.0], [0.0, 0.0]),
@@ -462,15 +461,15 @@ POINTS: list[tuple[str, Callable[[tg.Tensor], tg.Tensor], Any, Any, Any]] = [
     ("exp, no underflow", tg.exp, [-800.0], [0.0], [0.0]),
     ("expm1, near 0", tg.expm1, [1e-12, 0.0], [1e-12 + 5e-25, 0.0], [1.0 + 1e-12, 1.0]),
     ("log1p, near 0", tg.log1p, [1e-12, 0.0], [1e-12 - 5e-25, 0.0], [1.0 - 1e-12, 1.0]),
-    ("bce, confident and right", lambda x: tg.bce_with_logits(x, np.float32([1.0, 0.0])),
+    ("bce, confident and right", lambda x: tg.bce_with_logits(x, placed(np.float32([1.0, 0.0]))),
      [1e4, -1e4], [0.0, 0.0], [0.0, 0.0]),
-    ("bce, confident and wrong", lambda x: tg.bce_with_logits(x, np.float32([0.0, 1.0])),
+    ("bce, confident and wrong", lambda x: tg.bce_with_logits(x, placed(np.float32([0.0, 1.0]))),
      [1e4, -1e4], [1e4, 1e4], [1.0, -1.0]),
     ("gaussian_kl at the prior", lambda x: tg.gaussian_kl(x, 0.0), [0.0, 2.0], [0.0, 2.0], [0.0, 2.0]),
     ("gaussian_kl, variance to 0", lambda x: tg.gaussian_kl(0.0, x), [-1000.0, 0.0], [499.5, 0.0],
      [-0.5, 0.0]),
-    ("cross entropy, sure and wrong", lambda x: tg.softmax_cross_entropy(x, np.array([0, 1])),
+    ("cross entropy, sure and wrong", lambda x: tg.softmax_cross_entropy(x, placed(np.array([0, 1]))),
      [[0.0, 1e4], [0.0, 1e4]], [1e4, 0.0], [[-1.0, 1.0], [0.0, 0.0]]),
-    ("cross entropy, an impossible class", lambda x: tg.softmax_cross_entropy(x, np.array([0])),
+    ("cross entropy, an impossible class", lambda x: tg.softmax_cross_entropy(x, placed(np.array([0]))),
      [[0.0, -INF]], [0.0], [[0.0, 0.0]]),
 ]  # fmt: skip

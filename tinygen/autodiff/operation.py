@@ -35,7 +35,7 @@ import numpy as np
 
 from tinygen.autodiff.modes import RECORD, WATCH, mode
 from tinygen.autodiff.tensor import Tensor, as_array, is_number
-from tinygen.backend import _namespaces, namespace_for, namespace_of, raw_forms
+from tinygen.backend import _namespaces, is_gpu_array, namespace_for, namespace_of, raw_forms
 from tinygen.errors import NonFiniteError
 
 __all__ = ["REGISTRY", "Node", "Operation", "operation"]
@@ -187,7 +187,7 @@ class Operation:
         for i, (x, array) in enumerate(zip(inputs, arrays, strict=True)):
             if self.rules and self.rules[i] is None:
                 ranks.append(-1)  # the condition of `where`: it keeps a dtype of its own
-            elif is_number(x):
+            elif is_number(x) or not (array.ndim or isinstance(x, Tensor)):
                 ranks.append(0)
             else:  # a list of numbers is no more decided than a number, but has axes
                 ranks.append(2 if array.ndim and not isinstance(x, (list, tuple)) else 1)
@@ -203,6 +203,8 @@ class Operation:
         for i, (array, rank) in enumerate(pairs):
             if rank == top or (rank > 0 and dtype.kind == "f"):
                 arrays[i] = array if array.dtype == dtype else array.astype(dtype)
+            elif rank == 0 and is_gpu_array(array):  # a number that nobody waits for
+                arrays[i] = array.astype(dtype) if dtype.kind == "f" else array
             elif rank == 0:
                 arrays[i] = float(array) if dtype.kind == "f" else np.asarray(array).item()
         return arrays, type(arrays[ranks.index(top)]), dtype

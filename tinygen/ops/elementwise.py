@@ -6,6 +6,7 @@ them broadcast, and take Tensors, arrays and numbers.
 
 from __future__ import annotations
 
+from math import log as _log
 from math import pi
 from math import sqrt as _sqrt
 from typing import Any
@@ -54,10 +55,16 @@ def _less_one(m: Any, p: Any) -> Any:
     return m.where(p == 0, 1.0, p - 1.0)
 
 
+def _log_where_positive(m: Any, a: Any) -> Any:
+    if isinstance(a, (int, float)):
+        return _log(a) if a > 0 else 0.0
+    return m.log(m.where(a > 0, a, 1.0))
+
+
 _power = operation(
     "power", "power",
     lambda m, g, _y, a, p: g * p * m.power(a, _less_one(m, p)),
-    lambda m, g, y, a, _p: g * y * m.log(m.where(a > 0, a, 1.0)),
+    lambda m, g, y, a, _p: g * y * _log_where_positive(m, a),
     doc="a to the power p.")  # fmt: skip
 
 # -- powers, exponentials and logarithms ---------------------------------------------------------
