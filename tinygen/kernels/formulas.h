@@ -16,14 +16,14 @@ struct Denoising {
 
 SHARED float denoised(Denoising c, float xt, float output, float z) {
     float x0 = fused(c.from_xt, xt, c.from_output * output);
-    x0 = x0 < c.low ? c.low : x0 > c.high ? c.high : x0;  // a NaN stays
+    x0 = bounded(x0, c.low, c.high);
     return fused(c.sigma, z, fused(c.on_x0, x0, c.on_xt * xt));
 }
 
 // -- activations of u = x + bias: the value, and the slope from the input or from the value --------
 SHARED float relu(float u) { return u <= 0.0f ? 0.0f : u; }
 SHARED float leaky_relu(float u) { return u > 0.0f ? u : 0.01f * u; }
-SHARED float silu(float u) { return u * logistic(u); }
+SHARED float silu(float u) { return u / (1.0f + tame_exponential(-u)); }
 SHARED float gelu(float u) { return u * gaussian(u).below; }
 
 SHARED float tanh_slope(float y) { return fused(-y, y, 1.0f); }

@@ -47,9 +47,6 @@ SHARED double double_of(i64 bits) { return same_bits<double>(bits); }
 #endif
 
 SHARED float magnitude(float x) { return float_of(bits_of(x) & 0x7FFFFFFF); }
-SHARED float with_sign_of(float x, float sign) {
-    return float_of(bits_of(x) | (bits_of(sign) & (i32)0x80000000));
-}
 
 // -- logarithm, for normal numbers above 0 -------------------------------------------------------
 // x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); f is exact, so x near 1 loses nothing.
@@ -127,21 +124,43 @@ SHARED double cosine(double x) {
 }
 
 // -- exponentials --------------------------------------------------------------------------------
-// e^x = 2^n e^r with |r| <= ln(2)/2. Overflows to infinity, underflows through the subnormals to 0.
-SHARED float exponential(float x) {
-    const float bounded = x > 89.0f ? 89.0f : x < -104.0f ? -104.0f : x;  // a NaN stays
-    const float shifted = fused(bounded, 1.44269504f, 12582912.0f);      // n in the low bits
+// e^x = 2^n e^r with |r| <= ln(2)/2: e^r, and n.
+struct Exponent {
+    float mantissa;
+    i32 n;
+};
+
+SHARED Exponent exponent(float x) {
+    const float shifted = fused(x, 1.44269504f, 12582912.0f);  // n in the low bits
     const float n = shifted - 12582912.0f;
-    const float r = fused(n, 2.12194440e-4f, fused(n, -0.693359375f, bounded));
+    const float r = fused(n, 2.12194440e-4f, fused(n, -0.693359375f, x));
     float p = 0.00139504788f;  // e^r = 1 + r + r^2 p, 3e-9
     p = fused(p, r, 0.00836888235f);
     p = fused(p, r, 0.041666206f);
     p = fused(p, r, 0.166665196f);
     p = fused(p, r, 0.5f);
-    p = fused(p * r, r, r) + 1.0f;
-    const i32 k = bits_of(shifted) - 0x4B400000, half = k >> 1;  // 2^n itself may not be a float
-    return p * float_of((i32)((u32)(half + 127) << 23)) *
-           float_of((i32)((u32)(k - half + 127) << 23));
+    return Exponent{fused(p * r, r, r) + 1.0f, bits_of(shifted) - 0x4B400000};
+}
+
+SHARED float power_of_two(i32 n) { return float_of((i32)((u32)(n + 127) << 23)); }
+
+// x within [low, high]; a NaN stays.
+SHARED float bounded(float x, float low, float high) {
+    x = high < x ? high : x;
+    return low > x ? low : x;
+}
+
+// Overflows to infinity, underflows through the subnormals to 0: 2^n itself may not be a float.
+SHARED float exponential(float x) {
+    const Exponent e = exponent(bounded(x, -104.0f, 89.0f));
+    const i32 half = e.n >> 1;
+    return e.mantissa * power_of_two(half) * power_of_two(e.n - half);
+}
+
+// For activations: beyond |x| = 87 it stays what it is there, 1.6e-38 or its inverse.
+SHARED float tame_exponential(float x) {
+    const Exponent e = exponent(bounded(x, -87.0f, 87.0f));
+    return e.mantissa * power_of_two(e.n);
 }
 
 // e^x - 1 - x, accurate near 0.
@@ -164,8 +183,7 @@ SHARED float hyperbolic_tangent(float x) {
     p = fused(p, z, -0.0537434965f);
     p = fused(p, z, 0.133314908f);
     p = fused(p, z, -0.333332837f);
-    const float e = exponential(-2.0f * magnitude(x));
-    const float far = with_sign_of((1.0f - e) / (1.0f + e), x);
+    const float e = tame_exponential(-2.0f * x), far = (1.0f - e) / (1.0f + e);
     return magnitude(x) < 0.625f ? fused(x * z, p, x) : far;
 }
 
@@ -175,8 +193,8 @@ struct Logistic {
 };
 
 SHARED Logistic logistic_pair(float x) {
-    const float e = exponential(-magnitude(x)), large = 1.0f / (1.0f + e), small = e * large;
-    return x < 0.0f ? Logistic{small, large} : Logistic{large, small};
+    const float e = tame_exponential(-x), value = 1.0f / (1.0f + e);
+    return Logistic{value, e * value};
 }
 
 SHARED float logistic(float x) { return logistic_pair(x).value; }
@@ -184,7 +202,7 @@ SHARED float logistic(float x) { return logistic_pair(x).value; }
 // log(1 + e^x), without overflow. With e = e^-|x|, log(1 + e) is the logarithm of the rounded sum
 // and what the rounding took.
 SHARED float soft_plus(float x) {
-    const float e = exponential(-magnitude(x)), sum = 1.0f + e;
+    const float e = tame_exponential(-magnitude(x)), sum = 1.0f + e;
     return (x <= 0.0f ? 0.0f : x) + (logarithm(sum) + (e - (sum - 1.0f)) / sum);
 }
 
@@ -195,9 +213,9 @@ struct Gaussian {
 };
 
 SHARED Gaussian gaussian(float x) {
-    const float a = magnitude(x) > 20.0f ? 20.0f : magnitude(x);  // beyond, both are 0 or 1
-    const float square = a * a, rest = fused(a, a, -square);      // a^2 in two parts
-    const float coarse = exponential(-0.5f * square), e = fused(coarse, -0.5f * rest, coarse);
+    const float a = bounded(magnitude(x), 0.0f, 13.19f);  // beyond, nothing changes by 1e-38
+    const float square = a * a, rest = fused(a, a, -square);  // a^2 in two parts
+    const float coarse = tame_exponential(-0.5f * square), e = fused(coarse, -0.5f * rest, coarse);
     const float t = 1.0f / fused(0.35f, a, 1.0f);
     float p = -0.029157877f;  // the probability below -a is e^(-a^2/2) t p, 3e-8
     p = fused(p, t, 0.144030884f);
