@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import tinygen
-from tinygen import checkpoint, data, pictures
+from tinygen import checkpoint, data, kernels, pictures
 from tinygen.autodiff import graph_dot, graph_text
 from tinygen.backend import DEVICES, gpu_problem, namespace_for, to_device
 from tinygen.errors import DeviceError, unknown, whole
@@ -270,6 +270,7 @@ def info(args: argparse.Namespace) -> None:
     print(f"{'processors':12}{os.cpu_count()}")
     plot = (f"{m} {'found' if find_spec(m) else 'not installed'}" for m in ("matplotlib", "tqdm"))
     print(f"{'plot':12}{', '.join(plot)}")
+    print(f"{'kernels':12}{kernels.description('cpu')}")
     print(f"{'gpu':12}{' '.join((gpu_problem() or 'usable').split())}")
     print(f"{'data':12}{', '.join(data.names())}, or a .npy, .npz or .csv file")
     print("models, their training settings, and their options for --set:")
