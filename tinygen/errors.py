@@ -19,7 +19,7 @@ class CheckpointError(ValueError):
 
 
 class DeviceError(RuntimeError):
-    """The GPU was asked for and cannot be used; the message says why."""
+    """The GPU, or a form of the kernels, was asked for and cannot be used; the message says why."""
 
 
 def whole(name: str, value: Any, low: int = 1) -> int:

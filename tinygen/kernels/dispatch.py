@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.errors import unknown
+from tinygen.errors import DeviceError, unknown
 
 __all__ = ["description", "launcher"]
 
@@ -61,7 +61,7 @@ def _found(device: str) -> tuple[Launch | None, str]:
         launch, what = native.load()
     except native.Unavailable as reason:
         if wish == "native":
-            raise RuntimeError(f"TINYGEN_KERNELS=native, but {reason}") from None
+            raise DeviceError(f"TINYGEN_KERNELS=native, but {reason}") from None
         logging.getLogger("tinygen").warning("tinygen: %s; NumPy computes instead", reason)
         return None, f"NumPy: {reason}"
     return launch, f"C++ ({what})"
