@@ -2,7 +2,7 @@
 
     from on_device import np, tg
 
-On the CPU, the default, these two are NumPy and tinygen. With `--device gpu` the same lines make
+On the CPU, the default, these two are NumPy and tinygen (and `special`, `stats` SciPy's). With `--device gpu` the same lines make
 their arrays on the GPU: arrays that `np` makes, Tensors that `tg` makes of lists and numbers, and
 layers. So a test written for one runs on both.
 
@@ -21,6 +21,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy
+import pytest
+import scipy.special
+import scipy.stats
 import strict_cupy
 
 import tinygen
@@ -28,17 +31,21 @@ from tinygen import backend
 
 DEVICE = "cpu"
 np: Any = numpy
+special: Any = scipy.special
+stats: Any = scipy.stats
 tg: Any = tinygen
 
 
 def use_gpu(stack: ExitStack) -> None:
     """Before test modules import from here: the GPU, or the stand-in until `stack` is closed."""
-    global DEVICE, np, tg
+    global DEVICE, np, special, stats, tg
     if backend.gpu_problem() is not None:
         stack.enter_context(strict_cupy.installed())
         backend.gpu_problem.cache_clear()
         stack.callback(backend.gpu_problem.cache_clear)
-    DEVICE, np, tg = "gpu", _Numpy("numpy", numpy), _tinygen()
+    DEVICE = "gpu"
+    tg = _tinygen()
+    np, special, stats = (_Numpy(m.__name__, m) for m in (numpy, scipy.special, scipy.stats))
 
 
 def on_cpu(value: Any) -> Any:
@@ -49,6 +56,8 @@ def on_cpu(value: Any) -> Any:
         return value.numpy()
     if isinstance(value, dict):
         return {k: on_cpu(v) for k, v in value.items()}
+    if callable(value) and hasattr(value, "on_cpu"):  # a function of `np` that NumPy is to call
+        return value.on_cpu
     return type(value)(map(on_cpu, value)) if type(value) in (list, tuple) else value
 
 
@@ -61,13 +70,44 @@ def on_gpu(value: Any) -> Any:
     return type(value)(map(on_gpu, value)) if type(value) in (list, tuple) else value
 
 
+def on_device(cls: Any) -> Any:
+    """A class of modules, whose instances are made on the device under test."""
+    if DEVICE == "cpu":
+        return cls
+
+    @functools.wraps(cls.__init__)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, *args, **kwargs)
+        self.to(DEVICE)
+
+    moved = type(cls.__name__, (cls,), {"__init__": init, "__module__": __name__})
+    globals()[cls.__name__] = moved  # where pickle finds it
+    return moved
+
+
 def placed(value: Any) -> Any:
     """NumPy arrays, also in lists, tuples and dicts, on the device under test."""
     return value if DEVICE == "cpu" else on_gpu(value)
 
 
+class approx:
+    """`pytest.approx`, which asks no array for a conversion to NumPy."""
+
+    __array_ufunc__ = None  # an array on the left leaves the comparison to this
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, expected: Any, **tolerances: Any) -> None:
+        self._plain = pytest.approx(on_cpu(expected), **tolerances)
+
+    def __eq__(self, actual: object) -> bool:
+        return bool(on_cpu(actual) == self._plain)
+
+    def __repr__(self) -> str:
+        return repr(self._plain)
+
+
 class _Numpy(ModuleType):
-    """A module of NumPy's, or a random generator, whose functions give arrays on the GPU."""
+    """A module of NumPy's or SciPy's, a random generator, or a distribution of SciPy's, whose functions give arrays on the GPU."""
 
     def __init__(self, name: str, library: Any) -> None:
         super().__init__(name)
@@ -81,16 +121,18 @@ class _Numpy(ModuleType):
             return _Numpy(name, value)
         if isinstance(value, type) or not callable(value):
             return value
-        return functools.wraps(value)(self._function(value))
+        return _computed(value)
 
-    @staticmethod
-    def _function(function: Callable[..., Any]) -> Callable[..., Any]:
-        def computed(*args: Any, **kwargs: Any) -> Any:
-            result = on_gpu(function(*on_cpu(args), **on_cpu(kwargs)))
-            random = isinstance(result, numpy.random.Generator)
-            return _Numpy("generator", result) if random else result
 
-        return computed
+def _computed(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        result = on_gpu(function(*on_cpu(args), **on_cpu(kwargs)))
+        with_methods = type(result).__module__.startswith(("numpy.random", "scipy.stats"))
+        return _Numpy("object", result) if with_methods else result
+
+    computed.on_cpu = function  # type: ignore[attr-defined]
+    return computed
 
 
 def _tinygen() -> ModuleType:
@@ -102,7 +144,7 @@ def _tinygen() -> ModuleType:
     for name in tinygen.nn.__all__:
         value = getattr(tinygen.nn, name)
         if inspect.isclass(value) and value is not tinygen.nn.Module:
-            setattr(layers, name, functools.partial(_moved, value))
+            setattr(layers, name, on_device(value))
     return module
 
 
@@ -110,7 +152,3 @@ def _tensor(data: Any, *, device: str | None = None, **options: Any) -> Any:
     if device is None and not isinstance(data, (tinygen.Tensor, numpy.ndarray)):
         device = "gpu"
     return tinygen.tensor(data, device=device, **options)
-
-
-def _moved(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return layer(*args, **kwargs).to("gpu")

@@ -3,10 +3,9 @@
 import re
 from math import cos, inf, nan, pi, sqrt
 
-import numpy as np
 import pytest
+from on_device import np, tg
 
-import tinygen as tg
 from tinygen.optim import (
     EMA,
     SGD,

@@ -138,5 +138,5 @@ def check_device(what: str, array: Any, other: str, device: str) -> None:
     found = namespace_of(array).device
     if found != device:
         raise TypeError(
-            f'{what} is on the {found}, {other} on the {device}; move one of them: .to("{device}")'
+            f'{what} on the {found}, {other} on the {device}; move one of them: .to("{device}")'
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygen.autodiff.tensor import Tensor
-from tinygen.backend import namespace_for, to_device
+from tinygen.backend import is_gpu_array, namespace_for, to_device
 from tinygen.random import Generator
 
 if TYPE_CHECKING:
@@ -112,15 +112,16 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Set every parameter, buffer and generator from `state`: exactly those, of those shapes.
 
-        The arrays of `state` are NumPy's; the module stays on its device.
+        The arrays of `state` may be on any device; the module stays on its own.
         ValueError lists what is missing, what is not expected, where shapes differ with both
         shapes, and what is not of numbers; then nothing has been changed.
         """
         own = dict(self._members())
         problems = [f"missing: {path}" for path in own if path not in state]
         problems += [f"not expected: {path}" for path in state if path not in own]
+        arrays = {k: v if is_gpu_array(v) else np.asarray(v) for k, v in state.items()}
         for path in own.keys() & state.keys():
-            array = np.asarray(state[path])
+            array = arrays[path]
             is_generator = isinstance(own[path], Generator)
             shape, kinds = ((2,), "u") if is_generator else (own[path].shape, "fiub")
             if array.shape != shape:
@@ -134,7 +135,7 @@ class Module:
                 seed, draws = state[path]
                 value.state = int(seed), int(draws)
             else:
-                value.data[...] = to_device(np.asarray(state[path]), value.device)
+                value.data[...] = to_device(arrays[path], value.device)
 
 
 def _modules(value: Any) -> Iterator[Module]:
