@@ -3,7 +3,7 @@
 No GPU is needed: nvcc does it, and NVRTC, the compiler that CuPy uses, from its wheel
 (``pip install nvidia-cuda-nvrtc``). After a kernel has changed, or the compiler has,
 
-    python tests/test_cuda_compile.py
+    PYTHONPATH=. python tests/test_cuda_compile.py
 
 writes ``cuda_registers.txt`` anew; what changed in it is worth a look.
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cuda_on_cpu import cached
 
 from tinygen.kernels import cuda
 from tinygen.kernels.signatures import signatures
@@ -147,9 +148,17 @@ def resources(report: str) -> dict[str, Resources]:
 def compile_all(compiler: Nvcc | Nvrtc) -> dict[str, dict[str, Resources]]:
     """Each kernel's resources on each architecture; two compilations run at a time."""
     source, options = cuda.source(), [*cuda.OPTIONS, *FROM_CUPY]
+
+    def report(name: str) -> str:
+        return cached(
+            [compiler.version, name, *options, source],
+            lambda path: path.write_text(compiler.report(source, options, name)),
+        ).read_text()
+
     with ThreadPoolExecutor(2) as pool:
-        reports = pool.map(lambda name: compiler.report(source, options, name), ARCHITECTURES)
-        return dict(zip(ARCHITECTURES, map(resources, reports), strict=True))
+        return dict(
+            zip(ARCHITECTURES, map(resources, pool.map(report, ARCHITECTURES)), strict=True)
+        )
 
 
 def entry_points(assembly: str) -> dict[str, list[int]]:
@@ -222,7 +231,7 @@ def test_every_kernel_compiles_and_keeps_all_in_registers(used, architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_registers_are_no_more_than_recorded(compiler, used, architecture):
     version, table = read_table(TABLE.read_text())
-    assert table.keys() == signatures().keys(), "python tests/test_cuda_compile.py"
+    assert table.keys() == signatures().keys(), "to be written anew"
     exact = version == compiler.version
     too_many = {
         kernel: f"{taken.registers}, recorded {table[kernel][architecture]}"
@@ -232,8 +241,40 @@ def test_registers_are_no_more_than_recorded(compiler, used, architecture):
     assert not too_many
 
 
-def test_compiled_arguments_are_those_declared(compiler):
-    assert entry_points(compiler.assembly(cuda.source(), cuda.OPTIONS)) == declared_entry_points()
+@pytest.fixture(scope="module")
+def assembly(compiler):
+    return compiler.assembly(cuda.source(), cuda.OPTIONS)
+
+
+def test_compiled_arguments_are_those_declared(assembly):
+    assert entry_points(assembly) == declared_entry_points()
+
+
+def test_kernels_of_float_do_not_compute_in_double(assembly):
+    """A constant without its f would widen what it meets, and a GPU has few units for doubles."""
+    _, *entries = re.split(r"\.visible \.entry (\w+)", assembly)
+    widening = {
+        name for name, text in zip(entries[::2], entries[1::2], strict=True) if ".f64" in text
+    }
+    doubles = {
+        name
+        for name, arguments in signatures().items()
+        if any("double" in kind for kind, _ in arguments)
+    }
+    assert widening == doubles
+
+
+ARITHMETIC = """
+extern "C" __global__ void f(float* x) { x[0] = sqrtf(x[1] * x[2] + x[3]) / x[4]; }
+"""
+
+
+def test_arithmetic_is_that_of_the_cpu(compiler):
+    """Products and sums are rounded one by one, roots and quotients to the nearest number."""
+    text = compiler.assembly(ARITHMETIC, [*cuda.OPTIONS, *FROM_CUPY])
+    assert "fma" not in text
+    assert "sqrt.rn" in text
+    assert "div.rn" in text
 
 
 def test_table_is_read_as_it_is_written():

@@ -17,7 +17,10 @@ from test_cuda_kernels import SHAPES, check_sameness, check_values, run_sanitize
 
 from tinygen.kernels import cuda
 
-pytestmark = pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++"),
+]
 
 
 class Mutant(NamedTuple):
@@ -32,6 +35,10 @@ class Mutant(NamedTuple):
         """The source with the mistake, and with no other change."""
         assert self.right in cuda.source(), f"to be written anew: there is no {self.right!r}"
         return cuda.source().replace(self.right, self.wrong)
+
+    def build(self) -> cuda_on_cpu.Kernels:
+        """The kernel with the mistake."""
+        return cuda_on_cpu.build(self.source(), cuda.OPTIONS, only=[self.kernel])
 
 
 # What the order of the threads, their number, or the place of the arrays brings to light.
@@ -89,7 +96,7 @@ VALUES = {
         "if (++at.column > columns) at.column = 0, ++at.row;", "noise_step", "xt",
     ),
     "clipping from one side": Mutant(
-        "x0 > c.high ? c.high : x0", "x0", "denoise_step", "y"
+        "x0 = bounded(x0, c.low, c.high);", "x0 = bounded(x0, c.low, x0);", "denoise_step", "y"
     ),
 }  # fmt: skip
 
@@ -109,21 +116,14 @@ WRONG_ARGUMENTS = Mutant("i64 n, double scale", "i64 n, float scale", "sum_chunk
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    """All mutants are compiled, two at a time: each test then finds its own in the cache."""
-    builds = [(mutant, False) for mutant in (*PLACEMENT.values(), *VALUES.values())]
-    builds += [(mutant, True) for mutant in SANITIZED.values()]
-
-    def build(job):
-        mutant, sanitize = job
-        if mutant.right in cuda.source():
-            cuda_on_cpu.library(mutant.source(), cuda.OPTIONS, sanitize)
-
+    """Mutants are compiled two at a time: each test then finds its own in the cache."""
+    mutants = [*PLACEMENT.values(), *VALUES.values()]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(build, builds))
+        list(pool.map(Mutant.build, (m for m in mutants if m.right in cuda.source())))
 
 
 def check_is_failed(mutant: Mutant, check) -> None:
-    kernels = cuda_on_cpu.build(mutant.source(), cuda.OPTIONS)
+    kernels = mutant.build()
     with pytest.raises((AssertionError, cuda_on_cpu.LaunchError), match=mutant.message):
         for shape in SHAPES:
             check(kernels, mutant.kernel, shape)

@@ -188,6 +188,12 @@ def test_it_stands_in_for_a_module_of_cupy():
         module.get_function("nope")
 
 
+def test_a_few_kernels_can_be_had_alone():
+    kernels = cuda_on_cpu.build(SOURCE, ["-DBARRIER="], only=["scale", "pairs"])
+    assert list(kernels.prototypes) == ["scale", "pairs"]
+    test_every_thread_of_every_block_runs(kernels, 2, 8, "forward")
+
+
 def test_a_source_is_compiled_once(monkeypatch):
     cuda_on_cpu.build("typedef int i32;")
     monkeypatch.setattr(cuda_on_cpu, "_compile", None)

@@ -33,6 +33,7 @@ __all__ = [
     "LaunchError",
     "Prototype",
     "build",
+    "cached",
     "run_kernel_source",
     "sanitizer_environment",
 ]
@@ -156,33 +157,36 @@ def _pass(kernel: str, declared: str, name: str, arg: Any) -> Any:
     return ctypes.c_void_p(int(arg))
 
 
-def build(source: str, options: Sequence[str] = (), sanitize: bool = False) -> Kernels:
+def build(
+    source: str, options: Sequence[str] = (), sanitize: bool = False, only: Sequence[str] = ()
+) -> Kernels:
     """Compile CUDA source with g++. The same text is compiled once per machine.
 
     Of the CUDA compiler's options ``-D...``, ``-std=...`` and ``-ftz=true`` have a meaning here.
+    ``only`` names the kernels that are wanted (if empty: all), which is faster for a few.
     """
-    return Kernels(library(source, options, sanitize))
-
-
-def library(source: str, options: Sequence[str] = (), sanitize: bool = False) -> Path:
-    """The compiled source: a file in the cache."""
     flags = [*_FLAGS, *(_SANITIZE if sanitize else [])]
     flags += [option for option in options if re.match("-D|-std=", option)]
     if "-ftz=true" in options:
         flags.append("-DFLUSH_TO_ZERO")
-    version = subprocess.run([COMPILER, "--version"], capture_output=True, check=True).stdout
-    parts = [_HEADER, source, *flags, version.decode(), Path(__file__).read_text()]
-    path = _cache() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}.so"
+    version = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True)
+    parts = [_HEADER, source, *flags, *only, version.stdout, Path(__file__).read_text()]
+    return Kernels(cached(parts, lambda path: _compile(source, flags, only, path)))
+
+
+def cached(parts: Sequence[str], make: Callable[[Path], object]) -> Path:
+    """The file that ``make`` writes: once per machine for the same parts, whole or not at all."""
+    path = _cache() / hashlib.sha256("\0".join(parts).encode()).hexdigest()
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            finished = Path(folder) / "kernels.so"
-            _compile(source, flags, finished)
+            finished = Path(folder) / "finished"
+            make(finished)
             os.replace(finished, path)
     return path
 
 
 def _cache() -> Path:
-    """The folder of compiled sources, which is loaded from: so it must be ours alone."""
+    """The folder of what was compiled, which is loaded from: so it must be ours alone."""
     folder = Path(tempfile.gettempdir()) / f"tinygen-cuda-on-cpu-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
@@ -191,11 +195,14 @@ def _cache() -> Path:
     return folder
 
 
-def _compile(source: str, flags: list[str], output: Path) -> None:
+def _compile(source: str, flags: list[str], only: Sequence[str], output: Path) -> None:
     # Here the source's own macros are expanded, and the words of CUDA stay as they are.
     cuda = ["-D__CUDACC__", "-D__CUDACC_RTC__", "-D__CUDA_ARCH__=900"]
     text = _gpp(["-E", *flags, *cuda], f'#line 1 "kernels.cu"\n{source}')
     prototypes = _find_prototypes(text)
+    prototypes = {name: prototypes[name] for name in only or prototypes}
+    # What is static is compiled only if it is called: so kernels that are not wanted cost nothing.
+    text = re.sub(r'extern\s+"C"\s+__global__', "static inline", text)
     spoil = r"\g<0> cuda_on_cpu::spoil(&\1, sizeof \1);"
     text = re.sub(r"__shared__\s[^;]*?(\w+)\s*(?:\[[^;]*\])?\s*;", spoil, text)
     parts = [_HEADER, text, '#line 1 "entry points"']

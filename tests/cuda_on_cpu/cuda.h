@@ -25,7 +25,6 @@
 #define __CUDACC_RTC__
 #define __CUDA_ARCH__ 900
 
-#define __global__
 #define __device__
 #define __host__
 #define __constant__ static const
