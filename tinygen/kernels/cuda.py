@@ -17,6 +17,7 @@ OPTIONS = ("-std=c++17", "--fmad=false")
 THREADS = 256
 PER_BLOCK = 4 * THREADS  # elements
 BLOCKS_PER_PROCESSOR = 32
+LIMIT = 2**32  # elements: the kernels count in 32 bits
 
 _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "float": np.float32,
@@ -46,7 +47,10 @@ def load() -> tuple[Callable[..., None], str]:
     processors = cupy.cuda.Device().attributes["MultiProcessorCount"]
 
     def launch(name: str, *arguments: Any) -> None:
-        work = -(-sizes[name](arguments) // PER_BLOCK)
+        size = sizes[name](arguments)
+        if size >= LIMIT:
+            raise ValueError(f"{name}: {size} elements; a kernel takes fewer than 2**32 at a time")
+        work = -(-size // PER_BLOCK)
         if work:  # an empty array has nothing to launch for
             grid = min(work, BLOCKS_PER_PROCESSOR * processors)
             typed = [convert(a) for convert, a in zip(types[name], arguments, strict=True)]

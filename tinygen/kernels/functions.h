@@ -28,7 +28,9 @@ SHARED i32 bits_of(float x) { return __float_as_int(x); }
 SHARED float float_of(i32 bits) { return __int_as_float(bits); }
 SHARED i64 bits_of(double x) { return __double_as_longlong(x); }
 SHARED double double_of(i64 bits) { return __longlong_as_double(bits); }
+SHARED float magnitude(float x) { return fabsf(x); }
 #else
+SHARED float magnitude(float x) { return __builtin_fabsf(x); }
 SHARED float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 SHARED double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 SHARED float square_root(float x) { return __builtin_sqrtf(x); }
@@ -46,7 +48,34 @@ SHARED i64 bits_of(double x) { return same_bits<i64>(x); }
 SHARED double double_of(i64 bits) { return same_bits<double>(bits); }
 #endif
 
-SHARED float magnitude(float x) { return float_of(bits_of(x) & 0x7FFFFFFF); }
+// -- what the hardware does in fewer instructions than the compiler ---------------------------------
+#ifdef __CUDA_ARCH__
+// Left to itself, the compiler adds a zero to every high half.
+SHARED u64 product(u32 a, u32 b) {
+    u64 p;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(p) : "r"(a), "r"(b));
+    return p;
+}
+
+// The square root of 0, or of a number far from overflow: as sqrtf but without its branch, the
+// hardware's estimate and the step that makes it correctly rounded.
+SHARED float root(float x) {
+    float estimate;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(x));
+    estimate = fminf(estimate, 0x1p100f);  // finite for 0
+    const float y = x * estimate;
+    return fused(fused(-y, y, x), 0.5f * estimate, y);
+}
+#else
+SHARED u64 product(u32 a, u32 b) { return (u64)a * b; }
+SHARED float root(float x) { return square_root(x); }
+#endif
+
+// x, or -x if bit 31 of `bits` is set.
+SHARED float signed_by(float x, u32 bits) { return float_of(bits_of(x) ^ (i32)(bits & 0x80000000u)); }
+SHARED double signed_by(double x, u32 bits) {
+    return double_of(bits_of(x) ^ (i64)((u64)(bits & 0x80000000u) << 32));
+}
 
 // -- logarithm, for normal numbers above 0 -------------------------------------------------------
 // x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); f is exact, so x near 1 loses nothing.
@@ -61,10 +90,8 @@ SHARED float logarithm(float x) {
     p = fused(p, f, 0.200012267f);
     p = fused(p, f, -0.250008196f);
     p = fused(p, f, 0.333333313f);
-    const float square = f * f, n = (float)e;
-    float y = fused(n, -2.12194440e-4f, square * f * p);  // log 2 = 0.693359375 - 2.1219444e-4
-    y = fused(-0.5f, square, y);
-    return fused(n, 0.693359375f, y + f);
+    p = fused(p, f, -0.5f);
+    return fused((float)e, 0.693147182f, fused(f * f, p, f));
 }
 
 SHARED double logarithm(double x) {
@@ -98,7 +125,8 @@ SHARED float cosine(float x) {
     float p = 2.44384519e-05f;  // cos x = 1 - x^2/2 + x^4 p, 1e-10
     p = fused(p, z, -0.00138873677f);
     p = fused(p, z, 0.0416666456f);
-    return fused(z * z, p, fused(-0.5f, z, 1.0f));
+    p = fused(p, z, -0.5f);
+    return fused(p, z, 1.0f);
 }
 
 SHARED double sine(double x) {

@@ -169,10 +169,8 @@ KERNEL(fill_uniform_f32)(float* out, i64 n, u64 seed, u64 draw, const u64* count
                          float width, float last) {
     with_words<1>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const u32* words) {
         VECTORISED
-        for (int i = 0; i < count; ++i) {
-            const float x = unit(words[i]) * width + low;
-            out[start + i] = x < last ? x : last;
-        }
+        for (int i = 0; i < count; ++i)
+            out[start + i] = placed(unit(words[i]), low, width, last);
     });
 }
 
@@ -180,10 +178,8 @@ KERNEL(fill_uniform_f64)(double* out, i64 n, u64 seed, u64 draw, const u64* coun
                          double width, double last) {
     with_words<2>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const u32* words) {
         VECTORISED
-        for (int i = 0; i < count; ++i) {
-            const double x = unit(words[2 * i], words[2 * i + 1]) * width + low;
-            out[start + i] = x < last ? x : last;
-        }
+        for (int i = 0; i < count; ++i)
+            out[start + i] = placed(unit(words[2 * i], words[2 * i + 1]), low, width, last);
     });
 }
 
@@ -241,22 +237,21 @@ KERNEL(squared_error)(double* sums, float* gradient, const float* output, const 
     alignas(64) float target[SUM_CHUNK];
     for (i64 chunk = 0; chunk * SUM_CHUNK < n; ++chunk) {
         const i64 start = chunk * SUM_CHUNK, count = smaller(SUM_CHUNK, n - start);
-        if (on_noise) {
-            for (i64 i = 0; i < count; i += CHUNK)
+        for (i64 i = 0; i < count; i += CHUNK) {
+            if (on_noise)
                 draw_normals(stream, (start + i) / 4, target + i);
+            else
+                memset(target + i, 0, CHUNK * sizeof *target);
         }
         by_row(start, count, columns, [=, &target](i64 row, i64 from, i64 to) {
             const float u = on_data ? on_data[row] : 1.0f, v = on_noise ? on_noise[row] : 0.0f;
             float* part = target + (from - start);
-            if (data && on_noise) {
+            if (data) {
                 VECTORISED
                 for (i64 i = 0; i < to - from; ++i) part[i] = noised(data[from + i], u, v, part[i]);
-            } else if (data) {
-                VECTORISED
-                for (i64 i = 0; i < to - from; ++i) part[i] = u * data[from + i];
             } else {
                 VECTORISED
-                for (i64 i = 0; i < to - from; ++i) part[i] = v * part[i];
+                for (i64 i = 0; i < to - from; ++i) part[i] = noised(0.0f, u, v, part[i]);
             }
         });
         sums[chunk] = sum_of_chunk(count, [=, &target](i64 i) {

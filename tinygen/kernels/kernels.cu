@@ -16,88 +16,120 @@ struct alignas(16) Group {
     T v[size];
 };
 
-template <class T>
-SHARED bool whole(const T* p, i64 i, i64 n) {
-    return i + Group<T>::size <= n && ((u64)p & 15) == 0;
-}
-
-// The elements of p from i on; beyond n they are 0. In one access, or one by one if p is not aligned
-// or the group is not full.
-template <class T>
-SHARED Group<T> load(const T* p, i64 i, i64 n) {
-    if (whole(p, i, n)) return *reinterpret_cast<const Group<T>*>(p + i);
-    Group<T> group = {};
-    UNROLL
-    for (int j = 0; j < Group<T>::size; ++j)
-        if (i + j < n) group.v[j] = p[i + j];
-    return group;
-}
-
-template <class T>
-SHARED void store(T* p, i64 i, i64 n, Group<T> group) {
-    if (whole(p, i, n)) {
-        *reinterpret_cast<Group<T>*>(p + i) = group;
-        return;
+// How a group is read and written: in one access of 16 bytes, or element by element where the array
+// is not aligned or ends inside the group (what lies beyond n reads as 0).
+struct Whole {
+    template <class T>
+    __device__ Group<T> load(const T* p, u32 group) const {
+        return reinterpret_cast<const Group<T>*>(p)[group];
     }
-    UNROLL
-    for (int j = 0; j < Group<T>::size; ++j)
-        if (i + j < n) p[i + j] = group.v[j];
-}
-
-// body(i) for the first element i of every group of n elements that is this thread's.
-template <class T, class Body>
-SHARED void for_groups(i64 n, Body body) {
-    const i64 threads = (i64)gridDim.x * blockDim.x;
-    for (i64 group = (i64)blockIdx.x * blockDim.x + threadIdx.x; group * Group<T>::size < n;
-         group += threads)
-        body(group * Group<T>::size);
-}
-
-// The row and column of an element; most arrays allow the faster division.
-struct Place {
-    i64 row, column;
+    template <class T>
+    __device__ void store(T* p, u32 group, Group<T> x) const {
+        reinterpret_cast<Group<T>*>(p)[group] = x;
+    }
 };
 
-SHARED Place place(i64 i, i64 columns) {
-    if (((i | columns) >> 32) == 0) {
-        const u32 row = (u32)i / (u32)columns;
-        return Place{row, (u32)i - row * (u32)columns};
+struct Part {
+    i64 n;
+    template <class T>
+    __device__ Group<T> load(const T* p, u32 group) const {
+        Group<T> x = {};
+        const i64 i = (i64)group * Group<T>::size;
+        UNROLL
+        for (int j = 0; j < Group<T>::size; ++j)
+            if (i + j < n) x.v[j] = p[i + j];
+        return x;
     }
-    return Place{i / columns, i % columns};
+    template <class T>
+    __device__ void store(T* p, u32 group, Group<T> x) const {
+        const i64 i = (i64)group * Group<T>::size;
+        UNROLL
+        for (int j = 0; j < Group<T>::size; ++j)
+            if (i + j < n) p[i + j] = x.v[j];
+    }
+};
+
+template <class... Pointers>
+SHARED bool aligned(Pointers... pointers) {
+    return (((u64)pointers | ...) & 15) == 0;
 }
 
-// p[row] for each element of the group at i; p null stands for `otherwise`.
-SHARED Group<float> of_rows(const float* p, i64 i, i64 rows, i64 columns, float otherwise = 1.0f) {
-    Group<float> group;
-    UNROLL
-    for (int j = 0; j < 4; ++j) group.v[j] = otherwise;
-    if (!p) return group;
-    Place at = place(i, columns);
-    UNROLL
-    for (int j = 0; j < 4; ++j) {
-        if (at.row < rows) group.v[j] = p[at.row];
-        if (++at.column == columns) at.column = 0, ++at.row;
+// body(access, group) for every group of n elements that is this thread's.
+template <class T, class Body>
+SHARED void for_groups(i64 n, bool is_aligned, Body body) {
+    const u32 groups = (u32)((n + Group<T>::size - 1) / Group<T>::size);
+    const u32 full = is_aligned ? (u32)(n / Group<T>::size) : 0;
+    for (u32 group = blockIdx.x * blockDim.x + threadIdx.x; group < groups;
+         group += gridDim.x * blockDim.x) {
+        if (group < full)
+            body(Whole{}, group);
+        else
+            body(Part{n}, group);
     }
-    return group;
 }
 
-// The bias of each element of the group at i: p[column], or where rows have their own, p[i].
-SHARED Group<float> biases(const float* p, i64 p_row, i64 i, i64 n, i64 columns) {
-    if (p_row) return load(p, i, n);
-    Group<float> group;
-    i64 column = place(i, columns).column;
+// -- rows and columns ----------------------------------------------------------------------------
+struct Place {
+    u32 row, column;
+};
+
+SHARED Place place(u64 i, u32 columns) {
+    if (i >> 32) return Place{(u32)(i / columns), (u32)(i % columns)};
+    const u32 row = (u32)i / columns;  // much faster than the division of longer numbers
+    return Place{row, (u32)i - row * columns};
+}
+
+SHARED void move(Place& at, Place by, u32 columns) {
+    at.row += by.row;
+    at.column += by.column;
+    if (at.column >= columns) at.column -= columns, ++at.row;
+}
+
+// body(access, group, at) for the groups of a matrix, with the place of the group's first element.
+// There is no division in the loop: the places of a thread's groups are equally far apart.
+template <class Body>
+SHARED void for_groups_of_matrix(i64 rows, i64 columns, bool is_aligned, Body body) {
+    const i64 n = rows * columns;
+    const u32 first = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
+    if (first * 4ull >= n) return;
+    Place at = place(first * 4ull, (u32)columns);
+    const Place by = place(threads * 4ull, (u32)columns);
+    for_groups<float>(n, is_aligned, [=, &at](auto access, u32 group) {
+        body(access, group, at);
+        move(at, by, (u32)columns);
+    });
+}
+
+// p[row] for each element of a group.
+SHARED Group<float> of_rows(const float* p, Place at, i64 rows, i64 columns) {
+    const float first = p[at.row];
+    Group<float> x{{first, first, first, first}};
+    if (at.column + 4ull <= columns) return x;
+    UNROLL
+    for (int j = 1; j < 4; ++j) {
+        move(at, Place{0, 1}, (u32)columns);
+        if (at.row < rows) x.v[j] = p[at.row];
+    }
+    return x;
+}
+
+// The bias of each element of a group: that of its column, or where rows have their own, of itself.
+template <class Access>
+SHARED Group<float> biases(Access access, const float* p, i64 p_row, u32 group, Place at, i64 columns) {
+    if (p_row) return access.load(p, group);
+    Group<float> x;
     UNROLL
     for (int j = 0; j < 4; ++j) {
-        group.v[j] = p[column];
-        if (++column == columns) column = 0;
+        x.v[j] = p[at.column];
+        move(at, Place{0, 1}, (u32)columns);
     }
-    return group;
+    return x;
 }
 
 // -- the random stream ---------------------------------------------------------------------------
-// Standard normals for the group at element i of a draw.
-SHARED Group<float> normals(Stream stream, i64 i) {
-    const Words w = philox(stream, (u64)i / 4);
+// Standard normals for a group of a draw.
+SHARED Group<float> normals(Stream stream, u32 group) {
+    const Words w = philox(stream, group);
     const Pair<float> a = box_muller(w.w0, w.w1), b = box_muller(w.w2, w.w3);
     return Group<float>{{a.cosine, a.sine, b.cosine, b.sine}};
 }
@@ -118,18 +150,19 @@ __device__ double sum_of_lanes(double* lanes) {
     return sum;
 }
 
-// sums[k] = the sum of the squares of chunk k of n elements; value(i) gives the group at i, with
-// zeros beyond n.
+// sums[k] = the sum of the squares of chunk k of n elements; value(access, group) gives the numbers,
+// with zeros beyond n.
 template <class Value>
-__device__ void sum_of_chunks(double* sums, i64 n, Value value) {
+__device__ void sum_of_chunks(double* sums, i64 n, bool is_aligned, Value value) {
     __shared__ double lanes[LANES];
-    for (i64 chunk = blockIdx.x; chunk * SUM_CHUNK < n; chunk += gridDim.x) {
+    const u32 groups = (u32)((n + 3) / 4), full = is_aligned ? (u32)(n / 4) : 0;
+    for (u32 chunk = blockIdx.x; (i64)chunk * SUM_CHUNK < n; chunk += gridDim.x) {
         for (int lane = threadIdx.x; lane < LANES; lane += blockDim.x) {
             Group<float> part = {};
             for (int k = 0; k < SUM_CHUNK / STRIDE; ++k) {
-                const i64 i = chunk * SUM_CHUNK + k * STRIDE + 4 * lane;
-                if (i >= n) break;
-                const Group<float> e = value(i);
+                const u32 group = chunk * (SUM_CHUNK / 4) + k * LANES + lane;
+                if (group >= groups) break;
+                const Group<float> e = group < full ? value(Whole{}, group) : value(Part{n}, group);
                 UNROLL
                 for (int j = 0; j < 4; ++j) part.v[j] = fused(e.v[j], e.v[j], part.v[j]);
             }
@@ -145,86 +178,80 @@ __device__ void sum_of_chunks(double* sums, i64 n, Value value) {
 // -- fills ---------------------------------------------------------------------------------------
 KERNEL(fill_bits)(u32* out, i64 n, u64 seed, u64 draw, const u64* counter) {
     const Stream stream = stream_at(seed, draw, counter);
-    for_groups<u32>(n, [=](i64 i) {
-        const Words w = philox(stream, (u64)i / 4);
-        store(out, i, n, Group<u32>{{w.w0, w.w1, w.w2, w.w3}});
+    for_groups<u32>(n, aligned(out), [=](auto access, u32 group) {
+        const Words w = philox(stream, group);
+        access.store(out, group, Group<u32>{{w.w0, w.w1, w.w2, w.w3}});
     });
 }
 
 KERNEL(fill_integers)(i64* out, i64 n, u64 seed, u64 draw, const u64* counter, u64 size, u64 offset) {
     const Stream stream = stream_at(seed, draw, counter);
-    for_groups<i64>(n, [=](i64 i) {
-        const Words w = philox(stream, (u64)i / 2);
-        store(out, i, n, Group<i64>{{(i64)(scaled(w.w0, w.w1, size) + offset),
-                                     (i64)(scaled(w.w2, w.w3, size) + offset)}});
+    for_groups<i64>(n, aligned(out), [=](auto access, u32 group) {
+        const Words w = philox(stream, group);
+        access.store(out, group, Group<i64>{{(i64)(scaled(w.w0, w.w1, size) + offset),
+                                             (i64)(scaled(w.w2, w.w3, size) + offset)}});
     });
 }
 
 KERNEL(fill_uniform_f32)(float* out, i64 n, u64 seed, u64 draw, const u64* counter, float low,
                          float width, float last) {
     const Stream stream = stream_at(seed, draw, counter);
-    for_groups<float>(n, [=](i64 i) {
-        const Words w = philox(stream, (u64)i / 4);
+    for_groups<float>(n, aligned(out), [=](auto access, u32 group) {
+        const Words w = philox(stream, group);
         Group<float> x{{unit(w.w0), unit(w.w1), unit(w.w2), unit(w.w3)}};
         UNROLL
-        for (int j = 0; j < 4; ++j) {
-            x.v[j] = x.v[j] * width + low;
-            x.v[j] = x.v[j] < last ? x.v[j] : last;
-        }
-        store(out, i, n, x);
+        for (int j = 0; j < 4; ++j) x.v[j] = placed(x.v[j], low, width, last);
+        access.store(out, group, x);
     });
 }
 
 KERNEL(fill_uniform_f64)(double* out, i64 n, u64 seed, u64 draw, const u64* counter, double low,
                          double width, double last) {
     const Stream stream = stream_at(seed, draw, counter);
-    for_groups<double>(n, [=](i64 i) {
-        const Words w = philox(stream, (u64)i / 2);
+    for_groups<double>(n, aligned(out), [=](auto access, u32 group) {
+        const Words w = philox(stream, group);
         Group<double> x{{unit(w.w0, w.w1), unit(w.w2, w.w3)}};
         UNROLL
-        for (int j = 0; j < 2; ++j) {
-            x.v[j] = x.v[j] * width + low;
-            x.v[j] = x.v[j] < last ? x.v[j] : last;
-        }
-        store(out, i, n, x);
+        for (int j = 0; j < 2; ++j) x.v[j] = placed(x.v[j], low, width, last);
+        access.store(out, group, x);
     });
 }
 
 KERNEL(fill_normal_f32)(float* out, i64 n, u64 seed, u64 draw, const u64* counter, float mean,
                         float std) {
     const Stream stream = stream_at(seed, draw, counter);
-    for_groups<float>(n, [=](i64 i) {
-        Group<float> z = normals(stream, i);
+    for_groups<float>(n, aligned(out), [=](auto access, u32 group) {
+        Group<float> z = normals(stream, group);
         UNROLL
         for (int j = 0; j < 4; ++j) z.v[j] = z.v[j] * std + mean;
-        store(out, i, n, z);
+        access.store(out, group, z);
     });
 }
 
 KERNEL(fill_normal_f64)(double* out, i64 n, u64 seed, u64 draw, const u64* counter, double mean,
                         double std) {
     const Stream stream = stream_at(seed, draw, counter);
-    for_groups<double>(n, [=](i64 i) {
-        const Pair<double> p = box_muller(philox(stream, (u64)i / 2));
-        store(out, i, n, Group<double>{{p.cosine * std + mean, p.sine * std + mean}});
+    for_groups<double>(n, aligned(out), [=](auto access, u32 group) {
+        const Pair<double> p = box_muller(philox(stream, group));
+        access.store(out, group, Group<double>{{p.cosine * std + mean, p.sine * std + mean}});
     });
 }
 
 // -- diffusion -----------------------------------------------------------------------------------
 KERNEL(noise_step)(float* xt, float* eps, const float* x0, const float* a, const float* s, i64 rows,
                    i64 columns, u64 seed, u64 draw, const u64* counter) {
-    const i64 n = rows * columns;
     const Stream stream = stream_at(seed, draw, counter);
-    for_groups<float>(n, [=](i64 i) {
-        Group<float> x = load(x0, i, n);
-        const Group<float> z = normals(stream, i);
-        const Group<float> signal = of_rows(a, i, rows, columns);
-        const Group<float> level = of_rows(s, i, rows, columns);
+    const auto body = [=](auto access, u32 group, Place at) {
+        Group<float> x = access.load(x0, group);
+        const Group<float> signal = of_rows(a, at, rows, columns);
+        const Group<float> level = of_rows(s, at, rows, columns);
+        const Group<float> z = normals(stream, group);
         UNROLL
         for (int j = 0; j < 4; ++j) x.v[j] = noised(x.v[j], signal.v[j], level.v[j], z.v[j]);
-        store(xt, i, n, x);
-        if (eps) store(eps, i, n, z);
-    });
+        access.store(xt, group, x);
+        if (eps) access.store(eps, group, z);
+    };
+    for_groups_of_matrix(rows, columns, aligned(xt, eps, x0), body);
 }
 
 KERNEL(denoise_step)(float* y, const float* xt, const float* output, i64 n, float from_xt,
@@ -232,13 +259,13 @@ KERNEL(denoise_step)(float* y, const float* xt, const float* output, i64 n, floa
                      float sigma, u64 seed, u64 draw, const u64* counter) {
     const Denoising c{from_xt, from_output, low, high, on_x0, on_xt, sigma};
     const Stream stream = stream_at(seed, draw, counter);
-    for_groups<float>(n, [=](i64 i) {
-        Group<float> x = load(xt, i, n), z = {};
-        const Group<float> out = load(output, i, n);
-        if (sigma != 0.0f) z = normals(stream, i);
+    for_groups<float>(n, aligned(y, xt, output), [=](auto access, u32 group) {
+        Group<float> x = access.load(xt, group), z = {};
+        const Group<float> out = access.load(output, group);
+        if (sigma != 0.0f) z = normals(stream, group);
         UNROLL
         for (int j = 0; j < 4; ++j) x.v[j] = denoised(c, x.v[j], out.v[j], z.v[j]);
-        store(y, i, n, x);
+        access.store(y, group, x);
     });
 }
 
@@ -247,36 +274,30 @@ KERNEL(squared_error)(double* sums, float* gradient, const float* output, const 
                       float scale, u64 seed, u64 draw, const u64* counter) {
     const i64 n = rows * columns;
     const Stream stream = stream_at(seed, draw, counter);
-    sum_of_chunks(sums, n, [=](i64 i) {
-        Group<float> e = load(output, i, n), target = {}, z = {}, v = {};
+    sum_of_chunks(sums, n, aligned(gradient, output, data), [=](auto access, u32 group) {
+        Group<float> e = access.load(output, group), target = {}, z = {}, u = {{1, 1, 1, 1}}, v = {};
+        const Place at = on_data || on_noise ? place(group * 4ull, (u32)columns) : Place{0, 0};
+        if (data) target = access.load(data, group);
+        if (on_data) u = of_rows(on_data, at, rows, columns);
         if (on_noise) {
-            z = normals(stream, i);
-            v = of_rows(on_noise, i, rows, columns);
-        }
-        if (data) {
-            target = load(data, i, n);
-            const Group<float> u = of_rows(on_data, i, rows, columns);
-            UNROLL
-            for (int j = 0; j < 4; ++j)
-                target.v[j] = on_noise ? noised(target.v[j], u.v[j], v.v[j], z.v[j])
-                                       : u.v[j] * target.v[j];
-        } else {
-            UNROLL
-            for (int j = 0; j < 4; ++j) target.v[j] = v.v[j] * z.v[j];
+            z = normals(stream, group);
+            v = of_rows(on_noise, at, rows, columns);
         }
         Group<float> d;
         UNROLL
         for (int j = 0; j < 4; ++j) {
-            e.v[j] = i + j < n ? e.v[j] - target.v[j] : 0.0f;
+            target.v[j] = noised(target.v[j], u.v[j], v.v[j], z.v[j]);
+            e.v[j] = group * 4ll + j < n ? e.v[j] - target.v[j] : 0.0f;
             d.v[j] = scale * e.v[j];
         }
-        store(gradient, i, n, d);
+        access.store(gradient, group, d);
         return e;
     });
 }
 
 KERNEL(sum_squares)(double* sums, const float* x, i64 n) {
-    sum_of_chunks(sums, n, [=](i64 i) { return load(x, i, n); });
+    sum_of_chunks(sums, n, aligned(x),
+                  [=](auto access, u32 group) { return access.load(x, group); });
 }
 
 KERNEL(sum_chunks)(double* total, const double* sums, i64 n, double scale) {
@@ -292,17 +313,47 @@ KERNEL(sum_chunks)(double* total, const double* sums, i64 n, double scale) {
 }
 
 // -- activations ---------------------------------------------------------------------------------
+template <float (*activation)(float)>
+SHARED void forward(float* y, const float* x, const float* bias, i64 bias_row, i64 rows, i64 columns) {
+    const bool together = aligned(y, x, bias_row ? bias : nullptr);
+    for_groups_of_matrix(rows, columns, together, [=](auto access, u32 group, Place at) {
+        Group<float> u = access.load(x, group);
+        const Group<float> b = biases(access, bias, bias_row, group, at, columns);
+        UNROLL
+        for (int j = 0; j < 4; ++j) u.v[j] = activation(u.v[j] + b.v[j]);
+        access.store(y, group, u);
+    });
+}
+
+template <float (*slope)(float)>
+SHARED void backward_of_input(float* d, const float* g, const float* x, const float* bias,
+                              i64 bias_row, i64 rows, i64 columns) {
+    const bool together = aligned(d, g, x, bias_row ? bias : nullptr);
+    for_groups_of_matrix(rows, columns, together, [=](auto access, u32 group, Place at) {
+        Group<float> u = access.load(x, group);
+        const Group<float> of_y = access.load(g, group);
+        const Group<float> b = biases(access, bias, bias_row, group, at, columns);
+        UNROLL
+        for (int j = 0; j < 4; ++j) u.v[j] = of_y.v[j] * slope(u.v[j] + b.v[j]);
+        access.store(d, group, u);
+    });
+}
+
+template <float (*slope)(float)>
+SHARED void backward_of_output(float* d, const float* g, const float* y, i64 n) {
+    for_groups<float>(n, aligned(d, g, y), [=](auto access, u32 group) {
+        Group<float> u = access.load(y, group);
+        const Group<float> of_y = access.load(g, group);
+        UNROLL
+        for (int j = 0; j < 4; ++j) u.v[j] = of_y.v[j] * slope(u.v[j]);
+        access.store(d, group, u);
+    });
+}
+
 #define FORWARD(name, activation)                                                                 \
     KERNEL(name)(float* y, const float* x, const float* bias, i64 bias_row, i64 rows,             \
                  i64 columns) {                                                                   \
-        const i64 n = rows * columns;                                                             \
-        for_groups<float>(n, [=](i64 i) {                                                         \
-            Group<float> u = load(x, i, n);                                                       \
-            const Group<float> b = biases(bias, bias_row, i, n, columns);                         \
-            UNROLL                                                                                \
-            for (int j = 0; j < 4; ++j) u.v[j] = activation(u.v[j] + b.v[j]);                     \
-            store(y, i, n, u);                                                                    \
-        });                                                                                       \
+        forward<activation>(y, x, bias, bias_row, rows, columns);                                 \
     }
 FORWARD(bias_tanh, hyperbolic_tangent)
 FORWARD(bias_sigmoid, logistic)
@@ -313,13 +364,7 @@ FORWARD(bias_gelu, gelu)
 
 #define BACKWARD_OF_OUTPUT(name, slope)                                                           \
     KERNEL(name)(float* d, const float* g, const float* y, i64 n) {                               \
-        for_groups<float>(n, [=](i64 i) {                                                         \
-            Group<float> u = load(y, i, n);                                                       \
-            const Group<float> of_y = load(g, i, n);                                              \
-            UNROLL                                                                                \
-            for (int j = 0; j < 4; ++j) u.v[j] = of_y.v[j] * slope(u.v[j]);                       \
-            store(d, i, n, u);                                                                    \
-        });                                                                                       \
+        backward_of_output<slope>(d, g, y, n);                                                    \
     }
 BACKWARD_OF_OUTPUT(tanh_backward, tanh_slope)
 BACKWARD_OF_OUTPUT(sigmoid_backward, sigmoid_slope)
@@ -328,14 +373,7 @@ BACKWARD_OF_OUTPUT(relu_backward, relu_slope)
 #define BACKWARD_OF_INPUT(name, slope)                                                            \
     KERNEL(name)(float* d, const float* g, const float* x, const float* bias, i64 bias_row,       \
                  i64 rows, i64 columns) {                                                         \
-        const i64 n = rows * columns;                                                             \
-        for_groups<float>(n, [=](i64 i) {                                                         \
-            Group<float> u = load(x, i, n);                                                       \
-            const Group<float> of_y = load(g, i, n), b = biases(bias, bias_row, i, n, columns);   \
-            UNROLL                                                                                \
-            for (int j = 0; j < 4; ++j) u.v[j] = of_y.v[j] * slope(u.v[j] + b.v[j]);              \
-            store(d, i, n, u);                                                                    \
-        });                                                                                       \
+        backward_of_input<slope>(d, g, x, bias, bias_row, rows, columns);                         \
     }
 BACKWARD_OF_INPUT(bias_leaky_relu_backward, leaky_relu_slope)
 BACKWARD_OF_INPUT(bias_silu_backward, silu_slope)
@@ -343,12 +381,12 @@ BACKWARD_OF_INPUT(bias_gelu_backward, gelu_slope)
 
 // -- likelihoods ---------------------------------------------------------------------------------
 KERNEL(bce_with_logits)(float* loss, const float* l, const float* t, i64 n) {
-    for_groups<float>(n, [=](i64 i) {
-        Group<float> x = load(l, i, n);
-        const Group<float> target = load(t, i, n);
+    for_groups<float>(n, aligned(loss, l, t), [=](auto access, u32 group) {
+        Group<float> x = access.load(l, group);
+        const Group<float> target = access.load(t, group);
         UNROLL
         for (int j = 0; j < 4; ++j) x.v[j] = cross_entropy(x.v[j], target.v[j]);
-        store(loss, i, n, x);
+        access.store(loss, group, x);
     });
 }
 
@@ -359,81 +397,76 @@ SHARED Group<float> logit_gradient(Group<float> g, Group<float> l, Group<float> 
 }
 
 KERNEL(bce_with_logits_backward)(float* d, const float* g, const float* l, const float* t, i64 n) {
-    for_groups<float>(n, [=](i64 i) {
-        store(d, i, n, logit_gradient(load(g, i, n), load(l, i, n), load(t, i, n)));
+    for_groups<float>(n, aligned(d, g, l, t), [=](auto access, u32 group) {
+        access.store(d, group, logit_gradient(access.load(g, group), access.load(l, group),
+                                              access.load(t, group)));
     });
 }
 
 KERNEL(bce_with_logits_backward_by_row)(float* d, const float* g, i64 g_row, const float* l,
                                         const float* t, i64 rows, i64 columns) {
+    const auto body = [=](auto access, u32 group, Place at) {
+        if (!g_row) at = Place{0, 0};  // one number for all
+        const Group<float> of_row = of_rows(g, at, g_row ? rows : 1, columns);
+        access.store(d, group, logit_gradient(of_row, access.load(l, group), access.load(t, group)));
+    };
+    for_groups_of_matrix(rows, columns, aligned(d, l, t), body);
+}
+
+// body(first, z) for every element of the draw of z: `first` is where its mean is in h, whose rows
+// are twice as long.
+template <class Body>
+SHARED void for_latents(i64 rows, i64 columns, Stream stream, Body body) {
     const i64 n = rows * columns;
-    for_groups<float>(n, [=](i64 i) {
-        const Group<float> of_row = g_row ? of_rows(g, i, rows, columns)
-                                          : of_rows(nullptr, i, rows, columns, *g);
-        store(d, i, n, logit_gradient(of_row, load(l, i, n), load(t, i, n)));
+    for_groups_of_matrix(rows, columns, false, [=](auto, u32 group, Place at) {
+        const Group<float> z = normals(stream, group);
+        UNROLL
+        for (int j = 0; j < 4; ++j) {
+            const i64 i = group * 4ll + j;
+            if (i < n) body(i + at.row * columns, z.v[j]);
+            move(at, Place{0, 1}, (u32)columns);
+        }
     });
 }
 
 KERNEL(reparameterise)(float* out, const float* h, i64 rows, i64 columns, u64 seed, u64 draw,
                        const u64* counter) {
-    const i64 n = rows * columns;
-    const Stream stream = stream_at(seed, draw, counter);
-    for_groups<float>(n, [=](i64 i) {
-        const Group<float> z = normals(stream, i);
-        Place at = place(i, columns);
-        UNROLL
-        for (int j = 0; j < 4; ++j) {
-            if (i + j < n) {
-                const i64 first = i + j + at.row * columns;  // rows of h are twice as long
-                const Latent latent{h[first], h[first + columns]};
-                out[first] = sampled(latent, z.v[j]);
-                out[first + columns] = divergence(latent);
-            }
-            if (++at.column == columns) at.column = 0, ++at.row;
-        }
+    for_latents(rows, columns, stream_at(seed, draw, counter), [=](i64 first, float z) {
+        const Latent latent{h[first], h[first + columns]};
+        out[first] = sampled(latent, z);
+        out[first + columns] = divergence(latent);
     });
 }
 
 KERNEL(reparameterise_backward)(float* d, const float* g, const float* h, i64 rows, i64 columns,
                                 u64 seed, u64 draw, const u64* counter) {
-    const i64 n = rows * columns;
-    const Stream stream = stream_at(seed, draw, counter);
-    for_groups<float>(n, [=](i64 i) {
-        const Group<float> z = normals(stream, i);
-        Place at = place(i, columns);
-        UNROLL
-        for (int j = 0; j < 4; ++j) {
-            if (i + j < n) {
-                const i64 first = i + j + at.row * columns;
-                const Latent latent{h[first], h[first + columns]};
-                const Latent of = latent_gradient(latent, g[first], g[first + columns], z.v[j]);
-                d[first] = of.mean;
-                d[first + columns] = of.log_var;
-            }
-            if (++at.column == columns) at.column = 0, ++at.row;
-        }
+    for_latents(rows, columns, stream_at(seed, draw, counter), [=](i64 first, float z) {
+        const Latent latent{h[first], h[first + columns]};
+        const Latent of = latent_gradient(latent, g[first], g[first + columns], z);
+        d[first] = of.mean;
+        d[first + columns] = of.log_var;
     });
 }
 
 // -- Adam ----------------------------------------------------------------------------------------
 KERNEL(adam)(float* p, const float* g, float* mean, float* square, float* average, i64 n,
-             float beta1, float rest1, float beta2, float rest2,
-             float step_size, float root, float eps, float keep, float follow) {
+             float beta1, float rest1, float beta2, float rest2, float step_size, float root,
+             float eps, float keep, float follow) {
     const AdamStep c{beta1, rest1, beta2, rest2, step_size, root, eps, keep, follow};
-    for_groups<float>(n, [=](i64 i) {
-        Group<float> x = load(p, i, n), first = load(mean, i, n), second = load(square, i, n);
-        const Group<float> gradient = load(g, i, n);
+    const bool together = aligned(p, g, mean, square, average);
+    for_groups<float>(n, together, [=](auto access, u32 group) {
+        Group<float> x = access.load(p, group), first = access.load(mean, group);
+        Group<float> second = access.load(square, group), slow = {};
+        const Group<float> gradient = access.load(g, group);
+        if (average) slow = access.load(average, group);
         UNROLL
-        for (int j = 0; j < 4; ++j)
+        for (int j = 0; j < 4; ++j) {
             adam_update(c, x.v[j], gradient.v[j], first.v[j], second.v[j]);
-        store(p, i, n, x);
-        store(mean, i, n, first);
-        store(square, i, n, second);
-        if (average) {
-            Group<float> slow = load(average, i, n);
-            UNROLL
-            for (int j = 0; j < 4; ++j) slow.v[j] = averaged(c, slow.v[j], x.v[j]);
-            store(average, i, n, slow);
+            slow.v[j] = averaged(c, slow.v[j], x.v[j]);
         }
+        access.store(p, group, x);
+        access.store(mean, group, first);
+        access.store(square, group, second);
+        if (average) access.store(average, group, slow);
     });
 }

@@ -24,7 +24,7 @@ SHARED Words philox(Stream stream, u64 block) {
     u32 k0 = (u32)stream.seed, k1 = (u32)(stream.seed >> 32);
     UNROLL
     for (int round = 0; round < 10; ++round) {
-        const u64 p0 = (u64)0xD2511F53u * c0, p2 = (u64)0xCD9E8D57u * c2;
+        const u64 p0 = product(0xD2511F53u, c0), p2 = product(0xCD9E8D57u, c2);
         c0 = (u32)(p2 >> 32) ^ c1 ^ k0;
         c1 = (u32)p2;
         c2 = (u32)(p0 >> 32) ^ c3 ^ k1;
@@ -42,6 +42,13 @@ SHARED double unit(u32 high, u32 low) {
     return ((double)(i32)(high >> 5) * 0x1p26 + (double)(i32)(low >> 6)) * 0x1p-53;
 }
 
+// low + width u, below the end of the interval even where the sum rounds up.
+template <class T>
+SHARED T placed(T u, T low, T width, T last) {
+    const T x = u * width + low;
+    return x < last ? x : last;
+}
+
 // Two standard normals by Box & Muller (1958): a radius, and an angle in turns.
 template <class T>
 struct Pair {
@@ -49,31 +56,31 @@ struct Pair {
 };
 
 // The nearest quarter turn comes off the angle while it is a whole number, and exactly; pi enters
-// after that. So each result is accurate relative to itself, even where it is nearly 0.
+// after that. So each result is accurate relative to itself, even where it is nearly 0. An angle of
+// `turn` 2^-32 turns, rounded to quarters, has the number of its quarter in the top two bits of
+// turn + 2^29, and the signed rest in the bits below the top two of `turn` itself.
 template <class T>
-SHARED Pair<T> turned(i32 quarter, T sine, T cosine) {
-    const bool odd = quarter & 1;
+SHARED Pair<T> turned(u32 turn, T sine, T cosine) {
+    const u32 quarter = turn + (1u << 29);
+    const bool odd = quarter & (1u << 30);
     const T s = odd ? cosine : sine, c = odd ? sine : cosine;
-    return Pair<T>{(quarter + 1) & 2 ? -c : c, quarter & 2 ? -s : s};
+    return Pair<T>{signed_by(c, quarter + (1u << 30)), signed_by(s, quarter)};
 }
 
 SHARED Pair<float> box_muller(u32 word0, u32 word1) {
     const float u = (float)(i32)((word0 >> 8) + 1) * 0x1p-24f;  // in (0, 1]
-    const float radius = square_root(-2.0f * logarithm(u));
-    const i32 turn = (i32)(word1 >> 8);
-    const i32 quarter = (turn + (1 << 21)) >> 22;
-    const float angle = (float)(turn - (quarter << 22)) * 3.74507035e-07f;  // 2 pi 2^-24
-    const Pair<float> p = turned(quarter, sine(angle), cosine(angle));
+    const float radius = root(2.0f * magnitude(logarithm(u)));
+    const float angle = (float)((i32)(word1 << 2) >> 10) * 3.74507035e-07f;  // 2 pi 2^-24
+    const Pair<float> p = turned(word1, sine(angle), cosine(angle));
     return Pair<float>{radius * p.cosine, radius * p.sine};
 }
 
 SHARED Pair<double> box_muller(Words w) {
     const double u = unit(w.w0, w.w1) + 0x1p-53;
     const double radius = square_root(-2.0 * logarithm(u));
-    const i64 turn = ((i64)(w.w2 >> 5) << 26) | (i64)(w.w3 >> 6);
-    const i64 quarter = (turn + (1LL << 50)) >> 51;
-    const double angle = (double)(turn - (quarter << 51)) * 6.9757369960172635e-16;  // 2 pi 2^-53
-    const Pair<double> p = turned((i32)quarter, sine(angle), cosine(angle));
+    const u64 turn = (u64)(w.w2 >> 5) << 26 | w.w3 >> 6;  // 53 bits
+    const double angle = (double)((i64)(turn << 13) >> 13) * 6.9757369960172635e-16;  // 2 pi 2^-53
+    const Pair<double> p = turned(w.w2, sine(angle), cosine(angle));
     return Pair<double>{radius * p.cosine, radius * p.sine};
 }
 
