@@ -13,7 +13,7 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from test_cuda_compile import Nvcc, Nvrtc, declared_entry_points, entry_points
-from test_cuda_kernels import SHAPES, check_sameness, check_values, run_sanitized
+from test_cuda_kernels import SHAPES, check_bits, check_sameness, check_values, run_sanitized
 
 from tinygen.kernels import cuda
 
@@ -33,7 +33,8 @@ class Mutant(NamedTuple):
 
     def source(self) -> str:
         """The source with the mistake, and with no other change."""
-        assert self.right in cuda.source(), f"to be written anew: there is no {self.right!r}"
+        if self.right not in cuda.source():
+            pytest.fail(f"to be written anew: there is no {self.right!r}")
         return cuda.source().replace(self.right, self.wrong)
 
     def build(self) -> cuda_on_cpu.Kernels:
@@ -53,23 +54,23 @@ PLACEMENT = {
         "if (blockIdx.x != 0) return;", "if (threadIdx.x > 40) return;", "sum_chunks", "not every thread"
     ),
     "blocks that overlap": Mutant(
-        "group += threads)", "group += blockDim.x)", "adam", "differs"
+        "group += gridDim.x * blockDim.x)", "group += blockDim.x)", "adam", "differs"
     ),
     "a stride for two blocks": Mutant(
         "chunk += gridDim.x)", "chunk += 2)", "sum_squares", "differs"
     ),
     "a wide access one element too far": Mutant(
-        "Group<T>::size <= n &&", "Group<T>::size <= n + 1 &&", "bias_relu", "out of bounds"
+        "(u32)(n / Group<T>::size) : 0", "groups : 0", "bias_relu", "out of bounds"
     ),
     "a tail that is written in full": Mutant(
-        "if (i + j < n) p[i + j] = group.v[j];", "p[i + j] = group.v[j];", "bias_relu", "out of bounds"
+        "if (i + j < n) p[i + j] = x.v[j];", "p[i + j] = x.v[j];", "bias_relu", "out of bounds"
     ),
 }  # fmt: skip
 
 # What the oracles bring to light.
 VALUES = {
     "a tail that is left out": Mutant(
-        "group * Group<T>::size < n;", "(group + 1) * Group<T>::size <= n;", "fill_bits", "out"
+        "group < groups;", "group < n / Group<T>::size;", "fill_bits", "out"
     ),
     "a word of Philox from the wrong product": Mutant(
         "c1 = (u32)p2;", "c1 = (u32)p0;", "fill_bits", "out"
@@ -79,8 +80,8 @@ VALUES = {
         "{{w.w0, w.w1, w.w2, w.w3}}", "{{w.w0, w.w2, w.w1, w.w3}}", "fill_bits", "out"
     ),
     "words taken twice": Mutant(
-        "philox(stream, (u64)i / 4);\n    const Pair",
-        "philox(stream, (u64)i / 8);\n    const Pair", "noise_step", "xt",
+        "philox(stream, group);\n    const Pair",
+        "philox(stream, group / 2);\n    const Pair", "noise_step", "xt",
     ),
     "a counter that is forgotten": Mutant(
         "counter ? draw + *counter : draw", "draw", "noise_step", "xt"
@@ -89,25 +90,38 @@ VALUES = {
         "0.333333313f", "0.333353313f", "fill_normal_f32", "out"
     ),
     "a quadrant of the cosine": Mutant(
-        "(quarter + 1) & 2", "quarter & 2", "fill_normal_f64", "out"
+        "quarter + (1u << 30)", "quarter", "fill_normal_f64", "out"
     ),
     "a row that begins too late": Mutant(
-        "if (++at.column == columns) at.column = 0, ++at.row;",
-        "if (++at.column > columns) at.column = 0, ++at.row;", "noise_step", "xt",
+        "if (at.column >= columns)", "if (at.column > columns)", "noise_step", "xt"
     ),
     "clipping from one side": Mutant(
         "x0 = bounded(x0, c.low, c.high);", "x0 = bounded(x0, c.low, x0);", "denoise_step", "y"
     ),
 }  # fmt: skip
 
+# What the C++ build brings to light, though it is small.
+BITS = {
+    "a last digit of a coefficient": Mutant(
+        "0.333333313f", "0.333333343f", "fill_normal_f32", "out"
+    ),
+    "a product that is rounded": Mutant(
+        "fused(e.v[j], e.v[j], part.v[j])", "e.v[j] * e.v[j] + part.v[j]", "sum_squares", "sums"
+    ),
+    "a zero of the other sign": Mutant(
+        "return u <= 0.0f ? 0.0f : u;", "return u <= 0.0f ? -0.0f : u;", "bias_relu", "signs of zeros"
+    ),
+}  # fmt: skip
+
 # What the sanitizers bring to light.
 SANITIZED = {
     "a tail that is read in full": Mutant(
-        "if (i + j < n) group.v[j] = p[i + j];", "group.v[j] = p[i + j];",
+        "if (i + j < n) x.v[j] = p[i + j];", "x.v[j] = p[i + j];",
         "bias_relu", "heap-buffer-overflow",
     ),
     "wide accesses that are not aligned": Mutant(
-        " && ((u64)p & 15) == 0", "", "bias_relu", "misaligned address"
+        "is_aligned ? (u32)(n / Group<T>::size) : 0", "(u32)(n / Group<T>::size)",
+        "bias_relu", "misaligned address",
     ),
 }  # fmt: skip
 
@@ -117,7 +131,7 @@ WRONG_ARGUMENTS = Mutant("i64 n, double scale", "i64 n, float scale", "sum_chunk
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
     """Mutants are compiled two at a time: each test then finds its own in the cache."""
-    mutants = [*PLACEMENT.values(), *VALUES.values()]
+    mutants = [*PLACEMENT.values(), *VALUES.values(), *BITS.values()]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(Mutant.build, (m for m in mutants if m.right in cuda.source())))
 
@@ -137,6 +151,11 @@ def test_wrong_placement_is_seen(name):
 @pytest.mark.parametrize("name", VALUES)
 def test_wrong_values_are_seen(name):
     check_is_failed(VALUES[name], check_values)
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_other_bits_are_seen(name):
+    check_is_failed(BITS[name], check_bits)
 
 
 @pytest.mark.parametrize("name", SANITIZED)

@@ -55,6 +55,14 @@ KERNEL(uninitialised)(float* x) {
 
 KERNEL(pairs)(float* x) { *reinterpret_cast<float4*>(x) = make_float4(1, 2, 3, 4); }
 
+KERNEL(last_thread)(i32* x) { *x = (i32)(1000 * blockIdx.x + threadIdx.x); }
+
+KERNEL(assembly)(const u32* x, u64* y) {
+    u64 p;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(p) : "r"(x[0]), "r"(x[1]));
+    y[0] = p;
+}
+
 KERNEL(high_word)(u32* x) { x[0] = __umulhi(x[0], x[1]); }
 """
 
@@ -108,10 +116,33 @@ def test_shared_memory_starts_every_block_without_a_value(kernels):
     assert np.isnan(x).all()
 
 
+def test_subnormal_numbers_are_flushed_if_asked():
+    args = scale_args()
+    args[0][:] = 1e-39
+    for options, zero in ([], False), (["-ftz=true"], True):
+        kernels = cuda_on_cpu.build(SOURCE, ["-DBARRIER=", *options])
+        kernels.launch("scale", 1, 8, args)
+        assert (args[1] == 0).all() == zero
+    assert np.float32(1e-39) * np.float32(1) != 0  # and only there
+
+
+@pytest.mark.parametrize(("order", "last"), [("forward", 2009), ("backward", 0)])
+def test_blocks_and_threads_run_in_the_order_asked_for(kernels, order, last):
+    x = np.zeros(1, np.int32)
+    kernels.launch("last_thread", 3, 10, [x], order)
+    assert x[0] == last
+
+
 def test_high_word_of_a_product(kernels):
     x = np.array([0xFFFFFFFF, 0xFFFFFFFE], np.uint32)
     kernels.launch("high_word", 1, 1, [x])
     assert x[0] == 0xFFFFFFFF * 0xFFFFFFFE >> 32
+
+
+def test_an_instruction_of_inline_assembly(kernels):
+    x, y = np.array([0xFFFFFFFF, 0xFFFFFFFE], np.uint32), np.zeros(1, np.uint64)
+    kernels.launch("assembly", 1, 1, [x, y])
+    assert y[0] == 0xFFFFFFFF * 0xFFFFFFFE
 
 
 def test_prototypes_are_read_from_the_source(kernels):

@@ -45,6 +45,8 @@ _FLAGS = ["-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-strict-aliasin
 _FLAGS += ["-ffp-contract=off", "-Wno-unknown-pragmas"]
 _SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
+_VISIBLE = '__attribute__((visibility("default")))'
+
 _SCALARS = {
     "float": (np.float32, ctypes.c_float),
     "double": (np.float64, ctypes.c_double),
@@ -87,12 +89,22 @@ def _argument(text: str) -> tuple[str, str]:
     return kind, name
 
 
+# asm("mul.wide.u32 %0, %1, %2;" : "=l"(p) : "r"(a), "r"(b));
+_ASSEMBLY = re.compile(r'\basm\s*\(\s*"([\w.]+) [%\d, ]+;"\s*:\s*"=\w"\((\w+)\)\s*:([^;]*)\);')
+
+
+def _function_of_assembly(found: re.Match[str]) -> str:
+    """``p = ptx::mul_wide_u32(a, b);`` of an instruction of PTX; cuda.h has the function."""
+    operands = re.findall(r'"\w"\(([^()]+)\)', found[3])
+    return f"{found[2]} = ptx::{found[1].replace('.', '_')}({', '.join(operands)});"
+
+
 def _entry_point(name: str, prototype: Prototype) -> str:
     """The C function that ctypes calls: it runs a grid of the kernel."""
     declared = "".join(f", {kind} {argument}" for kind, argument in prototype.arguments)
     passed = ", ".join(argument for _, argument in prototype.arguments)
     return (
-        'extern "C" __attribute__((visibility("default")))\n'
+        f'extern "C" {_VISIBLE}\n'
         f"const char* run_{name}(unsigned blocks_, unsigned threads_, int backward_{declared}) {{\n"
         f"    return cuda_on_cpu::run(blocks_, threads_, backward_, [&] {{ {name}({passed}); }});\n"
         "}\n"
@@ -203,12 +215,13 @@ def _compile(source: str, flags: list[str], only: Sequence[str], output: Path) -
     prototypes = {name: prototypes[name] for name in only or prototypes}
     # What is static is compiled only if it is called: so kernels that are not wanted cost nothing.
     text = re.sub(r'extern\s+"C"\s+__global__', "static inline", text)
+    text = _ASSEMBLY.sub(_function_of_assembly, text)
     spoil = r"\g<0> cuda_on_cpu::spoil(&\1, sizeof \1);"
     text = re.sub(r"__shared__\s[^;]*?(\w+)\s*(?:\[[^;]*\])?\s*;", spoil, text)
     parts = [_HEADER, text, '#line 1 "entry points"']
     parts += [_entry_point(name, prototype) for name, prototype in prototypes.items()]
-    visible = 'extern "C" __attribute__((visibility("default")))'
-    parts.append(f"{visible} const char* prototypes = {json.dumps(json.dumps(prototypes))};")
+    listed = json.dumps(json.dumps(prototypes))
+    parts.append(f'extern "C" {{ {_VISIBLE} const char* prototypes = {listed}; }}')
     _gpp([*flags, "-o", str(output)], "\n".join(parts))
 
 

@@ -77,6 +77,12 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 }
 template <class T>
 static inline T __ldg(const T* address) { return *address; }
+namespace ptx {  // instructions of inline assembly
+static inline unsigned long long mul_wide_u32(unsigned a, unsigned b) { return uint64_t{a} * b; }
+// The nearest number; a GPU's estimate may be a few units off.
+static inline float rsqrt_approx_ftz_f32(float x) { return 1.0 / sqrt(static_cast<double>(x)); }
+}  // namespace ptx
+
 using std::max;
 using std::min;
 
