@@ -6,6 +6,7 @@ arrays aligned and not: the results must be the same bytes, and nothing else may
 
 from __future__ import annotations
 
+import functools
 import itertools
 import subprocess
 import sys
@@ -472,9 +473,12 @@ def on_cpu(
     return launch
 
 
+load_native = functools.cache(native.load)
+
+
 def on_native(kernel: str) -> Callable[[list[Any]], None]:
     """A launcher for ``run``: the C++ build."""
-    launch, _ = native.load()
+    launch, _ = load_native()
     return lambda arguments: launch(kernel, *arguments)
 
 
