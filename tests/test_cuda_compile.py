@@ -27,6 +27,8 @@ from cuda_on_cpu import cached
 from tinygen.kernels import cuda
 from tinygen.kernels.signatures import signatures
 
+pytestmark = pytest.mark.cpu_only("nothing runs here")
+
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"]
 TABLE = Path(__file__).parent / "cuda_registers.txt"
 MOST_REGISTERS = 64  # with any compiler: then a multiprocessor holds 1024 threads

@@ -22,7 +22,10 @@ from tinygen.kernels import cuda, native
 from tinygen.kernels.signatures import signatures
 from tinygen.random import Generator, philox4x32
 
-pytestmark = pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++")
+pytestmark = [
+    pytest.mark.cpu_only("what runs is the CUDA source on the CPU"),
+    pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++"),
+]
 
 SHAPES = [
     (0, 5),

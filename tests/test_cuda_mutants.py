@@ -19,6 +19,7 @@ from tinygen.kernels import cuda
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.cpu_only("what runs is the CUDA source on the CPU"),
     pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++"),
 ]
 

@@ -9,7 +9,10 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++")
+pytestmark = [
+    pytest.mark.cpu_only("what runs is the CUDA source on the CPU"),
+    pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++"),
+]
 
 SOURCE = r"""
 typedef int i32;
