@@ -2,13 +2,13 @@
 
     from on_device import np, tg
 
-On the CPU, the default, these two are NumPy and tinygen (and `special`, `stats` SciPy's). With `--device gpu` the same lines make
-their arrays on the GPU: arrays that `np` makes, Tensors that `tg` makes of lists and numbers, and
-layers. So a test written for one runs on both.
+On the CPU, the default, these two are NumPy and tinygen (and `special` and `stats` SciPy's). With
+`--device gpu` the same lines make their arrays on the GPU: arrays that `np` makes, Tensors that
+`tg` makes of lists and numbers, and layers. So a test written for one runs on both.
 
-There `np` computes with NumPy as before, for an oracle should be independent; it copies to the CPU
-and back in so many words. `tinygen` itself has the real NumPy, and none of these ways. The GPU is
-the machine's where it has one, else the stand-in of strict_cupy.py.
+There `np` computes with NumPy as before, for an oracle should be independent: it copies to the CPU
+and back in so many words, and leaves NumPy arrays alone. `tinygen` itself has the real NumPy, and
+none of these ways. The GPU is the machine's where it has one, else the stand-in of strict_cupy.py.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def on_gpu(value: Any) -> Any:
     return type(value)(map(on_gpu, value)) if type(value) in (list, tuple) else value
 
 
+@functools.cache
 def on_device(cls: Any) -> Any:
     """A class of modules, whose instances are made on the device under test."""
     if DEVICE == "cpu":
@@ -106,8 +107,16 @@ class approx:
         return repr(self._plain)
 
 
+def _holds_cpu_array(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_cpu_array, value))
+    values = list(value.values()) if isinstance(value, dict) else []
+    return isinstance(value, numpy.ndarray) or _holds_cpu_array(values)
+
+
 class _Numpy(ModuleType):
-    """A module of NumPy's or SciPy's, a random generator, or a distribution of SciPy's, whose functions give arrays on the GPU."""
+    """What NumPy and SciPy have functions in (a module, a random generator, a distribution): they
+    give arrays on the GPU."""
 
     def __init__(self, name: str, library: Any) -> None:
         super().__init__(name)
@@ -127,7 +136,9 @@ class _Numpy(ModuleType):
 def _computed(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def computed(*args: Any, **kwargs: Any) -> Any:
-        result = on_gpu(function(*on_cpu(args), **on_cpu(kwargs)))
+        result = function(*on_cpu(args), **on_cpu(kwargs))
+        if not _holds_cpu_array([args, kwargs]):
+            result = on_gpu(result)
         with_methods = type(result).__module__.startswith(("numpy.random", "scipy.stats"))
         return _Numpy("object", result) if with_methods else result
 

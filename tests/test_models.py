@@ -5,13 +5,11 @@ import pickle
 import re
 from math import log, pi, sqrt
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import special, stats
+from on_device import DEVICE, approx, np, on_cpu, on_device, placed, special, stats, tg
 
-import tinygen as tg
 from tinygen import data, kernels
 from tinygen.autodiff.backward import gradients
 from tinygen.backend import numpy_namespace
@@ -37,6 +35,10 @@ from tinygen.models.vae import VAE
 from tinygen.nn import MLP
 from tinygen.random import Generator
 
+MODELS = {name: on_device(model) for name, model in MODELS.items()}
+Autoencoder, DenoisingAutoencoder, VAE, GAN, DDPM, MLP = map(
+    on_device, (Autoencoder, DenoisingAutoencoder, VAE, GAN, DDPM, MLP)
+)
 SMALL = {
     "ae": {"hidden": (16,), "latent": 3},
     "dae": {"hidden": (16,), "latent": 3},
@@ -88,7 +90,7 @@ class Fixed:
         self.array = array
 
     def normal(self, shape, mean=0.0, std=1.0, dtype=np.float32, device="cpu"):
-        return mean + std * np.broadcast_to(self.array, shape).astype(dtype)
+        return placed(mean + std * np.broadcast_to(on_cpu(self.array), shape).astype(dtype))
 
 
 # Autoencoders -----------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def test_the_loss_of_an_autoencoder_is_the_squared_distance():
     expected = ((x - y).astype(float) ** 2).sum(axis=1).mean()
     terms = model.loss(x, Generator(0))
     assert list(terms) == ["loss"]
-    assert terms["loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert terms["loss"].item() == approx(expected, rel=1e-5)
 
 
 def test_a_linear_autoencoder_finds_the_principal_components():
@@ -124,7 +126,9 @@ def test_codes_are_drawn_from_the_normal_distribution_fitted_to_the_codes_of_the
     np.testing.assert_allclose(model.code_mean.data, z.mean(axis=0), rtol=1e-5, atol=1e-6)
     covariance = np.atleast_2d(np.cov(z.T, bias=True))
     np.testing.assert_allclose(factor @ factor.T, covariance, rtol=1e-4, atol=1e-6)
-    draws = Generator(3).normal((6, latent)) @ model.code_factor.data.T + model.code_mean.data
+    draws = (
+        placed(Generator(3).normal((6, latent))) @ model.code_factor.data.T + model.code_mean.data
+    )
     np.testing.assert_allclose(
         model.sample(6, rng=Generator(3)), model.decode(draws), rtol=1e-5, atol=1e-6
     )
@@ -159,7 +163,7 @@ def test_salt_and_pepper_are_the_extremes_in_equal_parts():
     low, high = x.min(), x.max()
     y = corrupt("salt-and-pepper", x, 0.4)
     changed = y != x
-    assert set(np.unique(y[changed])) == {low, high}
+    assert set(np.unique(y[changed]).tolist()) == {low.item(), high.item()}
     assert within((y == low).reshape(-1), 0.2 + 0.8 / x.size)
     assert within((y == high).reshape(-1), 0.2 + 0.8 / x.size)
 
@@ -190,7 +194,7 @@ def test_the_denoising_loss_is_against_the_clean_input(monkeypatch, bounded):
     monkeypatch.setattr(model, "decoder", lambda z: z)
     loss = model.loss(x, Generator(0))["loss"]
     np.testing.assert_array_equal(seen[0], clean + 1)
-    assert loss.item() == pytest.approx(4.0, rel=1e-6)  # ‖(x + 1) - x‖²: 0 against the corrupted
+    assert loss.item() == approx(4.0, rel=1e-6)  # ‖(x + 1) - x‖²: 0 against the corrupted
 
 
 @pytest.mark.parametrize("noise", [0.5, 1.5])
@@ -208,7 +212,7 @@ def test_the_best_denoiser_of_gaussian_data(noise):
     assert within(losses, noise**2 * best)
     model.fit(x, steps=500, batch=500, lr=0.02, warmup=1)
     gain = model.encoder.layers[0].weight.item() * model.decoder.layers[0].weight.item()
-    assert gain == pytest.approx(best, abs=0.03)
+    assert gain == approx(best, abs=0.03)
     assert abs(model.reconstruct(np.array([[x.mean()]])) - x.mean()) < 0.03
 
 
@@ -277,7 +281,7 @@ def test_hutchinson_over_a_basis_is_exact_and_over_normals_unbiased():
     x = normals(5, 4, seed=2)
     exact = jacobian_norm(f, x).data
     basis = np.linalg.qr(normals(3, 3))[0]
-    total = sum(hutchinson_jacobian_norm(f, x, Fixed(v)).data for v in basis)
+    total = sum(hutchinson_jacobian_norm(f, x, Fixed(v)).data for v in placed(basis))
     np.testing.assert_allclose(total, exact, rtol=1e-10)
     many = np.repeat(x, 4000, axis=0)
     draws = hutchinson_jacobian_norm(f, many, Generator(0)).data.reshape(5, -1)
@@ -290,13 +294,13 @@ def test_the_contractive_loss_is_the_error_plus_the_weighted_penalty(estimate):
     x = rows(6)
     terms = {name: t.item() for name, t in model.loss(x, Generator(0)).items()}
     plain = Autoencoder.loss(model, x, Generator(0))["loss"].item()
-    assert terms["reconstruction"] == pytest.approx(plain, rel=1e-6)
+    assert terms["reconstruction"] == approx(plain, rel=1e-6)
     if estimate == "exact":
         exact = np.mean(squared_jacobians(model.encoder, x))
     else:
         exact = hutchinson_jacobian_norm(model.encoder, x, Generator(0)).data.mean()
-    assert terms["contraction"] == pytest.approx(exact, rel=1e-5)
-    assert terms["loss"] == pytest.approx(plain + 0.7 * exact, rel=1e-5)
+    assert terms["contraction"] == approx(exact, rel=1e-5)
+    assert terms["loss"] == approx(plain + 0.7 * exact, rel=1e-5)
     assert next(iter(terms)) == "loss"
 
 
@@ -367,7 +371,7 @@ def test_the_gap_of_the_bound_is_the_divergence_to_the_true_posterior(w, b, std)
     wrong_mean, wrong_variance = 0.7, 2.5
     model = linear_vae(w, b, log(std))
     set_posterior(model, a, shift + wrong_mean, wrong_variance * variance)
-    x = marginal(w, b, std).rvs(random_state=1).reshape(-1)
+    x = np.reshape(marginal(w, b, std).rvs(random_state=1), -1)
     gap = 0.5 * (wrong_variance - 1 - log(wrong_variance) + wrong_mean**2 / variance).sum()
     scores = repeated_scores(model, x)
     assert within(scores, marginal(w, b, std).logpdf(x) - gap)
@@ -384,7 +388,7 @@ def test_each_term_of_the_bound(w, b, std):
     x = normals(50, len(b), seed=2).astype(np.float32)
     log_likelihood, kl = model.elbo(x, Generator(4))
     mean = x @ a + shift
-    z = mean + np.sqrt(variance) * Generator(4).normal(mean.shape)
+    z = mean + np.sqrt(variance) * placed(Generator(4).normal(mean.shape))
     expected = stats.norm(z @ w + b, std).logpdf(x).sum(axis=1)
     np.testing.assert_allclose(log_likelihood.data, expected, rtol=1e-4, atol=1e-4)
     expected_kl = 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(axis=1)
@@ -393,8 +397,8 @@ def test_each_term_of_the_bound(w, b, std):
 
 
 def test_the_kl_is_zero_only_at_the_prior():
-    model = linear_vae([[1.0]], [0.0], 0.0)
-    set_posterior(model, [[0.0]], [0.0], [1.0])
+    model = linear_vae(np.ones((1, 1)), np.zeros(1), 0.0)
+    set_posterior(model, np.zeros((1, 1)), np.zeros(1), np.ones(1))
     assert (model.elbo(np.ones((3, 1), np.float32), Generator(0))[1].data == 0).all()
 
 
@@ -405,7 +409,7 @@ def test_the_bernoulli_likelihood_is_that_of_scipy():
     layer = model.encoder.layers[0]
     x = np.random.default_rng(0).integers(0, 2, (40, 5)).astype(np.float32)
     mean, log_var = np.split(x @ layer.weight.data + layer.bias.data, 2, axis=1)
-    z = mean + np.exp(log_var / 2) * Generator(3).normal(mean.shape)
+    z = mean + np.exp(log_var / 2) * placed(Generator(3).normal(mean.shape))
     expected = stats.bernoulli(special.expit(z @ w + b)).logpmf(x).sum(axis=1)
     log_likelihood, kl = model.elbo(x, Generator(3))
     np.testing.assert_allclose(log_likelihood.data, expected, rtol=1e-4)
@@ -422,17 +426,17 @@ def test_beta_weighs_the_kl_alone(beta, likelihood):
     log_likelihood, kl = (t.data.mean() for t in model.elbo(x, Generator(1)))
     terms = {name: t.item() for name, t in model.loss(x, Generator(1)).items()}
     assert list(terms) == ["loss", "reconstruction", "kl"]
-    assert terms["loss"] == pytest.approx(beta * kl - log_likelihood, rel=1e-5)
-    assert terms["reconstruction"] == pytest.approx(-log_likelihood, rel=1e-5)
-    assert terms["kl"] == pytest.approx(kl, rel=1e-5) and kl > 0
+    assert terms["loss"] == approx(beta * kl - log_likelihood, rel=1e-5)
+    assert terms["reconstruction"] == approx(-log_likelihood, rel=1e-5)
+    assert terms["kl"] == approx(kl, rel=1e-5) and kl > 0
 
 
 def test_the_reparameterised_gradient_is_that_of_the_expected_bound():
     """In mean μ and log variance ρ of q: (w (x - b - w μ)/σ² - μ, ½ (1 - e^ρ (1 + w²/σ²)))."""
     w, b, std, x = 1.3, 0.2, 0.7, 0.9
     mu, variance, n = 0.5, 0.4, 40_000
-    model = linear_vae([[w]], [b], log(std))
-    set_posterior(model, [[0.0]], [mu], [variance])
+    model = linear_vae(np.array([[w]]), np.array([b]), log(std))
+    set_posterior(model, np.zeros((1, 1)), np.array([mu]), np.array([variance]))
     grads = []
     for seed in range(20):
         loss = model.loss(np.full((n // 20, 1), x, np.float32), Generator(seed))["loss"]
@@ -479,8 +483,8 @@ def test_a_linear_vae_finds_the_log_likelihood_of_its_data():
     scores = np.mean([model.score_samples(x, rng=Generator(s)).mean() for s in range(50)])
     scores += np.log(model.scale.data).sum()
     assert scores <= own.mean() + 0.02
-    assert scores == pytest.approx(own.mean(), abs=0.05)
-    assert own.mean() == pytest.approx(optimum.logpdf(normalised).mean(), abs=0.05)
+    assert scores == approx(own.mean(), abs=0.05)
+    assert own.mean() == approx(optimum.logpdf(normalised).mean(), abs=0.05)
 
 
 def test_what_a_vae_decodes_encodes_and_samples():
@@ -495,7 +499,9 @@ def test_what_a_vae_decodes_encodes_and_samples():
     np.testing.assert_allclose(model.decode(z), 3 + 2 * (z @ w + b), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(model.reconstruct(x), 3 + 2 * (z @ w + b), rtol=1e-4, atol=1e-5)
     rng = Generator(9)
-    z, noise = rng.normal((4, 2)), rng.normal((4, 3))  # a draw from p(x | z), not its mean
+    z, noise = placed(
+        (rng.normal((4, 2)), rng.normal((4, 3)))
+    )  # a draw from p(x | z), not its mean
     np.testing.assert_allclose(
         model.sample(4, rng=Generator(9)),
         3 + 2 * (z @ w + b + std * noise),
@@ -531,14 +537,14 @@ def test_the_best_discriminator_has_the_loss_log_4_minus_2_js(p, q):
     js = 0.5 * (special.rel_entr(n, middle) + special.rel_entr(m, middle)).sum()
     terms = model.discriminate(x, Generator(0))
     assert list(terms) == ["discriminator"]
-    assert terms["discriminator"].item() == pytest.approx(log(4) - 2 * js, rel=1e-6)
+    assert terms["discriminator"].item() == approx(log(4) - 2 * js, rel=1e-6)
     d = n / (n + m)  # and the losses of the generator there
     fake = model.discriminator(model.generator(np.zeros((p.sum(), 1))))
-    assert minimax(fake).item() == pytest.approx((m * np.log(1 - d)).sum(), rel=1e-6)
-    assert non_saturating(fake).item() == pytest.approx(-(m * np.log(d)).sum(), rel=1e-6)
+    assert minimax(fake).item() == approx((m * np.log(1 - d)).sum(), rel=1e-6)
+    assert non_saturating(fake).item() == approx(-(m * np.log(d)).sum(), rel=1e-6)
     terms = model.generate(x, Generator(0))
     assert list(terms) == ["generator"]
-    assert terms["generator"].item() == pytest.approx(-(m * np.log(d)).sum(), rel=1e-6)
+    assert terms["generator"].item() == approx(-(m * np.log(d)).sum(), rel=1e-6)
 
 
 def test_any_other_discriminator_has_a_larger_loss():
@@ -583,7 +589,7 @@ def test_both_losses_have_no_gradient_in_a_generator_that_is_not_told_apart(loss
     for g in gradients(terms, list(objective.parameters.values())):
         assert (g.data == 0).all()
     value = {"minimax": -log(2), "non-saturating": log(2)}[loss]
-    assert terms.item() == pytest.approx(value, rel=1e-6)
+    assert terms.item() == approx(value, rel=1e-6)
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -631,7 +637,7 @@ def test_the_discriminator_sees_normalised_data_and_so_do_samples_leave():
     model = small("gan", bounded=False)
     model.shift.data[...], model.scale.data[...] = 5.0, 2.0
     x = normals(6, 4).astype(np.float32)
-    z = Generator(2).normal((6, 3))
+    z = placed(Generator(2).normal((6, 3)))
     np.testing.assert_allclose(
         model.discriminator_logits(x), model.discriminator((x - 5) / 2).data[:, 0], rtol=1e-5
     )
@@ -649,10 +655,10 @@ def test_the_linear_schedule_is_that_of_the_paper():
     schedule = linear_schedule(1000)
     assert schedule.steps == 1000 and len(schedule.beta) == len(schedule.abar) == 1001
     assert schedule.beta[0] == 0 and schedule.abar[0] == schedule.alpha[0] == 1
-    assert schedule.beta[1] == pytest.approx(1e-4, rel=1e-12)
-    assert schedule.beta[1000] == pytest.approx(0.02, rel=1e-12)
+    assert schedule.beta[1] == approx(1e-4, rel=1e-12)
+    assert schedule.beta[1000] == approx(0.02, rel=1e-12)
     np.testing.assert_allclose(np.diff(schedule.beta[1:]), 0.0199 / 999, rtol=1e-9)
-    assert schedule.abar[1000] == pytest.approx(4.0358e-5, rel=1e-4)
+    assert schedule.abar[1000] == approx(4.0358e-5, rel=1e-4)
     assert all(a.dtype == np.float64 for a in (schedule.beta, schedule.alpha, schedule.abar))
 
 
@@ -669,7 +675,7 @@ def test_the_cosine_schedule_is_that_of_the_paper():
     assert len(schedule.abar) == steps + 1
     np.testing.assert_allclose(schedule.abar[:-1], (f / f[0])[:-1], rtol=1e-9)
     assert schedule.beta[-1] == 0.999  # capped
-    assert schedule.abar[-1] == pytest.approx(0.001 * schedule.abar[-2])
+    assert schedule.abar[-1] == approx(0.001 * schedule.abar[-2])
 
 
 @given(betas)
@@ -681,7 +687,7 @@ def test_abar_is_the_product_of_the_alphas(beta):
     for t, b in enumerate(beta, start=1):
         product *= 1 - b
         assert schedule.beta[t] == b and schedule.alpha[t] == 1 - b
-        assert schedule.abar[t] == pytest.approx(product, rel=1e-12)
+        assert schedule.abar[t] == approx(product, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -727,8 +733,8 @@ def test_single_steps_compose_to_the_closed_form(beta):
         mean, variance = sqrt(1 - b) * mean, (1 - b) * variance + b
         signal = add_noise(one, zero, schedule.abar[t]).item()
         noise = add_noise(zero, one, schedule.abar[t]).item()
-        assert signal == pytest.approx(mean, rel=1e-9)
-        assert noise**2 == pytest.approx(variance, rel=1e-9)
+        assert signal == approx(mean, rel=1e-9)
+        assert noise**2 == approx(variance, rel=1e-9)
 
 
 def test_a_chain_of_single_steps_has_the_law_of_the_closed_form():
@@ -761,12 +767,12 @@ def test_the_posterior_is_that_of_bayes_rule(beta):
         if t > 1:
             precision = (1 - b) / b + 1 / noise
             of_x0, of_xt = signal / noise / precision, sqrt(1 - b) / b / precision
-            assert schedule.posterior_mean(t) == pytest.approx((of_x0, of_xt), rel=1e-8)
-            assert schedule.variance("small", t) == pytest.approx(1 / precision, rel=1e-8)
+            assert schedule.posterior_mean(t) == approx((of_x0, of_xt), rel=1e-8)
+            assert schedule.variance("small", t) == approx(1 / precision, rel=1e-8)
         signal, noise = sqrt(1 - b) * signal, (1 - b) * noise + b
         assert schedule.variance("large", t) == b
         assert schedule.variance("small", t) <= b * (1 + 1e-12)
-    assert schedule.posterior_mean(1) == pytest.approx((1.0, 0.0), abs=1e-12)
+    assert schedule.posterior_mean(1) == approx((1.0, 0.0), abs=1e-12)
     assert schedule.variance("small", 1) == 0
 
 
@@ -779,9 +785,9 @@ def test_the_posterior_by_brute_force_on_a_grid():
     weight /= weight.sum()
     mean = (weight * grid).sum()
     a, b = schedule.posterior_mean(t)
-    assert a * x0 + b * xt == pytest.approx(mean, rel=1e-9)
+    assert a * x0 + b * xt == approx(mean, rel=1e-9)
     variance = (weight * (grid - mean) ** 2).sum()
-    assert schedule.variance("small", t) == pytest.approx(variance, rel=1e-9)
+    assert schedule.variance("small", t) == approx(variance, rel=1e-9)
 
 
 STANDARD = Generator(0).normal((1, 1), dtype=np.float64).item()  # the first draw
@@ -792,7 +798,8 @@ def diffusion(beta, network=None, **options):
     model = DDPM(1, **{"steps": 25, "width": 4, "blocks": 1, "bounded": False, **options})
     model.schedule = schedule = NoiseSchedule(beta)
     if network is not None:
-        model.network = lambda x, t: tg.Tensor(network(np.asarray(x), np.asarray(t), schedule))
+        model.held = tg.tensor(0.0)  # a model is where its arrays are
+        model.network = lambda x, t: tg.Tensor(placed(network(*on_cpu((x, t)), schedule)))
     return model
 
 
@@ -806,7 +813,7 @@ def test_the_reverse_step_written_with_the_noise(beta, x, noise):
         expected = (x - (1 - alpha) / sqrt(1 - abar) * noise) / sqrt(alpha)
         z = model.reverse_step(t).sigma * STANDARD
         found = model.denoise_step(np.array([[x]]), t, Generator(0)).item()
-        assert found - z == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        assert found - z == approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_the_reverse_step_is_not_the_one_that_the_handout_prints():
@@ -818,7 +825,7 @@ def test_the_reverse_step_is_not_the_one_that_the_handout_prints():
         printed = (x - (1 - abar) / sqrt(1 - abar) * noise) / sqrt(abar)
         z = model.reverse_step(t).sigma * STANDARD
         found = model.denoise_step(np.array([[x]]), t, Generator(0)).item()
-        assert (found - z == pytest.approx(printed, rel=1e-9)) == (t == 1)
+        assert (found - z == approx(printed, rel=1e-9)) == (t == 1)
 
 
 @pytest.mark.parametrize("kind", ["small", "large"])
@@ -830,7 +837,7 @@ def test_the_noise_of_a_reverse_step(kind):
         mean = model.reverse_step(t)._replace(sigma=0.0)
         moved = found - kernels.denoise_step(numpy_namespace, x, 0 * x, mean, None).item()
         variance = model.schedule.variance(kind, t) if t > 1 else 0.0
-        assert (moved / STANDARD) ** 2 == pytest.approx(variance, rel=1e-5)
+        assert (moved / STANDARD) ** 2 == approx(variance, rel=1e-5)
     # At t = 1 nothing is drawn: there is no generator to ask.
     assert np.isfinite(model.denoise_step(x, 1, None))
 
@@ -847,14 +854,14 @@ def test_every_target_gives_x0_back(abar, x0, noise):
         u, v = target(a, s)
         model.predict = predict
         from_xt, from_output, low, high, *_ = model.reverse_step(1)
-        assert from_xt * xt + from_output * (u * x0 + v * noise) == pytest.approx(x0, abs=1e-9)
+        assert from_xt * xt + from_output * (u * x0 + v * noise) == approx(x0, abs=1e-9)
         assert (low, high) == (-np.inf, np.inf)
     assert TARGETS["noise"](a, s) == (0, 1) and TARGETS["data"](a, s) == (1, 0)
     # velocity is the derivative of x_t in the angle with (cos, sin) = (a, s)
     angle, h = np.arctan2(s, a), 1e-6
     moved = [np.cos(u) * x0 + np.sin(u) * noise for u in (angle + h, angle - h)]
     u, v = TARGETS["velocity"](a, s)
-    assert u * x0 + v * noise == pytest.approx((moved[0] - moved[1]) / (2 * h), abs=1e-8)
+    assert u * x0 + v * noise == approx((moved[0] - moved[1]) / (2 * h), abs=1e-8)
 
 
 # Diffusion: perfect networks --------------------------------------------------------------------
@@ -892,7 +899,7 @@ def chain(schedule, kind):
         yield gain, beta * sqrt(abar) * MEAN / v / sqrt(alpha), sqrt(variance) * (t > 1)
 
 
-BETAS = np.linspace(0.02, 0.5, 20)
+BETAS = np.linspace(0.02, 0.5, 20).tolist()
 kinds = pytest.mark.parametrize("kind", ["small", "large"])
 targets = pytest.mark.parametrize("predict", TARGETS)
 
@@ -919,7 +926,7 @@ def test_every_sample_of_the_chain_with_the_same_noise(kind, predict):
     model = diffusion(BETAS, perfect(predict), variance=kind, predict=predict)
     found = model.sample(500, rng=Generator(3))
     rng = Generator(3)
-    x = rng.normal((500, 1)).astype(float)
+    x = rng.normal((500, 1)).astype(float)  # an oracle on the CPU
     for gain, shift, sigma in chain(model.schedule, kind):
         x = gain * x + shift + (sigma * rng.normal((500, 1)) if sigma else 0)
     np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-5)
@@ -942,7 +949,7 @@ def test_a_chain_of_one_step():
     """T = 1: x_0 is the network's estimate from pure noise, without noise added."""
     model = diffusion([0.9], perfect("noise"), predict="noise")
     x = Generator(0).normal((5, 1))
-    np.testing.assert_allclose(model.sample(5), model.predict_x0(x, 1), rtol=1e-6)
+    np.testing.assert_allclose(model.sample(5), model.predict_x0(placed(x), 1), rtol=1e-6)
     trained = DDPM(2, steps=1, width=4, blocks=1)
     trained.fit(rows(10, 2), steps=2)
     assert trained.sample(3).shape == (3, 2)
@@ -996,7 +1003,7 @@ def test_the_loss_is_a_mean_over_elements_and_every_element_has_its_own_noise():
     losses = [model.loss(x, Generator(s))["loss"].item() for s in range(20)]
     assert within(losses, 1.0)  # E ε² for a network that says 0
     xt, t = seen[0]
-    noise = xt / np.sqrt(1 - model.schedule.abar[t])[:, None]
+    noise = on_cpu(xt) / np.sqrt(1 - model.schedule.abar[on_cpu(t)])[:, None]
     np.testing.assert_allclose(np.corrcoef(noise.T), np.eye(3), atol=4 / sqrt(5000))
 
 
@@ -1014,7 +1021,7 @@ def test_a_new_denoiser_says_zero_and_tells_times_apart_once_trained():
 def test_bounded_data_go_to_minus_one_and_one_and_back():
     model = small("ddpm")
     x = rows(5)
-    x[0] = [0, 1, 0.5, 0.25]
+    x[0] = np.array([0, 1, 0.5, 0.25])
     np.testing.assert_array_equal(model.normalise(x)[0], [-1, 1, 0, -0.5])
     np.testing.assert_allclose(model.denormalise(model.normalise(x)), x, atol=1e-7)
     model.network.last.bias.data[...] = 1000 * np.array([1, -1, 1, -1])  # a network gone wild
@@ -1028,10 +1035,11 @@ def test_bounded_data_go_to_minus_one_and_one_and_back():
 @models
 def test_unbounded_data_are_measured_and_samples_come_back_in_their_units(name):
     model = small(name, **unbounded(name))
-    x = (normals(60, 4) * [1, 10, 100, 0] + [0, 5, -1000, 3]).astype(np.float32)
+    factors, shifts = np.array([1, 10, 100, 0]), np.array([0, 5, -1000, 3])
+    x = (normals(60, 4) * factors + shifts).astype(np.float32)
     model.prepare(x)
     np.testing.assert_allclose(model.shift.data, x.mean(axis=0), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(model.scale.data, [*x.std(axis=0)[:3], 1], rtol=1e-5)
+    np.testing.assert_allclose(model.scale.data, [*x.std(axis=0)[:3].tolist(), 1], rtol=1e-5)
     y = model.normalise(x)
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(y.std(axis=0), [1, 1, 1, 0], atol=1e-4)
@@ -1154,8 +1162,8 @@ def test_a_saved_model_is_the_same_model(name, bounded, tmp_path):
     model.fit(rows(20), steps=3)
     path = tmp_path / "model.npz"
     model.save(path)
-    again = load(path)
-    assert type(again) is type(model) and again.features == 4
+    again = load(path).to(DEVICE)
+    assert type(again).__name__ == type(model).__name__ and again.features == 4
     assert states_equal(again, model)
     np.testing.assert_array_equal(
         again.sample(5, rng=Generator(0)), model.sample(5, rng=Generator(0))
@@ -1199,7 +1207,7 @@ def test_a_file_that_does_not_fit_is_refused(name, tmp_path):
         ({**meta, "config": {**meta["config"], "nonsense": 1}}, arrays),
         ({**meta, "model": "Nonsense"}, arrays),
         (meta, {k: v for k, v in arrays.items() if k != path}),
-        (meta, arrays | {"model/extra": np.zeros(1)}),
+        (meta, arrays | {"model/extra": on_cpu(np.zeros(1))}),
     ):
         checkpoint.write(tmp_path / "bad.npz", *changed)
         with pytest.raises(CheckpointError):
@@ -1231,7 +1239,7 @@ def test_training_leaves_the_data_as_they_are(name):
 
 @models
 def test_sixty_steps_on_digits_help(name):
-    x = data.load("digits").x
+    x = placed(data.load("digits").x)
     model = small(name, x.shape[1])
 
     def distance():
@@ -1279,7 +1287,8 @@ def test_a_copy_of_a_model_is_equal_and_its_own(name, copied, tmp_path):
     assert states_equal(model, before) and not states_equal(other, model)
     other.save(tmp_path / "m.npz")
     np.testing.assert_array_equal(
-        load(tmp_path / "m.npz").sample(4, rng=Generator(0)), other.sample(4, rng=Generator(0))
+        load(tmp_path / "m.npz").to(DEVICE).sample(4, rng=Generator(0)),
+        other.sample(4, rng=Generator(0)),
     )
 
 
@@ -1295,7 +1304,7 @@ def test_a_model_whose_numbers_are_numpys_can_be_saved(name, tmp_path):
 def test_the_checkpoint_of_a_finished_run_is_the_model(name, tmp_path):
     model = small(name)
     model.fit(rows(40), steps=5, warmup=0, folder=tmp_path)
-    again = load(tmp_path / "checkpoint.npz")
+    again = load(tmp_path / "checkpoint.npz").to(DEVICE)
     np.testing.assert_array_equal(
         again.sample(5, rng=Generator(0)), model.sample(5, rng=Generator(0))
     )
