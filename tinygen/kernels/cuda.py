@@ -17,7 +17,7 @@ OPTIONS = ("-std=c++17", "--fmad=false")
 THREADS = 256
 PER_BLOCK = 4 * THREADS  # elements
 BLOCKS_PER_PROCESSOR = 32
-LIMIT = 2**32  # elements: the kernels count in 32 bits
+LIMIT = 2**31  # elements: the kernels count in 32 bits
 
 _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "float": np.float32,
@@ -49,7 +49,7 @@ def load() -> tuple[Callable[..., None], str]:
     def launch(name: str, *arguments: Any) -> None:
         size = sizes[name](arguments)
         if size >= LIMIT:
-            raise ValueError(f"{name}: {size} elements; a kernel takes fewer than 2**32 at a time")
+            raise ValueError(f"{name}: {size} elements; a kernel takes fewer than 2**31 at a time")
         work = -(-size // PER_BLOCK)
         if work:  # an empty array has nothing to launch for
             grid = min(work, BLOCKS_PER_PROCESSOR * processors)

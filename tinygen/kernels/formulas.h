@@ -23,8 +23,13 @@ SHARED float denoised(Denoising c, float xt, float output, float z) {
 // -- activations of u = x + bias: the value, and the slope from the input or from the value --------
 SHARED float relu(float u) { return u <= 0.0f ? 0.0f : u; }
 SHARED float leaky_relu(float u) { return u > 0.0f ? u : 0.01f * u; }
-SHARED float silu(float u) { return u / (1.0f + tame_exponential(-u)); }
-SHARED float gelu(float u) { return u * gaussian(u).below; }
+// The sigmoid and the normal's tail stop at 1e-38 (functions.h), so their factor is to stop as well.
+SHARED float factor(float u) { return bounded(u, -104.0f, 104.0f); }
+
+SHARED float silu(float u) {
+    return (u < -104.0f ? -104.0f : u) / (1.0f + tame_exponential(-u));
+}
+SHARED float gelu(float u) { return (u < -104.0f ? -104.0f : u) * gaussian(u).below; }
 
 SHARED float tanh_slope(float y) { return fused(-y, y, 1.0f); }
 SHARED float sigmoid_slope(float y) { return y * (1.0f - y); }
@@ -32,11 +37,11 @@ SHARED float relu_slope(float y) { return y > 0.0f ? 1.0f : 0.0f; }
 SHARED float leaky_relu_slope(float u) { return u > 0.0f ? 1.0f : 0.01f; }
 SHARED float silu_slope(float u) {
     const Logistic s = logistic_pair(u);
-    return s.value * fused(u, s.rest, 1.0f);
+    return s.value * fused(factor(u), s.rest, 1.0f);
 }
 SHARED float gelu_slope(float u) {
     const Gaussian n = gaussian(u);
-    return fused(u, n.density, n.below);
+    return fused(factor(u), n.density, n.below);
 }
 
 // -- likelihoods ---------------------------------------------------------------------------------
@@ -45,22 +50,22 @@ SHARED float cross_entropy(float l, float t) { return fused(-l, t, soft_plus(l))
 
 // The reparameterised sample z = mean + e^(log_var/2) eps, KL(N(mean, e^log_var) || N(0, 1)) in nats
 // (Kingma & Welling 2013, eq. 10 and appendix B), and the gradient of both in mean and log_var.
+SHARED float sampled(float mean, float log_var, float eps) {
+    return fused(exponential(0.5f * log_var), eps, mean);
+}
+
+SHARED float divergence(float mean, float log_var) {
+    return 0.5f * fused(mean, mean, exponential_less_linear(log_var));
+}
+
 struct Latent {
     float mean, log_var;
 };
 
-SHARED float sampled(Latent h, float eps) {
-    return fused(exponential(0.5f * h.log_var), eps, h.mean);
-}
-
-SHARED float divergence(Latent h) {
-    return 0.5f * fused(h.mean, h.mean, exponential_less_linear(h.log_var));
-}
-
-SHARED Latent latent_gradient(Latent h, float of_z, float of_kl, float eps) {
-    const float noise = exponential(0.5f * h.log_var) * eps;
-    const float surplus = exponential_less_linear(h.log_var) + h.log_var;  // e^log_var - 1
-    return Latent{fused(of_kl, h.mean, of_z), 0.5f * fused(of_z, noise, of_kl * surplus)};
+SHARED Latent latent_gradient(float mean, float log_var, float of_z, float of_kl, float eps) {
+    const float noise = exponential(0.5f * log_var) * eps;
+    const float surplus = exponential_less_linear(log_var) + log_var;  // e^log_var - 1
+    return Latent{fused(of_kl, mean, of_z), 0.5f * fused(of_z, noise, of_kl * surplus)};
 }
 
 // -- Adam (Kingma & Ba 2015), decoupled weight decay (Loshchilov & Hutter 2019), average -----------

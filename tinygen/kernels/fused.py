@@ -19,7 +19,8 @@ from tinygen.kernels.dispatch import launcher
 __all__ = [
     "NO_DRAW", "AdamStep", "Denoising", "Draw", "activation_backward", "adam", "bce_with_logits",
     "bce_with_logits_backward", "bias_activation", "bits", "denoise_step", "integers", "noise_step",
-    "normal", "reparameterise", "reparameterise_backward", "squared_error", "sum_squares", "uniform",
+    "normal", "reparameterise", "reparameterise_backward", "squared_error", "standard_normals",
+    "sum_squares", "uniform",
 ]  # fmt: skip
 
 Array = Any
@@ -95,8 +96,11 @@ def integers(m: Any, n: int, draw: Draw, low: int, size: int) -> Array:
     return out
 
 
-def _standard(m: Any, x: Array, draw: Draw) -> Array:
-    return normal(m, x.size, draw, 0.0, 1.0, x.dtype).reshape(x.shape)
+def standard_normals(m: Any, like: Array, draw: Draw) -> Array:
+    """N(0, 1) in the shape and dtype of `like`; drawn in float32 for other floats than that and float64."""
+    dtype = like.dtype if like.dtype in _SUFFIX else np.dtype(np.float32)
+    z = normal(m, like.size, draw, 0.0, 1.0, dtype)
+    return z.astype(like.dtype, copy=False).reshape(like.shape)
 
 
 # -- diffusion -----------------------------------------------------------------------------------
@@ -107,9 +111,10 @@ def noise_step(
 
     x0 (rows, columns); a and s (rows,) in its dtype, one level of signal and noise for each row.
     """
-    launch = launcher(m, x0, a, s)
+    fits = x0.ndim == 2 and a.shape == s.shape == x0.shape[:1]
+    launch = launcher(m, x0, a, s) if fits else None
     if launch is None:
-        noise = _standard(m, x0, draw)
+        noise = standard_normals(m, x0, draw)
         return a[:, None] * x0 + s[:, None] * noise, noise if keep_noise else None
     xt = m.empty_like(x0)
     kept = m.empty_like(x0) if keep_noise else None
@@ -136,19 +141,16 @@ def denoise_step(
     m: Any, xt: Array, output: Array, step: Denoising, draw: Draw, out: Array | None = None
 ) -> Array:
     """One reverse step of a chain, from x_t and the network's output at it; `out` may be xt."""
-    launch = launcher(m, xt, output)
+    y = m.empty_like(xt) if out is None else out
+    fits = xt.shape == output.shape == y.shape
+    launch = launcher(m, xt, output, y) if fits else None
     if launch is None:
         x0 = step.from_xt * xt + step.from_output * output
         if step.low > -np.inf or step.high < np.inf:
             x0 = m.clip(x0, step.low, step.high)
-        y = step.on_x0 * x0 + step.on_xt * xt
-        if step.sigma:
-            y += step.sigma * _standard(m, xt, draw)
-        if out is None:
-            return y
-        out[...] = y
-        return out
-    y = m.empty_like(xt) if out is None else out
+        mean = step.on_x0 * x0 + step.on_xt * xt
+        y[...] = mean + step.sigma * standard_normals(m, xt, draw) if step.sigma else mean
+        return y
     launch("denoise_step", y, xt, output, xt.size, *step, *draw)
     return y
 
@@ -166,15 +168,19 @@ def squared_error(
     The noise ε of the draw is made again, and only if on_noise is given. output, data
     (rows, columns); on_data, on_noise (rows,); None for 1 and for 0, data None for no data.
     """
-    given = [x for x in (output, data, on_data, on_noise) if x is not None]
-    launch = launcher(m, *given)
+    by_row = [x for x in (on_data, on_noise) if x is not None]
+    full = [output] if data is None else [output, data]
+    fits = all(x.shape == output.shape for x in full) and (
+        not by_row or (output.ndim == 2 and all(x.shape == output.shape[:1] for x in by_row))
+    )
     n = output.size
-    if launch is None or not n:
+    launch = launcher(m, *full, *by_row) if fits and n else None
+    if launch is None:
         error = output
         if data is not None:
             error = error - (data if on_data is None else on_data[:, None] * data)
         if on_noise is not None:
-            error = error - on_noise[:, None] * _standard(m, output, draw)
+            error = error - on_noise[:, None] * standard_normals(m, output, draw)
         return m.mean(m.square(error)), (2.0 / max(n, 1)) * error
     columns = output.shape[-1] if output.ndim else 1
     sums = m.empty(-(-n // SUM_CHUNK), np.float64)

@@ -335,9 +335,9 @@ KERNEL(reparameterise)(float* out, const float* h, i64 rows, i64 columns, u64 se
             const i64 left = row * columns;  // of what the rows before have added
             VECTORISED
             for (i64 i = from; i < to; ++i) {
-                const Latent latent{h[left + i], h[left + columns + i]};
-                out[left + i] = sampled(latent, z[i - start]);
-                out[left + columns + i] = divergence(latent);
+                const float mean = h[left + i], log_var = h[left + columns + i];
+                out[left + i] = sampled(mean, log_var, z[i - start]);
+                out[left + columns + i] = divergence(mean, log_var);
             }
         });
     });
@@ -351,9 +351,8 @@ KERNEL(reparameterise_backward)(float* d, const float* g, const float* h, i64 ro
             const i64 left = row * columns;
             VECTORISED
             for (i64 i = from; i < to; ++i) {
-                const Latent latent{h[left + i], h[left + columns + i]};
-                const Latent of =
-                    latent_gradient(latent, g[left + i], g[left + columns + i], z[i - start]);
+                const Latent of = latent_gradient(h[left + i], h[left + columns + i], g[left + i],
+                                                  g[left + columns + i], z[i - start]);
                 d[left + i] = of.mean;
                 d[left + columns + i] = of.log_var;
             }

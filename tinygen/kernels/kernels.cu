@@ -432,17 +432,17 @@ SHARED void for_latents(i64 rows, i64 columns, Stream stream, Body body) {
 KERNEL(reparameterise)(float* out, const float* h, i64 rows, i64 columns, u64 seed, u64 draw,
                        const u64* counter) {
     for_latents(rows, columns, stream_at(seed, draw, counter), [=](i64 first, float z) {
-        const Latent latent{h[first], h[first + columns]};
-        out[first] = sampled(latent, z);
-        out[first + columns] = divergence(latent);
+        const float mean = h[first], log_var = h[first + columns];
+        out[first] = sampled(mean, log_var, z);
+        out[first + columns] = divergence(mean, log_var);
     });
 }
 
 KERNEL(reparameterise_backward)(float* d, const float* g, const float* h, i64 rows, i64 columns,
                                 u64 seed, u64 draw, const u64* counter) {
     for_latents(rows, columns, stream_at(seed, draw, counter), [=](i64 first, float z) {
-        const Latent latent{h[first], h[first + columns]};
-        const Latent of = latent_gradient(latent, g[first], g[first + columns], z);
+        const Latent of = latent_gradient(h[first], h[first + columns], g[first],
+                                          g[first + columns], z);
         d[first] = of.mean;
         d[first + columns] = of.log_var;
     });

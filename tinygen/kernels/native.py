@@ -46,12 +46,15 @@ def load() -> tuple[Callable[..., None], str]:
     key = hashlib.sha256("\0".join([source, *command, _version(compiler), _processor()]).encode())
     name = f"kernels-{key.hexdigest()[:32]}.so"
     folder = _private_folder()
-    if folder is None:  # nowhere to keep it: compile for this process alone
-        with tempfile.TemporaryDirectory(prefix="tinygen-") as temporary:
-            return _open(_build(command, source, Path(temporary) / name)), _version(compiler)
-    path = folder / name
-    if not _trustworthy(path):
-        _build(command, source, path)
+    try:
+        if folder is None:  # nowhere to keep it: compile for this process alone
+            with tempfile.TemporaryDirectory(prefix="tinygen-") as temporary:
+                return _open(_build(command, source, Path(temporary) / name)), _version(compiler)
+        path = folder / name
+        if not _trustworthy(path):
+            _build(command, source, path)
+    except OSError as error:  # a full disk, no temporary folder, something else of that name
+        raise Unavailable(f"the compiled kernels cannot be kept: {error}") from error
     return _open(path), f"{_version(compiler)}, {path}"
 
 
@@ -59,7 +62,10 @@ def _compiler() -> list[str]:
     """The C++ compiler's command: $CXX, or the first of the usual names."""
     chosen = os.environ.get("CXX")
     for name in [chosen] if chosen else ["c++", "g++", "clang++"]:
-        command = shlex.split(name)
+        try:
+            command = shlex.split(name)
+        except ValueError:  # a quote that is not closed
+            break
         if command and shutil.which(command[0]):
             return command
     raise Unavailable(
@@ -89,11 +95,19 @@ def _processor() -> str:
 
 
 def _build(command: list[str], source: str, path: Path) -> Path:
-    """Compile into a file of its own, then give it its name: others see all of it or nothing."""
+    """Compile into a file of its own, then give it its name: others see all of it or nothing.
+
+    The digest of the library stands behind it, where the loader does not look.
+    """
     handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
         _run([*command, "-x", "c++", "-", "-o", temporary], source)
+        library = Path(temporary).read_bytes()
+        with open(temporary, "wb") as file:
+            file.write(library + hashlib.sha256(library).digest())
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o700)
         os.replace(temporary, path)
     finally:
@@ -117,9 +131,9 @@ def _run(command: list[str], text: str = "") -> str:
 # -- the cache: a library is code, so only what this user wrote may be loaded ----------------------
 def _private_folder() -> Path | None:
     """The folder of compiled kernels, or None if there is none that only this user can write."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "tinygen"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "")
+        folder = (base if base.is_absolute() else Path.home() / ".cache") / "tinygen"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         private = folder / "kernels"
         private.mkdir(mode=0o700, exist_ok=True)
@@ -128,15 +142,20 @@ def _private_folder() -> Path | None:
             if _ours(private.lstat(), stat.S_ISDIR) and os.access(private, os.W_OK)
             else None
         )
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError):  # not writable; no home
         return None
 
 
 def _trustworthy(path: Path) -> bool:
+    """True for a whole file that nobody else could have written. (Loading half of one may crash.)"""
     try:
-        return _ours(path.lstat(), stat.S_ISREG)
+        if not _ours(path.lstat(), stat.S_ISREG):
+            return False
+        content = path.read_bytes()
     except OSError:
         return False
+    size = hashlib.sha256().digest_size
+    return hashlib.sha256(content[:-size]).digest() == content[-size:]
 
 
 def _ours(status: os.stat_result, kind: Callable[[int], bool]) -> bool:
@@ -172,7 +191,10 @@ def _open(path: Path) -> Callable[..., None]:
         function.argtypes = [_argument_type(kind) for kind, _ in signatures()[name]]
 
     def launch(name: str, *arguments: Any) -> None:
-        functions[name](*arguments)
+        try:
+            functions[name](*arguments)
+        except ctypes.ArgumentError as error:
+            raise TypeError(f"{name}: {error}") from None
 
     return launch
 

@@ -160,7 +160,7 @@ def _noise_error_rule(
     if on_data is not None:
         error = error - on_data[:, None] * data
     if on_noise is not None:
-        error = error - on_noise[:, None] * _standard_normals(data, draw)
+        error = error - on_noise[:, None] * kernels.standard_normals(namespace_of(data), data, draw)
     return (2.0 * g / max(error.size, 1)) * error
 
 
@@ -177,11 +177,6 @@ def noise_error(output: Any, data: Any, on_data: Any, on_noise: Any, draw: Draw)
     return _noise_error(
         output, data=data, on_data=on_data, on_noise=on_noise, draw=draw, kept=_Kept()
     )
-
-
-def _standard_normals(like: Any, draw: Draw) -> Any:
-    m = namespace_of(like)
-    return kernels.normal(m, like.size, draw, 0.0, 1.0, like.dtype).reshape(like.shape)
 
 
 def _gaussian_kl(m: Any, mean: Any, log_var: Any) -> Any:
@@ -202,7 +197,7 @@ def _reparameterise_forward(m: Any, h: Any, draw: Draw) -> Any:
     if out is not None:
         return out
     mean, log_var = m.split(h, 2, axis=-1)
-    z = mean + m.exp(0.5 * log_var) * _standard_normals(mean, draw)
+    z = mean + m.exp(0.5 * log_var) * kernels.standard_normals(m, mean, draw)
     return m.concatenate([z, _gaussian_kl(m, mean, log_var)], axis=-1)
 
 
@@ -211,7 +206,8 @@ def _reparameterise_rule(m: Any, g: Any, _y: Any, h: Any, draw: Draw) -> Any:
     if d is not None:
         return d
     (mean, log_var), (of_z, of_kl) = m.split(h, 2, axis=-1), m.split(g, 2, axis=-1)
-    noise = m.exp(0.5 * log_var) * _standard_normals(as_array(mean), draw)
+    drawn = kernels.standard_normals(namespace_of(as_array(mean)), as_array(mean), draw)
+    noise = m.exp(0.5 * log_var) * drawn
     of_log_var = 0.5 * (of_z * noise + of_kl * m.expm1(log_var))
     return m.concatenate([of_z + of_kl * mean, of_log_var], axis=-1)
 
