@@ -11,8 +11,9 @@ from tinygen.nn.layers import (
     TimeEmbedding,
 )  # fmt: skip
 from tinygen.nn.module import Module
+from tinygen.nn.spectral import SpectralLinear
 
 __all__ = [
     "MLP", "Dropout", "Embedding", "LayerNorm", "Linear", "Module", "Sequential",
-    "TimeEmbedding", "glorot", "he", "orthogonal",
+    "SpectralLinear", "TimeEmbedding", "glorot", "he", "orthogonal",
 ]  # fmt: skip

@@ -69,7 +69,8 @@ class Sequential(Module):
 class MLP(Sequential):
     """Linear layers of the given sizes, with an activation between them and one at the end or none.
 
-    MLP([784, 200, 200, 10], "tanh", rng=rng) has three layers. ValueError: fewer than two sizes.
+    MLP([784, 200, 200, 10], "tanh", rng=rng) has three layers, each a `layer`, such as
+    `SpectralLinear`. ValueError: fewer than two sizes.
     """
 
     layers: list[Linear]  # type: ignore[assignment]
@@ -83,6 +84,7 @@ class MLP(Sequential):
         final: str | None = None,
         init: str = "glorot",
         dtype: Any = np.float32,
+        layer: type[Linear] = Linear,
     ) -> None:
         if len(sizes) < 2:
             raise ValueError(f"an MLP needs an input and an output size, not {list(sizes)}")
@@ -90,7 +92,7 @@ class MLP(Sequential):
         last = len(sizes) - 2
         super().__init__(
             *(
-                Linear(a, b, final if i == last else activation, rng=rng, init=init, dtype=dtype)
+                layer(a, b, final if i == last else activation, rng=rng, init=init, dtype=dtype)
                 for i, (a, b) in enumerate(pairwise(sizes))
             )
         )

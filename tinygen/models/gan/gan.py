@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tinygen import ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor
 from tinygen.errors import whole
+from tinygen.models.gan.losses import LOSSES, Loss
+from tinygen.models.gan.penalties import PENALTIES, Penalty
 from tinygen.models.model import Model, choose, count_of
-from tinygen.nn import MLP
+from tinygen.nn import MLP, Linear, SpectralLinear
 from tinygen.optim import Adam, Optimizer
 from tinygen.random import Generator, default_generator
 from tinygen.training import Objective, Settings
@@ -22,28 +24,18 @@ __all__ = ["GAN"]
 Array = np.ndarray[Any, Any]
 
 
-def minimax(logits: Tensor) -> Tensor:
-    """E log(1 - D(G(z))), as algorithm 1 prints it: it saturates where D is sure."""
-    return -ops.mean(ops.bce_with_logits(logits, 0.0))
-
-
-def non_saturating(logits: Tensor) -> Tensor:
-    """-E log D(G(z)) (§3 of the paper): the same fixed point, gradients where D is sure."""
-    return ops.mean(ops.bce_with_logits(logits, 1.0))
-
-
-GeneratorLoss = Callable[[Tensor], Tensor]
-
-GENERATOR_LOSSES: dict[str, GeneratorLoss] = {
-    "non-saturating": non_saturating,
-    "minimax": minimax,
-}
-
-
 class GAN(Model):
-    """A generator G(z), z ~ N(0, I), against a discriminator D in logits.
+    """A generator G(z), z ~ N(0, I), against a discriminator D.
 
-    loss: the generator's, 'non-saturating', 'minimax' or a function of D's logits on G(z).
+    (The handout writes log D with D: R^d → R; here D's network gives the logit, log D/(1 - D), so
+    that D is in (0, 1). Its algorithm gives both players one x and z, and G the loss
+    log(1 - D(G(z))); as in the paper, D has k steps and every step an x and a z of its own, and G
+    descends -log D(G(z)) unless told otherwise, since the other saturates where D is sure.)
+
+    loss: 'non-saturating', 'minimax' (as printed), 'least-squares', 'wasserstein', or a `Loss`.
+    penalty: on D's gradient in the data, 'r1', 'wgan-gp', or a function like those; None for none.
+    penalty_weight: γ of R1 or λ of WGAN-GP, for both 10 in their papers.
+    spectral: whether the layers of D are normalised by their largest singular value.
     discriminator_steps: k of algorithm 1, each step with a batch and a z of its own.
     """
 
@@ -56,19 +48,32 @@ class GAN(Model):
         hidden: Sequence[int] = (256, 256),
         latent: int = 32,
         activation: str = "leaky_relu",
-        loss: str | GeneratorLoss = "non-saturating",
+        loss: str | Loss = "non-saturating",
+        penalty: str | Penalty | None = None,
+        penalty_weight: float = 10.0,
+        spectral: bool = False,
         discriminator_steps: int = 1,
         bounded: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(features, bounded)
         self.latent = whole("latent", latent)
-        self.generator_loss = choose("loss", loss, GENERATOR_LOSSES)
+        self.discriminator_loss, self.generator_loss = _losses(loss)
+        self.penalty = None if penalty is None else choose("penalty", penalty, PENALTIES)
+        if not (penalty_weight >= 0 and isfinite(penalty_weight)):
+            raise ValueError(f"penalty_weight is a number from 0, not {penalty_weight!r}")
+        if loss == "wasserstein" and penalty is None and not spectral:
+            raise ValueError(
+                "the Wasserstein loss needs a D of bounded slope, else it has no minimum: "
+                "penalty='wgan-gp' or spectral=True"
+            )
+        self.penalty_weight = float(penalty_weight)
         self.discriminator_steps = whole("discriminator_steps", discriminator_steps)
         rng = Generator(seed).child("weights")
         final = "sigmoid" if bounded else None
+        layer = SpectralLinear if spectral else Linear
         self.generator = MLP([latent, *hidden, features], activation, final=final, rng=rng)
-        self.discriminator = MLP([features, *hidden, 1], activation, rng=rng)
+        self.discriminator = MLP([features, *hidden, 1], activation, rng=rng, layer=layer)
 
     def objectives(self) -> list[Objective]:
         """k steps of the discriminator, then one of the generator (algorithm 1 of the paper)."""
@@ -85,24 +90,24 @@ class GAN(Model):
         return Adam(parameters, lr, betas=(0.5, 0.999))
 
     def discriminate(self, x: Array, rng: Generator) -> dict[str, Tensor]:
-        """-E log D(x) - E log(1 - D(G(z))), in nats."""
+        """D's loss on x and as many G(z), with its weighted penalty, and that penalty alone."""
+        x = self.normalise(x)
         with no_grad():
             fake = self.generator(rng.normal((len(x), self.latent), device=self.device))
-        real_logits = self.discriminator(self.normalise(x))
-        fake_logits = self.discriminator(fake)
-        loss = ops.mean(ops.bce_with_logits(real_logits, 1.0)) + ops.mean(
-            ops.bce_with_logits(fake_logits, 0.0)
-        )
-        return {"discriminator": loss}
+        loss = self.discriminator_loss(self.discriminator(x), self.discriminator(fake))
+        if self.penalty is None:
+            return {"discriminator": loss}
+        penalty = self.penalty_weight * self.penalty(self.discriminator, x, fake.data, rng)
+        return {"discriminator": loss + penalty, "penalty": penalty}
 
     def generate(self, x: Array, rng: Generator) -> dict[str, Tensor]:
-        """The generator's loss on as many z as x has rows, in nats."""
+        """G's loss on as many z as x has rows."""
         fake = self.generator(rng.normal((len(x), self.latent), device=self.device))
         return {"generator": self.generator_loss(self.discriminator(fake))}
 
     @no_grad()
     def discriminator_logits(self, x: Any) -> Array:
-        """log D(x) / (1 - D(x)) for each row (n,)."""
+        """D's output for each row (n,): log D(x) / (1 - D(x)) if the loss is a cross-entropy."""
         return self.discriminator(self.normalise(self.check(x))).data[:, 0]
 
     @no_grad()
@@ -114,3 +119,12 @@ class GAN(Model):
         """G(z) (n, features) for z ~ N(0, I)."""
         rng = rng or default_generator()
         return self.decode(rng.normal((count_of(n), self.latent), device=self.device))
+
+
+def _losses(loss: str | Loss) -> Loss:
+    chosen = choose("loss", loss, LOSSES)
+    if not isinstance(chosen, Loss):
+        raise TypeError(
+            f"a loss is a name or a Loss(discriminator, generator), not a {type(chosen).__name__}"
+        )
+    return chosen

@@ -1,0 +1,54 @@
+"""Penalties on the gradient of D in the data, which keep the game from diverging.
+
+The gradient is a function of D's parameters, so a step on it takes second derivatives: the engine
+gives them (`create_graph=True`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinygen import ops
+from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.backend import namespace_of
+from tinygen.random import Generator
+
+__all__ = ["PENALTIES", "Penalty", "interpolate", "r1", "slopes", "wgan_gp"]
+
+Array = np.ndarray[Any, Any]
+Network = Callable[[Any], Tensor]
+Penalty = Callable[[Network, Array, Array, Generator], Tensor]
+
+
+def slopes(network: Network, x: Any) -> Tensor:
+    """∂D/∂x at each row of x (n, features), differentiable in D's parameters; D of rows alone."""
+    x = tensor(x, requires_grad=True)
+    return gradients(ops.sum(network(x)), x, create_graph=True)
+
+
+def r1(network: Network, real: Array, fake: Array, rng: Generator) -> Tensor:
+    """½ E ‖∂D/∂x‖² at the data (Mescheder et al. 2018, eq. 9): zero slope where the game ends."""
+    return 0.5 * ops.mean(ops.sum(ops.square(slopes(network, real)), axis=1))
+
+
+def wgan_gp(network: Network, real: Array, fake: Array, rng: Generator) -> Tensor:
+    """E (‖∂D/∂x‖ - 1)² between data and samples (Gulrajani et al. 2017, eq. 3).
+
+    The best score of the Wasserstein distance has slope 1 almost everywhere there (proposition 1).
+    """
+    norms = ops.norm(slopes(network, interpolate(real, fake, rng)), axis=1)
+    return ops.mean(ops.square(norms - 1.0))
+
+
+def interpolate(real: Array, fake: Array, rng: Generator) -> Array:
+    """For each pair of rows a point that is uniform on the segment between them; (n, features)."""
+    t = rng.uniform((len(real), 1), dtype=real.dtype, device=namespace_of(real).device)
+    return fake + t * (real - fake)
+
+
+PENALTIES: dict[str, Penalty] = {"r1": r1, "wgan-gp": wgan_gp}
+"""Penalties by name: functions of (D, data, samples, rng), in D's own units."""
