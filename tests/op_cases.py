@@ -45,6 +45,7 @@ DRAWS: dict[str, Callable[..., Any]] = {
     "fraction": lambda rng, shape: rng.uniform(0.1, 0.9, shape),
     "bits": lambda rng, shape: rng.random(shape) < 0.5,
     "labels": lambda rng, shape: rng.integers(0, 3, shape),
+    "dominant": lambda rng, shape: 0.4 * rng.normal(size=shape) + 2 * np.eye(shape[-1]),
 }
 
 
@@ -54,6 +55,7 @@ def _draws(kind: str) -> Callable[..., Draw]:
 
 normal, positive, nonzero = _draws("normal"), _draws("positive"), _draws("nonzero")
 fraction, bits, labels = _draws("fraction"), _draws("bits"), _draws("labels")
+dominant = _draws("dominant")  # matrices with a large diagonal: far from singular
 
 
 # -- the registry --------------------------------------------------------------------------------
@@ -290,6 +292,27 @@ for params in [{}, {"offset": 1}, {"offset": -1}, {"offset": 5}]:
     case("diagonal", np.diagonal, normal(3, 4), **params)
 case("diagonal", np.diagonal, normal(2, 3, 3), axis1=-1, axis2=1)
 case("diagonal", np.diagonal, normal(2, 3, 2), offset=1, axis1=1, axis2=0)
+
+# Linear equations
+for a, b in [
+    ((3, 3), (3, 2)), ((1, 1), (1, 1)), ((2, 3, 3), (2, 3, 1)), ((3, 3), (2, 3, 2)),
+    ((2, 1, 2, 2), (3, 2, 1)), ((2, 2, 2), (1, 2, 3)), ((0, 2, 2), (0, 2, 1)),
+]:  # fmt: skip
+    case("solve", np.linalg.solve, dominant(*a), normal(*b))
+
+
+def cholesky_oracle(a: Any) -> Any:
+    a = (a + a.swapaxes(-1, -2)) / 2
+    y = np.zeros_like(a)
+    for i, j in np.ndindex(a.shape[-2:]):
+        rest = a[..., i, j] - np.sum(y[..., i, :j] * y[..., j, :j], -1)
+        if i >= j:
+            y[..., i, j] = np.sqrt(rest) if i == j else rest / y[..., j, j]
+    return y
+
+
+for shape in [(3, 3), (1, 1), (2, 3, 3), (0, 2, 2), (2, 1, 2, 2)]:
+    case("cholesky", cholesky_oracle, dominant(*shape))
 
 # Shapes
 for shape in [(3, 2), (-1,), 6, (1, 6, 1), (2, -1)]:

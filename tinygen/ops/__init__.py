@@ -57,7 +57,7 @@ from tinygen.ops.fused import (
     softmax_cross_entropy,
     standardise,
 )  # fmt: skip
-from tinygen.ops.linalg import diagonal, einsum, matmul
+from tinygen.ops.linalg import cholesky, diagonal, einsum, matmul, solve
 from tinygen.ops.reduce import (
     cumsum,
     log_softmax,
@@ -89,15 +89,15 @@ from tinygen.ops.shape import (
 )  # fmt: skip
 
 __all__ = [
-    "ACTIVATIONS", "abs", "add", "arange", "astype", "bce_with_logits", "broadcast_to", "clip",
-    "concatenate", "cos", "cumsum", "diagonal", "divide", "einsum", "elu", "erf", "exp",
+    "ACTIVATIONS", "abs", "add", "arange", "astype", "bce_with_logits", "broadcast_to", "cholesky",
+    "clip", "concatenate", "cos", "cumsum", "diagonal", "divide", "einsum", "elu", "erf", "exp",
     "expand_dims", "expm1", "flip", "gaussian_kl", "gelu", "index", "index_add", "leaky_relu",
     "linear", "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min",
     "minimum", "moveaxis", "mse", "multiply", "ndtr", "negative", "noise_error", "norm", "ones",
     "ones_like", "pad", "power", "prod", "relu", "reparameterise", "reshape", "sigmoid", "sign",
-    "silu", "sin", "softmax", "softmax_cross_entropy", "softplus", "split", "sqrt", "square",
-    "squeeze", "stack", "standardise", "subtract", "sum", "swapaxes", "tanh", "to", "transpose",
-    "var", "where", "zeros", "zeros_like",
+    "silu", "sin", "softmax", "softmax_cross_entropy", "softplus", "solve", "split", "sqrt",
+    "square", "squeeze", "stack", "standardise", "subtract", "sum", "swapaxes", "tanh", "to",
+    "transpose", "var", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 _backward.tensor_namespace = sys.modules[__name__]

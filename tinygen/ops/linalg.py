@@ -1,9 +1,11 @@
-"""Products of matrices and tensors."""
+"""Products of matrices and tensors, linear equations, the Cholesky factor."""
 
 from __future__ import annotations
 
 from math import prod
 from typing import Any
+
+import numpy as np
 
 from tinygen.autodiff.operation import operation
 from tinygen.autodiff.tensor import Tensor, as_array
@@ -34,6 +36,43 @@ _einsum = operation(
     variadic=_einsum_rule)  # fmt: skip
 
 
+def _solve_forward(m: Any, a: Any, b: Any) -> Any:
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's does not broadcast
+    a, b = (m.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    return m.linalg.solve(a, b)
+
+
+_solve = operation(
+    "solve", _solve_forward,
+    lambda m, g, y, _a, _b: -m.matmul(g, m.swapaxes(y, -1, -2)),
+    lambda m, g, _y, _a, _b: g,
+    common=lambda m, g, _y, a, _b: m.solve(m.swapaxes(a, -1, -2), g))  # fmt: skip
+
+
+def _cholesky_forward(m: Any, a: Any) -> Any:
+    symmetric = _symmetric(m, a)
+    try:
+        return m.linalg.cholesky(symmetric)
+    except np.linalg.LinAlgError:
+        raise not_positive_definite(symmetric) from None
+
+
+def _cholesky_rule(m: Any, g: Any, y: Any, _a: Any) -> Any:
+    """L⁻ᵀ Φ(Lᵀ G) L⁻¹ made symmetric, Φ the lower triangle with half the diagonal (Murray 2016)."""
+    transposed = m.swapaxes(y, -1, -2)
+    rows = namespace_of(as_array(g)).arange(y.shape[-1])
+    phi = (0.5 * (rows[:, None] > rows) + 0.5 * (rows[:, None] >= rows)).astype(g.dtype)
+    right = m.swapaxes(m.solve(transposed, phi * m.matmul(transposed, g)), -1, -2)
+    return _symmetric(m, m.solve(transposed, right))
+
+
+def _symmetric(m: Any, a: Any) -> Any:
+    return 0.5 * (a + m.swapaxes(a, -1, -2))
+
+
+_cholesky = operation("cholesky", _cholesky_forward, _cholesky_rule)
+
+
 # -- the public functions ------------------------------------------------------------------------
 def matmul(a: Any, b: Any) -> Tensor:
     """The matrix product over the last two axes; leading axes broadcast; vectors as in NumPy."""
@@ -52,6 +91,34 @@ def matmul(a: Any, b: Any) -> Tensor:
     right = expand_dims(b, 1) if nb == 1 else b
     y = _matmul(left, right)
     return squeeze(y, tuple(axis for axis, n in ((-2, na), (-1, nb)) if n == 1))
+
+
+def solve(a: Any, b: Any) -> Tensor:
+    """The solution y of a @ y = b: a (..., n, n), b (..., n, k); leading axes broadcast.
+
+    ValueError: shapes that do not fit, a singular matrix (infinities instead on the GPU).
+    """
+    if _ndim(a) < 2 or _ndim(b) < 2:
+        raise ValueError("solve: both inputs need two dimensions; write b[:, None] for a vector b")
+    return _solve(a, b)
+
+
+def cholesky(a: Any) -> Tensor:
+    """The lower triangular L with L @ Lᵀ = a: a (..., n, n), of which the symmetric part is taken.
+
+    ValueError: no square matrices, or one that is not positive definite, with its smallest
+    eigenvalue (on the GPU, where nothing waits for values, NaN instead).
+    """
+    shape = as_array(a).shape
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        raise ValueError(f"cholesky: square matrices (..., n, n) are needed, not {shape}")
+    return _cholesky(a)
+
+
+def not_positive_definite(a: Any) -> ValueError:
+    """The error for symmetric matrices that have no Cholesky factor."""
+    smallest = float(namespace_of(a).linalg.eigvalsh(a).min())
+    return ValueError(f"not positive definite: the smallest eigenvalue is {smallest:.6g}")
 
 
 def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
