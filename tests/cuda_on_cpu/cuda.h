@@ -9,8 +9,6 @@
 #include <string.h>
 #include <ucontext.h>
 
-#include <algorithm>
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -83,8 +81,10 @@ static inline unsigned long long mul_wide_u32(unsigned a, unsigned b) { return u
 static inline float rsqrt_approx_ftz_f32(float x) { return 1.0 / sqrt(static_cast<double>(x)); }
 }  // namespace ptx
 
-using std::max;
-using std::min;
+template <class T>
+static inline T min(T a, T b) { return b < a ? b : a; }
+template <class T>
+static inline T max(T a, T b) { return a < b ? b : a; }
 
 namespace cuda_on_cpu {
 
@@ -105,7 +105,8 @@ static std::vector<std::unique_ptr<Fiber>> fibers;
 static std::vector<void*> spoilt;  // shared variables that this block has met
 static Fiber* running;  // null when the thread has no fiber of its own
 static ucontext_t scheduler;
-static const std::function<void()>* body;
+static void (*body)(const void*);  // what a thread does, and the arguments it does it with
+static const void* body_arguments;
 static char message[200];
 
 // The address sanitizer has to know which stack is in use.
@@ -137,7 +138,7 @@ static void barrier(int line) {
 
 static void run_fiber() {
     arrive(nullptr, &scheduler_stack, &scheduler_size);
-    (*body)();
+    body(body_arguments);
     running->line = ENDED;
     leave(nullptr, scheduler_stack, scheduler_size);
 }
@@ -165,7 +166,8 @@ static void start(unsigned thread) {
 
 // Every declaration of shared memory is followed by a call of this.
 static void spoil(void* variable, size_t size) {
-    if (std::find(spoilt.begin(), spoilt.end(), variable) != spoilt.end()) return;
+    for (void* other : spoilt)
+        if (other == variable) return;
     memset(variable, 0xff, size);
     spoilt.push_back(variable);
 }
@@ -174,7 +176,7 @@ static void spoil(void* variable, size_t size) {
 static void check_same_barrier(unsigned threads) {
     for (unsigned t = 1; t < threads; ++t)
         if (fibers[t]->line != fibers[0]->line)
-            throw Failure{std::max(fibers[t]->line, fibers[0]->line)};
+            throw Failure{max(fibers[t]->line, fibers[0]->line)};
 }
 
 static void run_block(bool backward) {
@@ -185,7 +187,7 @@ static void run_block(bool backward) {
     if (fibers[nth(0)]->line == ENDED) {  // no barrier: then the others need no fibers
         for (unsigned k = 1; k < threads; ++k) {
             threadIdx.x = nth(k);
-            (*body)();
+            body(body_arguments);
         }
         return;
     }
@@ -204,10 +206,11 @@ struct Arithmetic {
 };
 
 // Run a grid; returns what went wrong, or null.
-static const char* run(unsigned blocks, unsigned threads, bool backward,
-                       const std::function<void()>& thread) {
+template <class Thread>
+static const char* run(unsigned blocks, unsigned threads, bool backward, const Thread& thread) {
     const Arithmetic arithmetic;
-    body = &thread;
+    body = [](const void* arguments) { (*static_cast<const Thread*>(arguments))(); };
+    body_arguments = &thread;
     gridDim.x = blocks;
     blockDim.x = threads;
     try {
