@@ -599,7 +599,7 @@ def test_special_numbers_go_through_both_builds_alike(kernels, kernel):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_over_their_whole_range(kernels, name):
     x = np.linspace(-110, 110, 88001, dtype=np.float32)
-    x = np.concatenate([x, np.float32([1e4, -1e4, np.nan])])
+    x = np.concatenate([x, np.float32([1e4, -1e4, 3e38, -3e38, np.nan])])
     value, _, size, _ = ACTIVATIONS[name](wide(x))
     arguments = {"x": x, "bias": np.float32([0]), "bias_row": 0, "rows": x.size, "columns": 1}
     expected = {"y": near(value, size)}
