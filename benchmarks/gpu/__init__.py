@@ -1,0 +1,1 @@
+"""The fused CUDA kernels on a GPU: right, fast, and beside CuPy and PyTorch. See `__main__.py`."""
