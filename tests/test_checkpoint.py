@@ -13,6 +13,8 @@ import pytest
 from tinygen import checkpoint
 from tinygen.errors import CheckpointError
 
+pytestmark = pytest.mark.cpu_only("files")
+
 ARRAYS = {
     "model/a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "state": np.array([2**64 - 1, 7], np.uint64),

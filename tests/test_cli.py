@@ -17,6 +17,8 @@ from tinygen import checkpoint, models
 from tinygen.__main__ import main
 from tinygen.training import CHECKPOINT
 
+pytestmark = pytest.mark.cpu_only("processes and files; --device gpu is in test_devices.py")
+
 pytest.importorskip("matplotlib")
 
 SMALL = {

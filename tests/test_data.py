@@ -21,6 +21,8 @@ from hypothesis.extra import numpy as hnp
 from tinygen.data import Dataset, images, load, names, toys
 from tinygen.random import Generator
 
+pytestmark = pytest.mark.cpu_only("data sets are read on the CPU")
+
 FILES = images.IDX_FILES
 
 

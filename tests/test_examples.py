@@ -10,6 +10,8 @@ import pytest
 
 from tinygen.models import MODELS
 
+pytestmark = pytest.mark.cpu_only("as a reader runs them")
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 

@@ -376,7 +376,9 @@ def test_a_0d_tensor_is_as_weak_as_a_number_and_differentiable():
         np.testing.assert_allclose(dx.data, 0.3 * exponentials, rtol=1e-5)
         assert ds.item() == pytest.approx(float(np.array([0.1, 0.2]) @ exponentials), rel=1e-5)
         second = tg.gradients(ds, scale)
-        assert second.item() == pytest.approx(float(np.array([0.01, 0.04]) @ exponentials), rel=1e-5)
+        assert second.item() == pytest.approx(
+            float(np.array([0.01, 0.04]) @ exponentials), rel=1e-5
+        )
 
 
 def test_integers_become_floats_where_numpy_makes_them():

@@ -13,6 +13,10 @@ from scipy import stats
 
 from tinygen.random import Generator, default_generator, manual_seed, philox4x32
 
+pytestmark = pytest.mark.cpu_only(
+    "the oracle is of Python integers; the GPU is held to the CPU elsewhere"
+)
+
 WORD = 2**32
 SEED, DRAW = 0x0123456789ABCDEF, 5
 CHUNK_ELEMENTS = 4 * 4096  # one-word elements computed at a time

@@ -12,6 +12,8 @@ from tinygen.autodiff.operation import REGISTRY
 from tinygen.backend import raw_forms
 from tinygen.models import MODELS
 
+pytestmark = pytest.mark.cpu_only("as a reader runs them")
+
 README = Path(__file__).parents[1] / "README.md"
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```", README.read_text(encoding="utf-8"), re.S | re.M)
 BLOCKS = [text for language, text in FENCED if language == "python"]

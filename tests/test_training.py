@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
+from on_device import np, on_cpu, on_device, placed, tg
 
-import tinygen as tg
 from tinygen import checkpoint, data, models, training
 from tinygen.errors import CheckpointError, NonFiniteError
 from tinygen.random import Generator
@@ -24,11 +23,11 @@ SMALL = {
     "gan": {"hidden": (8,), "latent": 3, "discriminator_steps": 2},
     "ddpm": {"width": 8, "blocks": 1},
 }
-X = data.load("digits").x[:50]
+X = placed(data.load("digits").x[:50])
 
 
 def make(name, **changes):
-    return models.MODELS[name](64, **{**SMALL[name], **changes})
+    return on_device(models.MODELS[name])(64, **{**SMALL[name], **changes})
 
 
 def parameters(model):
@@ -137,6 +136,7 @@ COMMAND = [
 
 
 @pytest.mark.slow
+@pytest.mark.cpu_only("a process of its own")
 @pytest.mark.parametrize("moment", ["after", "writing"])
 def test_kill_9_and_resume(moment, tmp_path):
     """The command line, killed by the operating system, against the same command left alone."""
@@ -306,12 +306,12 @@ def test_a_full_disk_ends_the_run_in_an_error(tmp_path, monkeypatch):
 # -- the order of the data, objectives, settings ---------------------------------------------------
 def recorded_batches(n, batch, steps, seed=0):
     rows = np.arange(n, dtype=np.float32)[:, None] / n
-    model = models.Autoencoder(1, hidden=(2,), latent=1)
+    model = on_device(models.Autoencoder)(1, hidden=(2,), latent=1)
     seen = []
     loss = model.loss
 
     def remember(x, rng):
-        seen.append((x[:, 0] * n).round().astype(int))
+        seen.append(on_cpu(x[:, 0] * n).round().astype(int))
         return loss(x, rng)
 
     model.loss = remember
