@@ -25,6 +25,8 @@ import numpy as np
 from on_device import placed, tg
 from scipy import special
 
+from tinygen.distributions.discretised import log_mass
+
 
 # -- how inputs are drawn ------------------------------------------------------------------------
 @dataclass(frozen=True)
@@ -174,6 +176,15 @@ elementwise("sin", np.sin, normal)
 elementwise("cos", np.cos, normal)
 elementwise("erf", special.erf, normal)
 elementwise("ndtr", special.ndtr, normal)
+
+
+def log_mass_oracle(u: Any, w: Any) -> Any:
+    return np.log(special.ndtr(u + w) - special.ndtr(u)) + np.where(u > 0, u * u / 2, 0.0)
+
+
+elementwise("log_mass", log_mass_oracle, fraction, positive, call=log_mass)
+case("log_mass", lambda u, w: log_mass_oracle(-u, 2 * w), fraction(2, 3), positive(2, 3),
+     call=lambda u, w: log_mass(-u, 2 * w))  # fmt: skip
 
 # Activations, also through `linear` below
 ACTIVATIONS: dict[str, Callable[..., Any]] = {

@@ -556,7 +556,7 @@ LEARNED = Normal(tg.tensor(0.5, requires_grad=True), 1.0)
             TypeError,
             "KL of .Normal, Bernoulli.*monte_carlo_kl",
         ),
-        (lambda: js_divergence(COIN, COIN), TypeError, "JS of .Bernoulli, .*monte_carlo_js"),
+        (lambda: js_divergence(NORMAL, COIN), TypeError, "JS of .Normal, Ber.*monte_carlo_js"),
         (
             lambda: kl_divergence(Categorical([0.0, 0.0]), Categorical([0.0])),
             ValueError,

@@ -11,7 +11,7 @@ from tinygen.autodiff.tensor import Tensor, array_on, as_array, is_number
 from tinygen.backend import namespace_of
 from tinygen.random import Generator
 
-__all__ = ["Distribution", "check", "parameters"]
+__all__ = ["Distribution", "check", "is_given", "parameters"]
 
 
 class Distribution(Protocol):
@@ -31,9 +31,9 @@ class Distribution(Protocol):
 def parameters(*values: Any) -> list[Tensor]:
     """The values as Tensors of one floating-point dtype; those with a history keep it.
 
-    The dtype is settled as in an operation: the widest float among the arrays, to which numbers
-    and 0-d arrays yield; float64 where there are none. Numbers and lists join the device of the
-    others; TypeError: the others are on two.
+    The dtype is settled as in an operation: the widest float among the arrays, to which numbers,
+    lists and 0-d arrays yield; float64 where there are none. Numbers and lists join the device of
+    the others; TypeError: the others are on two.
     """
     nowhere = [is_number(v) or isinstance(v, (list, tuple)) for v in values]
     placed = [v for v, n in zip(values, nowhere, strict=True) if not n]
@@ -42,20 +42,22 @@ def parameters(*values: Any) -> list[Tensor]:
     tensors = [
         v if isinstance(v, Tensor) else Tensor(a) for v, a in zip(values, arrays, strict=True)
     ]
-    strong = [t for t in tensors if t.ndim] or [v for v in values if isinstance(v, Tensor)]
+    strong = [t for t, n in zip(tensors, nowhere, strict=True) if t.ndim and not n]
+    strong = strong or [v for v in values if isinstance(v, Tensor)]
     floats = [t.dtype for t in strong if t.dtype.kind == "f"]
     dtype = np.result_type(*floats) if floats else np.dtype(np.float64)
     return [t if t.dtype == dtype else t.astype(dtype) for t in tensors]
 
 
 def check(name: str, value: Tensor, requirement: str, holds: Callable[[Any], Any]) -> None:
-    """ValueError, naming an offending element, unless `holds` is true of the whole array.
-
-    What an operation computed under recording is not looked at: it is on the path of a training
-    step, where nothing waits for values.
-    """
-    if value.requires_grad and not value.is_leaf:
-        return
-    valid = holds(value.data)
-    if not valid.all():
+    """ValueError, naming an offending element, unless `holds` is true of the whole given array."""
+    if is_given(value) and not (valid := holds(value.data)).all():
         raise ValueError(f"{name} must be {requirement}, got {value.data[~valid][0]}")
+
+
+def is_given(value: Tensor) -> bool:
+    """False for what an operation computed under recording, at whose values nobody looks.
+
+    It is on the path of a training step, where nothing waits for the device.
+    """
+    return value.is_leaf or not value.requires_grad

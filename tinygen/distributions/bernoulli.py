@@ -16,19 +16,31 @@ __all__ = ["Bernoulli"]
 class Bernoulli:
     """1 with probability sigmoid(logits), else 0, every element on its own.
 
-    logits: a Tensor, array or number of shape `shape`; the attribute is a Tensor. Differentiable
-    in it. ValueError: logits that are not finite (unless an operation under recording made them).
+    logits: a Tensor, array or number of shape `shape`; the attribute is a Tensor. `dtype` and
+    `device` are those of the logits. Differentiable in them. ValueError: logits that are not finite
+    (unless an operation under recording made them).
     """
 
     def __init__(self, logits: Any) -> None:
         (self.logits,) = parameters(logits)
         self.shape = self.logits.shape
+        self.dtype, self.device = self.logits.dtype, self.logits.device
         check("logits", self.logits, "finite", lambda x: abs(x) < inf)
 
     @property
     def probs(self) -> Tensor:
         """The probability of 1, elementwise."""
         return ops.sigmoid(self.logits)
+
+    @property
+    def mean(self) -> Tensor:
+        """The same as `probs`."""
+        return self.probs
+
+    @property
+    def variance(self) -> Tensor:
+        """p (1 - p), elementwise; accurate also where p is nearly 1."""
+        return ops.sigmoid(self.logits) * ops.sigmoid(-self.logits)
 
     def log_prob(self, x: Any) -> Tensor:
         """x log p + (1 - x) log(1 - p) in nats, elementwise: x broadcast with `shape`.
@@ -41,7 +53,7 @@ class Bernoulli:
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """Zeros and ones in the dtype of the logits, shape (*shape, *self.shape); a constant."""
         probs = self.probs.data
-        return Tensor(rng.bernoulli(probs, (*shape, *self.shape), dtype=probs.dtype))
+        return Tensor(rng.bernoulli(probs, (*shape, *self.shape), self.dtype))
 
     def entropy(self) -> Tensor:
         """-p log p - (1 - p) log(1 - p) in nats, elementwise: shape `shape`."""

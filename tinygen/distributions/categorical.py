@@ -20,8 +20,9 @@ class Categorical:
     """A class 0..k-1 with probabilities softmax(logits) over the last axis, every row on its own.
 
     logits: a Tensor or array of shape (*shape, k), not necessarily normalised; -inf makes a class
-    impossible; the attribute is a Tensor. Differentiable in it. ValueError: no last axis or an
-    empty one; NaN, +inf or a row of -inf alone (unless an operation under recording made them).
+    impossible; the attribute is a Tensor. `dtype` and `device` are those of the logits, samples
+    are whole numbers. Differentiable in them. ValueError: no last axis or an empty one; NaN, +inf
+    or a row of -inf alone (unless an operation under recording made them).
     """
 
     def __init__(self, logits: Any) -> None:
@@ -29,6 +30,7 @@ class Categorical:
         if not self.logits.ndim or not self.logits.shape[-1]:
             raise ValueError(f"logits need classes along the last axis, got {self.logits.shape}")
         self.shape = self.logits.shape[:-1]
+        self.dtype, self.device = self.logits.dtype, self.logits.device
         check(
             "logits", self.logits, "below +inf, and not all -inf in a row",
             lambda x: (x < inf) & (x.max(-1, keepdims=True) != -inf),
@@ -58,7 +60,7 @@ class Categorical:
         m = namespace_of(self.logits.data)
         bounds = m.cumsum(self.probs.data, axis=-1, dtype=np.float64)
         bounds /= bounds[..., -1:]
-        u = rng.uniform((*shape, *self.shape, 1), dtype=np.float64, device=m.device)
+        u = rng.uniform((*shape, *self.shape, 1), dtype=np.float64, device=self.device)
         return Tensor(m.asarray((u >= bounds).sum(-1)))
 
     def entropy(self) -> Tensor:

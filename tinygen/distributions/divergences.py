@@ -11,9 +11,12 @@ import numpy as np
 
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor
+from tinygen.backend import namespace_of
 from tinygen.distributions.bernoulli import Bernoulli
 from tinygen.distributions.categorical import Categorical
 from tinygen.distributions.discrete import js_terms
+from tinygen.distributions.discretised import DiscretisedNormal
+from tinygen.distributions.multivariate import MultivariateNormal, whiten
 from tinygen.distributions.normal import Normal
 
 __all__ = ["js_divergence", "kl_divergence"]
@@ -24,10 +27,11 @@ Table: TypeAlias = dict[tuple[type, type], Callable[[Any, Any], Tensor]]
 def kl_divergence(p: Any, q: Any) -> Tensor:
     """KL(p ‖ q) = E_p[log p(x) - log q(x)] in nats, by a closed form; never negative.
 
-    Elementwise for two Normal or two Bernoulli, for each row of two Categorical, which must have
-    the same classes; shapes broadcast. +inf where p gives probability to a class that q excludes.
+    Elementwise for two Normal, two Bernoulli or two DiscretisedNormal of the same levels, for each
+    vector of two MultivariateNormal, for each row of two Categorical of the same classes; shapes
+    broadcast. +inf where p gives probability to a class that q excludes.
     Differentiable in the parameters of both. TypeError: a pair without a closed form here.
-    ValueError: different numbers of classes.
+    ValueError: different classes, levels or lengths of vectors.
     """
     return _lifted(_look_up("KL", _KL, p, q)(p, q))
 
@@ -35,9 +39,10 @@ def kl_divergence(p: Any, q: Any) -> Tensor:
 def js_divergence(p: Any, q: Any) -> Tensor:
     """JS(p, q) = ½ KL(p ‖ m) + ½ KL(q ‖ m) with the mixture m = (p + q)/2, in nats, in [0, log 2].
 
-    For each row of two Categorical, differentiable; for two Normal of shape () by quadrature, a
-    float64 constant. TypeError: another pair, or Normals whose parameters require a gradient.
-    ValueError: Normals of another shape, different numbers of classes.
+    For each row of two Categorical, elementwise for two Bernoulli or two DiscretisedNormal,
+    differentiable; for two Normal of shape () by quadrature, a float64 constant.
+    TypeError: another pair, or Normals whose parameters require a gradient.
+    ValueError: Normals of another shape, different classes or levels.
     """
     js = _look_up("JS", _JS, p, q)(p, q)
     return _lifted(js) - ops.relu(js.detach() - log(2))
@@ -68,6 +73,20 @@ def _kl_normal(p: Normal, q: Normal) -> Tensor:
     return 0.5 * (ops.expm1(2.0 * r) - 2.0 * r + ops.square(z))
 
 
+def _kl_multivariate(p: MultivariateNormal, q: MultivariateNormal) -> Tensor:
+    # ½ (tr Σq⁻¹Σp - d + log det Σq/Σp + |Lq⁻¹ (μp - μq)|²), where the trace is the sum of the
+    # squares of A = Lq⁻¹ Lp. The diagonal of A is e^r, so that above each term is none below 0;
+    # and A - I, whose other elements are A's, comes from the difference of the factors.
+    if p.shape[-1] != q.shape[-1]:
+        raise ValueError(f"p is of vectors of {p.shape[-1]} numbers, q of {q.shape[-1]}")
+    r = p.log_std - q.log_std
+    z = whiten(q.factor, q.mean, ops.broadcast_to(p.mean, p.shape))
+    a = ops.solve(q.factor, p.factor - q.factor)
+    on_diagonal = namespace_of(a.data).eye(p.shape[-1], dtype=bool)
+    others = ops.square(ops.where(on_diagonal, 0.0, a)).sum((-2, -1))
+    return 0.5 * ((ops.expm1(2.0 * r) - 2.0 * r).sum(-1) + others + ops.square(z).sum(-1))
+
+
 def _kl_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
     # The logarithms of both probabilities, -softplus(∓logits), keep their accuracy in the tails.
     a, b = p.logits, q.logits
@@ -78,6 +97,11 @@ def _kl_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
 
 def _kl_categorical(p: Categorical, q: Categorical) -> Tensor:
     _check_classes(p, q)
+    return _expected_log_ratio(p.probs, p.log_probs, q.log_probs)
+
+
+def _kl_discretised(p: DiscretisedNormal, q: DiscretisedNormal) -> Tensor:
+    _check_levels(p, q)
     return _expected_log_ratio(p.probs, p.log_probs, q.log_probs)
 
 
@@ -94,14 +118,34 @@ def _check_classes(p: Categorical, q: Categorical) -> None:
         raise ValueError(f"p has {classes[0]} classes, q has {classes[1]}")
 
 
+def _check_levels(p: DiscretisedNormal, q: DiscretisedNormal) -> None:
+    grids = [f"{len(d.levels)} levels from {d.low} in steps of {d.step:.6g}" for d in (p, q)]
+    if grids[0] != grids[1]:
+        raise ValueError(f"p has {grids[0]}, q has {grids[1]}")
+
+
 # -- Jensen-Shannon ------------------------------------------------------------------------------
 def _js_categorical(p: Categorical, q: Categorical) -> Tensor:
     _check_classes(p, q)
-    m = 0.5 * (p.probs + q.probs)
+    return _js_of_outcomes(p.log_probs, q.log_probs)
+
+
+def _js_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
+    return _js_of_outcomes(
+        *(ops.stack([-ops.softplus(d.logits), -ops.softplus(-d.logits)], -1) for d in (p, q))
+    )
+
+
+def _js_discretised(p: DiscretisedNormal, q: DiscretisedNormal) -> Tensor:
+    _check_levels(p, q)
+    return _js_of_outcomes(p.log_probs, q.log_probs)
+
+
+def _js_of_outcomes(log_p: Tensor, log_q: Tensor) -> Tensor:
+    p, q = ops.exp(log_p), ops.exp(log_q)
+    m = 0.5 * (p + q)
     log_m = ops.log(ops.where(m > 0, m, 1.0))
-    to_p = _expected_log_ratio(p.probs, p.log_probs, log_m)
-    to_q = _expected_log_ratio(q.probs, q.log_probs, log_m)
-    return 0.5 * (to_p + to_q)
+    return 0.5 * (_expected_log_ratio(p, log_p, log_m) + _expected_log_ratio(q, log_q, log_m))
 
 
 def _js_normal(p: Normal, q: Normal) -> Tensor:
@@ -130,10 +174,14 @@ def _density(x: float, mean: float, std: float) -> Any:
 
 _KL: Table = {
     (Normal, Normal): _kl_normal,
+    (MultivariateNormal, MultivariateNormal): _kl_multivariate,
+    (DiscretisedNormal, DiscretisedNormal): _kl_discretised,
     (Bernoulli, Bernoulli): _kl_bernoulli,
     (Categorical, Categorical): _kl_categorical,
 }
 _JS: Table = {
     (Normal, Normal): _js_normal,
+    (DiscretisedNormal, DiscretisedNormal): _js_discretised,
+    (Bernoulli, Bernoulli): _js_bernoulli,
     (Categorical, Categorical): _js_categorical,
 }

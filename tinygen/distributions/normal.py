@@ -19,16 +19,22 @@ class Normal:
     """N(mean, std²), every element on its own; a diagonal Gaussian.
 
     mean, std: Tensors, arrays or numbers that broadcast to `shape`; the attributes are Tensors of
-    one `dtype`. Differentiable in both. ValueError: shapes that do not broadcast; a mean that is
-    not finite, a std that is not positive and finite (unless an operation under recording made it).
+    one `dtype` on one `device`. Differentiable in both. ValueError: shapes that do not broadcast; a
+    mean that is not finite, a std that is not positive and finite (unless an operation under
+    recording made it).
     """
 
     def __init__(self, mean: Any, std: Any) -> None:
         self.mean, self.std = parameters(mean, std)
         self.shape = np.broadcast_shapes(self.mean.shape, self.std.shape)
-        self.dtype = self.mean.dtype
+        self.dtype, self.device = self.mean.dtype, self.mean.device
         check("mean", self.mean, "finite", lambda x: abs(x) < inf)
         check("std", self.std, "positive and finite", lambda x: (x > 0) & (x < inf))
+
+    @property
+    def variance(self) -> Tensor:
+        """std², elementwise."""
+        return ops.square(self.std)
 
     def log_prob(self, x: Any) -> Tensor:
         """log N(x; mean, std²) in nats, elementwise: x broadcast with `shape`."""
@@ -40,7 +46,7 @@ class Normal:
 
         Differentiable in the parameters: the reparameterisation of Kingma & Welling (2013, §2.4).
         """
-        noise = rng.normal((*shape, *self.shape), dtype=self.dtype, device=self.mean.device)
+        noise = rng.normal((*shape, *self.shape), dtype=self.dtype, device=self.device)
         return self.mean + self.std * noise
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:

@@ -1,0 +1,99 @@
+"""Mixtures: a component is drawn by its weight, and the sample from it."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from tinygen import ops
+from tinygen.autodiff.tensor import Tensor, array_on
+from tinygen.backend import namespace_of
+from tinygen.distributions.base import check, is_given
+from tinygen.distributions.categorical import Categorical
+from tinygen.random import Generator
+
+__all__ = ["Mixture"]
+
+
+class Mixture:
+    """Σ_k w_k p_k: k components of one family, in one distribution `components` with an axis of k.
+
+        Mixture([0.3, 0.7], Normal([-1.0, 2.0], 0.5))                          # of numbers
+        Mixture([0.3, 0.7], Normal(np.array([[-1.0, 0.0], [2.0, 1.0]]), 0.5))  # of vectors
+        Mixture(ops.softmax(logits), Normal(means, stds))     # one for each pixel: all (rows, k)
+
+    weights (..., k): a Tensor, array or list; zeros are allowed. The components' `shape` begins
+    with that of the weights; further axes belong to one sample, which comes from one component as
+    a whole. `shape` is that of the components without the axis of k; `dtype` and `device` are
+    theirs. Differentiable in the weights (where they are not 0) and in the components' parameters.
+    ValueError: no components; weights that do not fit them or (unless an operation under recording
+    made them) are negative or NaN, or differ from a sum of one by more than 1e-6.
+    """
+
+    def __init__(self, weights: Any, components: Any) -> None:
+        self.components = components
+        self.dtype, self.device = components.dtype, components.device
+        array = array_on(self.device, weights, "weights", "components")
+        weights = weights if isinstance(weights, Tensor) else Tensor(array)
+        n = array.ndim
+        if not n or not array.shape[-1] or components.shape[:n] != array.shape:
+            raise ValueError(
+                f"weights (..., k), k > 0, must begin the shape of the components, "
+                f"got shapes {array.shape} and {components.shape}"
+            )
+        check("weights", weights, "at least 0", lambda w: w >= 0)
+        if is_given(weights):
+            tolerance = max(1e-6, 100 * float(np.finfo(self.dtype).eps))
+            sums = Tensor(array.sum(-1))
+            check("the sum of weights", sums, "1", lambda s: abs(s - 1) <= tolerance)
+        self.weights = weights if weights.dtype == self.dtype else weights.astype(self.dtype)
+        self.shape = (*array.shape[:-1], *components.shape[n:])
+        self._sample_axes = len(components.shape) - n
+
+    @property
+    def mean(self) -> Tensor:
+        """Σ w_k mean_k, shape `shape`; AttributeError for components that have no mean."""
+        return self._expectation(self.components.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each element, Σ w_k (variance_k + (mean_k - mean)²), shape `shape`."""
+        apart = ops.expand_dims(self.mean, -1 - self._sample_axes) - self.components.mean
+        return self._expectation(self.components.variance + ops.square(apart))
+
+    def log_prob(self, x: Any) -> Tensor:
+        """log Σ w_k p_k(x) in nats for each sample as a whole: x broadcast with `shape`."""
+        x = x if isinstance(x, Tensor) else Tensor(array_on(self.device, x, "x", "the parameters"))
+        x = ops.broadcast_to(x, np.broadcast_shapes(x.shape, self.shape))
+        samples = x.shape[: x.ndim - len(self.shape)]
+        x = ops.expand_dims(x, -1 - self._sample_axes)
+        log_p = self.components.log_prob(ops.broadcast_to(x, (*samples, *self.components.shape)))
+        # A Normal gives a number for each element of a sample, a MultivariateNormal one for all.
+        log_p = log_p.sum(tuple(range(len(samples) + self.weights.ndim, log_p.ndim)))
+        return ops.logsumexp(self._log_weights() + log_p, axis=-1)
+
+    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+        """Independent samples, shape (*shape, *self.shape); a constant."""
+        axis = -1 - self._sample_axes
+        chosen = Categorical(self._log_weights().detach()).sample(rng, shape).data
+        chosen = chosen.reshape(*chosen.shape, *[1] * (1 + self._sample_axes))
+        drawn = self.components.sample(rng, shape).data  # from each; then one is taken
+        return Tensor(namespace_of(drawn).take_along_axis(drawn, chosen, axis).squeeze(axis))
+
+    def entropy(self) -> Tensor:
+        """NotImplementedError: there is no closed form."""
+        raise NotImplementedError(
+            "the entropy of a mixture has no closed form; "
+            "-p.log_prob(p.sample(rng, (n,))).mean() estimates it"
+        )
+
+    def _log_weights(self) -> Tensor:
+        positive = self.weights > 0
+        return ops.where(positive, ops.log(ops.where(positive, self.weights, 1.0)), -inf)
+
+    def _expectation(self, values: Tensor) -> Tensor:
+        weights = ops.reshape(self.weights, (*self.weights.shape, *[1] * self._sample_axes))
+        values = ops.broadcast_to(values, self.components.shape)
+        return (weights * values).sum(-1 - self._sample_axes)
