@@ -136,7 +136,7 @@ def test_explain_prints_and_draws_the_graph(tmp_path, capsys):
     text = capsys.readouterr().out
     for part in (
         "encoder.layers.0.weight",
-        "gaussian_kl",
+        "reparameterise",
         "bce_with_logits",
         "loss",
         "float32[2, 64]",

@@ -793,6 +793,11 @@ def test_the_posterior_by_brute_force_on_a_grid():
 STANDARD = Generator(0).normal((1, 1), dtype=np.float64).item()  # the first draw
 
 
+def reverse(model, x, t, rng):
+    """x_{t-1} from x_t."""
+    return model.denoise_step(x, model.guided()(x, t), t, t - 1, rng)
+
+
 def diffusion(beta, network=None, **options):
     """A model on one unbounded feature with the given β_t, and a network of (x, t, schedule)."""
     model = DDPM(1, **{"steps": 25, "width": 4, "blocks": 1, "bounded": False, **options})
@@ -812,7 +817,7 @@ def test_the_reverse_step_written_with_the_noise(beta, x, noise):
         alpha, abar = 1 - beta[t - 1], np.prod(1 - np.array(beta[:t]))
         expected = (x - (1 - alpha) / sqrt(1 - abar) * noise) / sqrt(alpha)
         z = model.reverse_step(t).sigma * STANDARD
-        found = model.denoise_step(np.array([[x]]), t, Generator(0)).item()
+        found = reverse(model, np.array([[x]]), t, Generator(0)).item()
         assert found - z == approx(expected, rel=1e-6, abs=1e-6)
 
 
@@ -824,7 +829,7 @@ def test_the_reverse_step_is_not_the_one_that_the_handout_prints():
         abar = model.schedule.abar[t]
         printed = (x - (1 - abar) / sqrt(1 - abar) * noise) / sqrt(abar)
         z = model.reverse_step(t).sigma * STANDARD
-        found = model.denoise_step(np.array([[x]]), t, Generator(0)).item()
+        found = reverse(model, np.array([[x]]), t, Generator(0)).item()
         assert (found - z == approx(printed, rel=1e-9)) == (t == 1)
 
 
@@ -833,13 +838,13 @@ def test_the_noise_of_a_reverse_step(kind):
     model = diffusion([0.1, 0.2, 0.3], lambda x, t, s: 0 * x, variance=kind)
     x = np.array([[0.3]])
     for t in (1, 2, 3):
-        found = model.denoise_step(x, t, Generator(0)).item()
+        found = reverse(model, x, t, Generator(0)).item()
         mean = model.reverse_step(t)._replace(sigma=0.0)
         moved = found - kernels.denoise_step(numpy_namespace, x, 0 * x, mean, None).item()
         variance = model.schedule.variance(kind, t) if t > 1 else 0.0
         assert (moved / STANDARD) ** 2 == approx(variance, rel=1e-5)
     # At t = 1 nothing is drawn: there is no generator to ask.
-    assert np.isfinite(model.denoise_step(x, 1, None))
+    assert np.isfinite(reverse(model, x, 1, None))
 
 
 @given(st.floats(1e-3, 1 - 1e-3), st.floats(-4, 4), st.floats(-4, 4))
@@ -1101,7 +1106,7 @@ def test_data_outside_the_bounds_say_what_to_do(name):
         (lambda: small("ddpm", schedule="cosin"), "schedule 'cosin'; did you mean 'cosine'"),
         (lambda: small("ddpm", predict="v"), "prediction 'v'; known: data, noise, velocity"),
         (lambda: small("ddpm", predict="nois"), "did you mean 'noise'"),
-        (lambda: small("ddpm", variance="big"), "variance 'big'; known: large, small"),
+        (lambda: small("ddpm", variance="big"), "variance 'big'; known: large, learned, small"),
         (lambda: small("ddpm", steps=0), "T is a whole number from 1, not 0"),
         (lambda: small("ae").fit(rows(3), step=3), "training setting 'step'; did you mean 'steps'"),
         (lambda: small("ae").fit(rows(3), steps=-3), "steps.*-3"),
@@ -1251,7 +1256,8 @@ def test_sixty_steps_on_digits_help(name):
         assert distance() < 0.85 * before
         return
     loss = history["loss"]
-    assert len(loss) == 60 and np.mean(loss[-10:]) < 0.8 * np.mean(loss[:3])
+    share = 0.99 if name == "vae" else 0.8  # its output starts at the mean of each pixel
+    assert len(loss) == 60 and np.mean(loss[-10:]) < share * np.mean(loss[:3])
 
 
 @pytest.mark.parametrize("features", [1, 3])

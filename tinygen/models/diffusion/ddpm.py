@@ -1,0 +1,422 @@
+"""The diffusion model: training, sampling, conditions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from math import inf, log
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinygen import kernels, ops
+from tinygen.autodiff.modes import no_grad
+from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.backend import check_device, namespace_of
+from tinygen.errors import unknown, whole
+from tinygen.models.diffusion.network import Denoiser
+from tinygen.models.diffusion.samplers import SAMPLERS, Network, Sampler
+from tinygen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
+from tinygen.models.model import Model, choose, count_of
+from tinygen.random import Generator, default_generator
+from tinygen.training import History, Settings
+
+__all__ = ["DDPM", "TARGETS", "WEIGHTS"]
+
+Array = np.ndarray[Any, Any]
+DROPPED = 0.1  # of the labels in training, so that the network also knows x without one
+LEARNED = 1e-3  # weight of the bound's term for a learned variance (Nichol & Dhariwal 2021, eq. 16)
+
+# -- what the network predicts -------------------------------------------------------------------
+Target = Callable[[Any, Any], tuple[Any, Any]]
+"""From the levels a = sqrt(abar_t), s = sqrt(1 - abar_t) of x_t = a x_0 + s ε to the pair (u, v) of a
+target u x_0 + v ε. The estimate of x_0 follows: (v x_t - s output) / (a v - s u)."""
+
+TARGETS: dict[str, Target] = {
+    "noise": lambda a, s: (0.0, 1.0),
+    "data": lambda a, s: (1.0, 0.0),
+    "velocity": lambda a, s: (-s, a),
+}
+
+
+# -- what an error weighs ------------------------------------------------------------------------
+Weight = Callable[[Any], Any]
+"""From the ratio of signal to noise to the weight of the squared error of x_0."""
+
+WEIGHTS: dict[str, Weight | None] = {
+    "simple": None,  # 1 for the error of the target itself
+    "snr": lambda snr: snr,  # of ε, whatever the target: L_simple (Ho et al. 2020, eq. 14)
+    "min-snr": lambda snr: np.minimum(snr, 5.0),  # Hang et al. 2023
+}
+
+
+class DDPM(Model):
+    """A chain x_T ~ N(0, I), ..., x_0 whose steps undo the addition of noise.
+
+    steps: T. schedule: 'linear', 'cosine', 'sigmoid', or a NoiseSchedule, which has a T of its own.
+    predict: what the network puts out: 'noise' (ε, as printed), 'data' (x_0), 'velocity' (Salimans
+        & Ho 2022), or a function like those of TARGETS. With 'noise' take the linear
+        schedule: at the cosine's last steps abar is so small that errors in ε grow 30-fold.
+    weight: of the squared error: 'simple' (1 for the target itself), 'snr', 'min-snr', or a function
+        like those of WEIGHTS.
+    variance: of the reverse step, 'large' or 'small' (see NoiseSchedule.variance), 'learned' between
+        the two (Nichol & Dhariwal 2021, eq. 15), or the numbers σ_0²..σ_T².
+    classes: the number of labels of a class-conditional model; 0 for none.
+    Bounded data are mapped to [-1, 1], and the estimate of x_0 is clipped to that in sampling.
+    """
+
+    defaults: ClassVar[Settings] = Settings(steps=6000, ema=0.999)
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        steps: int = 1000,
+        schedule: str | NoiseSchedule = "cosine",
+        predict: str | Target = "velocity",
+        weight: str | Weight = "simple",
+        variance: str | Sequence[float] = "small",
+        classes: int = 0,
+        width: int = 256,
+        blocks: int = 3,
+        bounded: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(features, bounded)
+        make = choose("schedule", schedule, SCHEDULES)
+        self.schedule = make if isinstance(make, NoiseSchedule) else make(steps)
+        if self.schedule.abar[-1] > 0.01:
+            warnings.warn(
+                f"abar_T = {self.schedule.abar[-1]:.3g}: x_T keeps some of the data, but sampling "
+                "starts from pure noise; choose larger β or a larger T",
+                stacklevel=2,
+            )
+        choose("prediction", predict, TARGETS)  # ValueError if there is none
+        choose("weight", weight, WEIGHTS)
+        self.predict, self.weight, self.variance = predict, weight, variance
+        self._check_variance()
+        self.classes = whole("classes", classes, 0)
+        width, blocks = whole("width", width), whole("blocks", blocks)
+        outputs = 2 * features if variance == "learned" else features
+        rng = Generator(seed).child("weights")
+        self.network = Denoiser(features, outputs, width, blocks, self.classes, rng=rng)
+
+    def _check_variance(self) -> None:
+        if isinstance(self.variance, str):
+            if self.variance not in ("large", "small", "learned"):
+                raise unknown("variance", self.variance, ("large", "small", "learned"))
+            if self.variance == "learned" and self.schedule.steps < 2:
+                raise ValueError("a learned variance lies between two that are equal at T = 1")
+        elif np.shape(self.variance) != (self.schedule.steps + 1,) or np.min(self.variance) < 0:
+            raise ValueError(
+                f"the variances σ_0²..σ_T² are {self.schedule.steps + 1} numbers from 0, not of "
+                f"shape {np.shape(self.variance)}"
+            )
+
+    def normalise(self, x: Any) -> Any:
+        """Bounded data to [-1, 1], others to mean 0 and standard deviation 1."""
+        return 2.0 * x - 1.0 if self.bounded else super().normalise(x)
+
+    def denormalise(self, x: Any) -> Any:
+        """The inverse of `normalise`."""
+        return 0.5 * (x + 1.0) if self.bounded else super().denormalise(x)
+
+    # -- training --------------------------------------------------------------------------------
+    def fit(self, x: Any, *, labels: Any = None, **options: Any) -> History:
+        """Train on the rows of x; with `labels` (n,) in 0..classes-1 for a class-conditional model.
+
+        See `Model.fit`. ValueError: labels that do not fit, or that are missing.
+        """
+        if (labels is not None) != bool(self.classes):
+            raise ValueError(
+                "a class-conditional model (classes=...) is trained with labels, another without"
+            )
+        self._labels = None if labels is None else self.check_labels(labels, len(as_array(x)))
+        return super().fit(x, **options)
+
+    def prepare(self, x: Any) -> Array:
+        """See `Model.prepare`; the labels, if there are any, become a last column of the rows."""
+        x = super().prepare(x)
+        labels, self._labels = getattr(self, "_labels", None), None
+        if labels is None:
+            return x
+        m = namespace_of(x)
+        return m.concatenate([x, labels[:, None].astype(np.float32)], axis=1)
+
+    def check_labels(self, labels: Any, n: int) -> Array:
+        """Labels (n,), or one for all rows, as int64 on the model's device; ValueError names a bad one."""
+        labels = as_array(labels)
+        check_device("the labels", labels, "the model", self.device)
+        if labels.dtype.kind not in "iu" or labels.shape not in ((), (n,)):
+            raise ValueError(
+                f"labels are {n} whole numbers, not {labels.dtype} of shape {labels.shape}"
+            )
+        if labels.size and not (labels.min() >= 0 and labels.max() < self.classes):
+            raise ValueError(
+                f"labels {int(labels.min())}..{int(labels.max())} for {self.classes} classes"
+            )
+        m = namespace_of(labels)
+        return m.ascontiguousarray(m.broadcast_to(labels, (n,)), np.int64)
+
+    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+        """Algorithm 1 of the paper (2 of the handout): the mean squared error of the prediction.
+
+        With predict='noise', or weight='snr', it is L_simple (eq. 14), per element. L_simple drops
+        the weights β²/(2σ²α(1 - abar)) of eq. 12: it is not the variational bound, for which see
+        `variational_bound`. A learned variance adds its part of the bound (`bound`, in nats a
+        feature, of one random step times T).
+        """
+        m = namespace_of(x)
+        x, labels = self._take_labels(x, rng)
+        x = m.ascontiguousarray(self.normalise(x))
+        t = rng.integers(1, self.schedule.steps + 1, len(x), device=m.device)
+        a, s = self.schedule.levels(t)
+        draw = rng.next_draw()
+        xt, _ = kernels.noise_step(m, x, a, s, draw)
+        output = self.network(xt, t, *labels)
+        if self.variance != "learned":
+            return {"loss": self._error(output, x, t, draw)}
+        prediction, between = ops.split(output, 2, axis=1)
+        bound = self._bound_of_variance(prediction.data, between, x, xt, t)
+        return {"loss": self._error(prediction, x, t, draw) + LEARNED * bound, "bound": bound}
+
+    def _take_labels(self, x: Array, rng: Generator) -> tuple[Array, tuple[Array, ...]]:
+        """The rows without their last column, and that as labels, a tenth of them dropped."""
+        if not self.classes:
+            return x, ()
+        m = namespace_of(x)
+        none = m.full(len(x), self.classes)
+        if x.shape[1] == self.features:  # held-out rows come without labels
+            return x, (none,)
+        dropped = rng.bernoulli(DROPPED, len(x), device=m.device) > 0
+        return x[:, :-1], (m.where(dropped, none, x[:, -1].astype(np.int64)),)
+
+    def _error(self, output: Tensor, x: Array, t: Any, draw: kernels.Draw) -> Tensor:
+        """The weighted mean squared error of the target: the weights' roots scale both sides."""
+        m = namespace_of(x)
+        a, s = self.schedule.levels(t)
+        on_data, on_noise = (_by_row(m, c, a) for c in self.target(a, s))
+        if choose("weight", self.weight, WEIGHTS) is not None:
+            scale = self.schedule.table("weight", self._root_weights, t)
+            output = output * scale[:, None]
+            on_data = None if on_data is None else on_data * scale
+            on_noise = None if on_noise is None else on_noise * scale
+        return ops.noise_error(output, x, on_data, on_noise, draw)
+
+    def _root_weights(self) -> Array:
+        """By time, the root of the weight of the target's error: that of x_0 is s/(a v - s u) of it."""
+        a, s = np.sqrt(self.schedule.abar), np.sqrt(1 - self.schedule.abar)
+        u, v = self.target(a, s)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            roots = np.sqrt(choose("weight", self.weight, WEIGHTS)(self.schedule.snr))
+            roots = roots * np.abs(s / (a * v - s * u))
+        roots[0] = 0.0  # no loss is asked for at t = 0
+        return np.asarray(roots)
+
+    def _bound_of_variance(
+        self, output: Array, between: Tensor, x: Array, xt: Array, t: Any
+    ) -> Tensor:
+        """T · KL(q(x_{t-1} | x_t, x_0) ‖ p) a feature, as a function of the variance alone; at t = 1
+        the density of x_0 in its place."""
+        schedule = self.schedule
+        a, s = schedule.levels(t)
+        u, v = (c if isinstance(c, float) else c[:, None] for c in self.target(a, s))
+        a, s = a[:, None], s[:, None]
+        x0 = (v * xt - s * output) / (a * v - s * u)
+        on_x0 = schedule.table("on x0", self._posterior_of_x0, t)[:, None]
+        lower = schedule.table("log small", lambda: self._log_limits()[0], t)[:, None]
+        upper = schedule.table("log large", lambda: self._log_limits()[1], t)[:, None]
+        log_var = _between(lower, upper, between)
+        of_q = schedule.table("of q", lambda: self._by_time("small"), t)[:, None]
+        # Under q, the mean of (x_{t-1} - mean of p)² is its variance and the means' distance squared.
+        spread = of_q + (on_x0 * (x - x0)) ** 2
+        surplus = 0.5 * (log_var + spread * ops.exp(-log_var))
+        return schedule.steps * ops.mean(
+            surplus - schedule.table("entropy", self._entropy, t)[:, None]
+        )
+
+    def _posterior_of_x0(self) -> Array:
+        return np.array([0.0, *(self.schedule.posterior_mean(t)[0] for t in self._all_times())])
+
+    def _entropy(self) -> Array:
+        """That of q(x_{t-1} | x_t, x_0) less a constant that cancels; of the density at t = 1 none."""
+        small = self._by_time("small")
+        return np.array([0.0, -0.5 * np.log(2 * np.pi), *(0.5 * (1 + np.log(small[2:])))])
+
+    def _by_time(self, kind: str) -> Array:
+        return np.array([0.0, *(self.schedule.variance(kind, t) for t in self._all_times())])
+
+    def _all_times(self) -> range:
+        return range(1, self.schedule.steps + 1)
+
+    # -- what the network says -------------------------------------------------------------------
+    def target(self, a: Any, s: Any) -> tuple[Any, Any]:
+        """(u, v) of the target u x_0 + v ε at levels a of signal and s of noise."""
+        return choose("prediction", self.predict, TARGETS)(a, s)
+
+    def _log_limits(self) -> tuple[Array, Array]:
+        """By time, the logarithms of the small and the large variance; the first small one, which
+        is 0, is replaced by the second."""
+        small, large = self._by_time("small"), self._by_time("large")
+        small[:2] = small[min(2, len(small) - 1)] or large[1]  # T = 1 has no second one
+        large[0] = large[1]
+        return np.log(small), np.log(large)
+
+    def log_variance(self, output: Array, t: int) -> Any:
+        """log σ² of p(x_{t-1} | x_t): a number, or (n, features) if it is learned. At t = 1, that of
+        the decoder p(x_0 | x_1), where the small variance, which is 0, is the second one."""
+        small, large = self._log_limits()
+        if self.variance == "learned":
+            return _between(small[t], large[t], output[:, self.features :])
+        if isinstance(self.variance, str):
+            return float(small[t] if self.variance == "small" else large[t])
+        return log(self.variance[t])
+
+    def estimate(self, t: int) -> tuple[float, float, float, float]:
+        """What x_t and the output contribute to the estimate of x_0, and its limits."""
+        a, s = float(np.sqrt(self.schedule.abar[t])), float(np.sqrt(1 - self.schedule.abar[t]))
+        u, v = self.target(a, s)
+        limit = 1.0 if self.bounded else inf
+        return v / (a * v - s * u), -s / (a * v - s * u), -limit, limit
+
+    def estimated(self, xt: Array, output: Array, t: int) -> Array:
+        """The estimate of x_0 (n, features) from x_t and the output, clipped if the data are bounded."""
+        numbers = kernels.Denoising(*self.estimate(t), 1.0, 0.0, 0.0)
+        return kernels.denoise_step(namespace_of(xt), xt, output, numbers, kernels.NO_DRAW)
+
+    @no_grad()
+    def predict_x0(self, xt: Array, t: int) -> Array:
+        """The network's estimate of x_0 from x_t (n, features), in normalised units."""
+        output = self.guided()(xt, t)[:, : self.features]
+        return self.estimated(xt, namespace_of(xt).ascontiguousarray(output), t)
+
+    def guided(self, labels: Any = None, guidance: float = 1.0) -> Network:
+        """The network as a function of (x, t), for labels (n,) if it knows any.
+
+        guidance w: (1 - w) · output without a label + w · output with it (Ho & Salimans 2022, with
+        w = 1 + theirs): 0 ignores the labels, 1 is the conditional model, more sharpens it.
+        """
+
+        def network(x: Array, t: int, labels: Any = labels) -> Array:
+            m = namespace_of(x)
+            if not self.classes:
+                return self.network(x, m.full(1, t)).data
+            if labels is None:
+                labels = m.full(1, self.classes)
+            return self.network(x, m.full(1, t), labels).data
+
+        if labels is None or guidance == 1:
+            return network
+        return lambda x, t: (1 - guidance) * network(x, t, None) + guidance * network(x, t)
+
+    # -- sampling --------------------------------------------------------------------------------
+    def denoise_step(
+        self, xt: Array, output: Array, t: int, s: int, rng: Generator, out: Array | None = None
+    ) -> Array:
+        """x_s from x_t and the network's output: a draw from N(posterior mean at the estimated x_0, σ²).
+
+        From t to t - 1 with ε in the place of x_0 the mean is
+        (x_t - (1 - α_t)/sqrt(1 - abar_t) ε) / sqrt(α_t) (algorithm 2 of the paper; the handout's
+        algorithm 3 prints abar for α). No noise at s = 0. `out`, which may be xt, receives the result.
+        """
+        m = namespace_of(xt)
+        numbers = self.reverse_step(t, s)
+        if self.variance != "learned":
+            draw = rng.next_draw() if numbers.sigma else kernels.NO_DRAW
+            return kernels.denoise_step(m, xt, output, numbers, draw, out)
+        prediction, log_var = m.split(output, 2, axis=1)
+        prediction = m.ascontiguousarray(prediction)
+        y = kernels.denoise_step(m, xt, prediction, numbers, kernels.NO_DRAW, out)
+        if s:
+            small, large = (log(self.schedule.variance(kind, t, s)) for kind in ("small", "large"))
+            noise = rng.normal(y.shape, device=m.device)
+            y += m.exp(0.5 * _between(small, large, log_var)) * noise
+        return y
+
+    def reverse_step(self, t: int, s: int | None = None) -> kernels.Denoising:
+        """The numbers of the step from x_t to x_s, s = t - 1 for None: the posterior mean at the
+        estimate of x_0 (clipped if the data are bounded), and σ; 0 to s = 0, or if it is learned."""
+        s = t - 1 if s is None else s
+        if self.variance == "learned" or s == 0:
+            sigma = 0.0
+        elif isinstance(self.variance, str):
+            sigma = self.schedule.variance(self.variance, t, s) ** 0.5
+        elif s == t - 1:
+            sigma = float(self.variance[t]) ** 0.5
+        else:
+            raise ValueError(
+                f"variances given for each t do not say that of a step from {t} to {s}"
+            )
+        on_x0, on_xt = self.schedule.posterior_mean(t, s)
+        return kernels.Denoising(*self.estimate(t), on_x0, on_xt, sigma)
+
+    @no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        sampler: str | Sampler = "ddpm",
+        steps: int | Sequence[int] | None = None,
+        labels: Any = None,
+        guidance: float = 1.0,
+        known: Any = None,
+        mask: Any = None,
+        rng: Generator | None = None,
+    ) -> Array:
+        """n rows (n, features), from x_T ~ N(0, I) through the times of `steps` down to x_0.
+
+        sampler: 'ddpm', 'ddim', 'dpm-solver', or a function like those of samplers.py.
+        steps: how many times, evenly spaced; or the times themselves; None for all T.
+        labels, guidance: for a class-conditional model, see `guided`.
+        known, mask: inpainting: data (features,) or (n, features), and the truth values (of the same
+            shape) of what is kept of them: at each time it is replaced by a noised copy
+            (Lugmayr et al. 2022, eq. 8), and in the result by itself.
+        ValueError: times, labels, a mask that do not fit.
+        """
+        rng = rng or default_generator()
+        n = count_of(n)
+        if labels is not None:
+            if not self.classes:
+                raise ValueError("labels are for a model with classes")
+            labels = self.check_labels(labels, n)
+        pairs = self.schedule.pairs(steps)
+        kept = self._kept(known, mask, n)
+        step = choose("sampler", sampler, SAMPLERS)(self, self.guided(labels, guidance), rng)
+        x = rng.normal((n, self.features), device=self.device)
+        m = namespace_of(x)
+        for t, s in pairs:
+            if kept is not None:
+                a, noise = (float(level[0]) for level in self.schedule.levels(np.array([t])))
+                x = m.where(kept[1], a * kept[0] + noise * rng.normal(x.shape, device=m.device), x)
+            x = step(x, t, s)
+        if kept is not None:
+            x = m.where(kept[1], kept[0], x)
+        return self.denormalise(x)
+
+    def _kept(self, known: Any, mask: Any, n: int) -> tuple[Array, Array] | None:
+        if known is None and mask is None:
+            return None
+        if known is None or mask is None:
+            raise ValueError("inpainting takes both the known data and the mask of what is kept")
+        known, mask = as_array(known), as_array(mask)
+        for what, array in (("known", known), ("mask", mask)):
+            check_device(what, array, "the model", self.device)
+            if array.shape not in ((self.features,), (n, self.features)):
+                raise ValueError(
+                    f"{what} of shape {array.shape} for samples ({n}, {self.features})"
+                )
+        m = namespace_of(known)
+        data = self.check(m.broadcast_to(known, (n, self.features)))
+        return self.normalise(data), m.broadcast_to(mask.astype(bool), (n, self.features))
+
+
+def _by_row(m: Any, coefficient: Any, levels: Any) -> Any:
+    """A coefficient of a target as an array (rows,) of float32, and None for 0."""
+    if isinstance(coefficient, float):
+        return m.full_like(levels, coefficient) if coefficient else None
+    return coefficient
+
+
+def _between(lower: Any, upper: Any, share: Any) -> Any:
+    """A learned log variance (Nichol & Dhariwal 2021, eq. 15): -1 is the lower limit, 1 the upper."""
+    return lower + (upper - lower) * 0.5 * (share + 1.0)
