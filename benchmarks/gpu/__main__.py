@@ -167,7 +167,7 @@ def about(quick: bool) -> dict[str, Any]:
 def _said(arguments: Sequence[str]) -> str:
     """The first line of a command's output."""
     done = subprocess.run(arguments, cwd=processes.ROOT, capture_output=True, text=True, timeout=20)
-    return done.stdout.splitlines()[0]
+    return (done.stdout.splitlines() or ["unknown"])[0]
 
 
 def _version(package: str) -> str:

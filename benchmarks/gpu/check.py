@@ -28,6 +28,7 @@ Array = Any
 SHAPES = [(0, 5), (1, 1), (1, 3), (16, 49), (7, 143), (64, 64), (101, 9901)]  # to 10^6 + 1 elements
 ENOUGH = 700  # elements, for a norm: of a few, one in which much cancelled decides
 GEOMETRIES = [(32, 1), (96, 2), (256, 1), (256, 2**16)]  # threads, most blocks per multiprocessor
+SMALLEST = 1e-6  # norm of an oracle: below, its own rounding shows (arrays here are of order 1)
 MOVED = 2**40 + 3  # by a counter
 
 
@@ -137,7 +138,7 @@ def errors(results: Sequence[Array], expected: Sequence[Array]) -> tuple[float, 
             difference = np.where(out == true, 0, out.astype(np.float64) - true)
             true = np.abs(np.asarray(true, np.float64))
             for i, norm in enumerate((np.linalg.norm, np.max)):
-                error = norm(np.abs(difference).reshape(-1)) / max(norm(true.reshape(-1)), 1e-300)
+                error = norm(np.abs(difference).reshape(-1)) / max(norm(true.reshape(-1)), SMALLEST)
                 worst[i] = max(worst[i], float(error) if np.isfinite(error) else np.inf)
     return worst[0], worst[1]
 

@@ -143,7 +143,8 @@ def measure(scale: Scale, save: Save, torch: Callable[[], Torch] = Torch) -> Non
             ways = {**_here(m, kernel, n), **(peer.ways(kernel, n) if peer else {})}
             _time(watch, kernel, n, ways, save)
     if peer:
-        for kernel, n in product(map(BY_NAME.get, (*TARGETS, *MORE)), (*large[:1], scale.small)):
+        names = (*TARGETS, *MORE)
+        for n, kernel in product((*large[:1], scale.small), map(BY_NAME.get, names)):
             _time(watch, kernel, n, peer.compiled(kernel, n), save)
 
 
