@@ -1,5 +1,14 @@
-"""How good are samples? Distances between a set of samples and a set of data, rows of numbers."""
+"""How good are samples? Measures of a set of samples beside a set of data, rows of numbers.
 
-from tinygen.metrics.distances import nearest_distance, sliced_wasserstein
+None needs a pretrained network. All compute on the CPU: arrays from the GPU are copied there.
+"""
 
-__all__ = ["nearest_distance", "sliced_wasserstein"]
+from tinygen.metrics.classifier import C2ST, c2st
+from tinygen.metrics.kernel import MMD, mmd
+from tinygen.metrics.neighbours import PRDC, Memorisation, memorisation, nearest_distances, prdc
+from tinygen.metrics.transport import sliced_wasserstein, wasserstein
+
+__all__ = [
+    "C2ST", "MMD", "PRDC", "Memorisation", "c2st", "memorisation", "mmd", "nearest_distances",
+    "prdc", "sliced_wasserstein", "wasserstein",
+]  # fmt: skip

@@ -1,0 +1,72 @@
+"""Sets of points, and the distances between them a block of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tinygen.autodiff.tensor import as_array
+from tinygen.backend import to_device
+
+__all__ = ["Array", "at_least", "point_sets", "squared_distances"]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_ENTRIES = 1 << 23  # distances in memory together: 64 MB
+_ROUNDING = 1e-12  # of a squared distance, relative to the squares it is the difference of
+
+
+def point_sets(**sets: Any) -> list[Array]:
+    """The sets as float64 arrays (rows, d) on the CPU, wherever they were; errors go by name.
+
+    ValueError: an empty set, different d, NaN or infinity.
+    """
+    arrays = [_points(name, points) for name, points in sets.items()]
+    first, width = next(iter(sets)), arrays[0].shape[1]
+    for name, array in zip(sets, arrays, strict=True):
+        if array.shape[1] != width:
+            raise ValueError(f"{first} has rows of {width} numbers, {name} of {array.shape[1]}")
+    return arrays
+
+
+def _points(name: str, points: Any) -> Array:
+    array: Array = to_device(as_array(points), "cpu").astype(np.float64)
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"{name} must be rows of numbers, not empty, got shape {array.shape}")
+    finite = np.isfinite(array)
+    if not finite.all():
+        raise ValueError(f"{name} must be finite, got {array[~finite][0]}")
+    return array
+
+
+def at_least(rows: int, why: str, *sets: Array) -> None:
+    """ValueError unless each of the sets has so many rows."""
+    fewest = min(map(len, sets))
+    if fewest < rows:
+        raise ValueError(f"{why} needs at least {rows} rows in each set, got {fewest}")
+
+
+def squared_distances(x: Array, y: Array) -> Iterator[tuple[slice, Array]]:
+    """Blocks of rows of x, each with its squared distances to all of y: (rows, m).
+
+    |x - y|² = |x|² + |y|² - 2 x·y, whose last term is a matrix product. Points that agree to
+    rounding have the distance 0, so that copies are found as such.
+    """
+    # Near the origin the squares are small, and so is what their difference loses. The median is
+    # not moved by outliers, and it leaves numbers such as k/16 exact, and with them ties.
+    centre = np.median(y[:: -(-len(y) // 1000)], axis=0)
+    y = y - centre
+    of_y = (y * y).sum(axis=1)
+    size = max(1, _ENTRIES // len(y))
+    for start in range(0, len(x), size):
+        rows = x[start : start + size] - centre
+        sums = (rows * rows).sum(axis=1)[:, None] + of_y
+        squared = rows @ y.T
+        squared *= -2.0
+        squared += sums
+        sums *= _ROUNDING
+        squared[squared <= sums] = 0.0
+        yield slice(start, start + len(rows)), squared
