@@ -341,6 +341,7 @@ def test_create_graph_records_even_under_no_grad():
 
 
 # -- long chains and memory --------------------------------------------------------------------------
+@pytest.mark.cpu_only("so many operations take the stand-in ten seconds")
 def test_a_chain_of_100_000_operations():
     """No recursion: forward, backward, and taking the chain down again."""
     assert sys.getrecursionlimit() < 100_000

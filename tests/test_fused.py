@@ -6,7 +6,7 @@ Value, gradient and second derivative, in float64 and float32.
 from __future__ import annotations
 
 import pytest
-from on_device import np, tg
+from on_device import np, placed, tg
 
 from tinygen.random import Generator
 
@@ -41,7 +41,7 @@ LABELS = np.array([2, 0, 1, 2])
 # name: the fused form, the plain composition, the shapes of the inputs
 def noise(like):
     """The draw that the operations below make, in the dtype of their input."""
-    return Generator(3).normal(like.shape, dtype=like.dtype)
+    return placed(Generator(3).normal(like.shape, dtype=like.dtype))
 
 
 def plain_reparameterise(h):

@@ -12,7 +12,7 @@ from on_device import DEVICE, approx, np, on_cpu, on_device, placed, special, st
 
 from tinygen import data, kernels
 from tinygen.autodiff.backward import gradients
-from tinygen.backend import numpy_namespace
+from tinygen.backend import namespace_of
 from tinygen.errors import CheckpointError
 from tinygen.models import MODELS, load
 from tinygen.models.autoencoder import (
@@ -106,6 +106,7 @@ def test_the_loss_of_an_autoencoder_is_the_squared_distance():
     assert terms["loss"].item() == approx(expected, rel=1e-5)
 
 
+@pytest.mark.cpu_only("many steps: the stand-in takes a millisecond for each kernel")
 def test_a_linear_autoencoder_finds_the_principal_components():
     """The least error is the sum of the discarded eigenvalues (Baldi & Hornik 1989)."""
     x = normals(200, 5) @ np.diag([4.0, 3.0, 1.0, 0.7, 0.5]) @ normals(5, 5, seed=1) + 3
@@ -197,6 +198,7 @@ def test_the_denoising_loss_is_against_the_clean_input(monkeypatch, bounded):
     assert loss.item() == approx(4.0, rel=1e-6)  # ‖(x + 1) - x‖²: 0 against the corrupted
 
 
+@pytest.mark.cpu_only("many steps: the stand-in takes a millisecond for each kernel")
 @pytest.mark.parametrize("noise", [0.5, 1.5])
 def test_the_best_denoiser_of_gaussian_data(noise):
     """r(x̃) = (s² x̃ + σ² m) / (s² + σ²), with error s²σ² / (s² + σ²), here s = 1 and m = 0."""
@@ -304,6 +306,7 @@ def test_the_contractive_loss_is_the_error_plus_the_weighted_penalty(estimate):
     assert next(iter(terms)) == "loss"
 
 
+@pytest.mark.cpu_only("many steps: the stand-in takes a millisecond for each kernel")
 def test_the_penalty_contracts():
     x = rows(64, 6)
     norms = []
@@ -468,6 +471,7 @@ def test_scores_are_densities_in_the_units_of_the_data():
     assert within(repeated_scores(model, x), density)
 
 
+@pytest.mark.cpu_only("many steps: the stand-in takes a millisecond for each kernel")
 def test_a_linear_vae_finds_the_log_likelihood_of_its_data():
     """At its optimum the bound is tight: probabilistic PCA (Tipping & Bishop 1999)."""
     x = normals(300, 1) @ np.array([[2.0, -1.0, 0.5]]) + 0.5 * normals(300, 3, seed=1)
@@ -840,7 +844,7 @@ def test_the_noise_of_a_reverse_step(kind):
     for t in (1, 2, 3):
         found = reverse(model, x, t, Generator(0)).item()
         mean = model.reverse_step(t)._replace(sigma=0.0)
-        moved = found - kernels.denoise_step(numpy_namespace, x, 0 * x, mean, None).item()
+        moved = found - kernels.denoise_step(namespace_of(x), x, 0 * x, mean, None).item()
         variance = model.schedule.variance(kind, t) if t > 1 else 0.0
         assert (moved / STANDARD) ** 2 == approx(variance, rel=1e-5)
     # At t = 1 nothing is drawn: there is no generator to ask.
