@@ -8,6 +8,7 @@ the same parameters, bit for bit, as a run that was never stopped.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -36,6 +37,7 @@ __all__ = ["History", "Objective", "Settings", "Stopped", "train"]
 
 Array = np.ndarray[Any, Any]
 CHECKPOINT = "checkpoint.npz"
+WATCH_STEPS = 100  # from one look at the state of the run to the next
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Trainable(Protocol):
     def state_dict(self) -> dict[str, Array]: ...
     def load_state_dict(self, state: dict[str, Array]) -> None: ...
     def generators(self) -> list[Generator]: ...
+    def watch(self, x: Array, settings: Settings) -> Callable[[], str | None]: ...
     def train(self) -> Any: ...
     def eval(self) -> Any: ...
     def finish(self, x: Array) -> None: ...
@@ -127,6 +130,7 @@ def train(
     With a `folder`, which exists, `checkpoint.npz` in it is renewed every `checkpoint_seconds` and
     at the end, and `resume` continues from it. `meta` is stored in it for whoever loads the model.
     The model ends with the averaged parameters if the settings ask for an average.
+    What the model sees going wrong (`Model.watch`) is told by the logger "tinygen", on stderr.
     NonFiniteError: a loss or gradient became NaN or infinite; the message names the step and the
     operation, the last checkpoint is from before. Stopped: on Ctrl-C, after a checkpoint.
     CheckpointError: the checkpoint does not belong to this model, these settings or this data.
@@ -140,12 +144,15 @@ def train(
         if run.path.exists():
             raise FileExistsError(f"{run.path} exists: resume that run, or choose another folder")
         run.save()  # from the start there is something to resume from
+    watch = model.watch(x, settings)
     model.train()
     progress = _progress(settings.steps, run.step) if show_progress else None
     saved = time.monotonic()
     with _stop_signals() as asked_to_stop:
         while run.step < settings.steps and not asked_to_stop:
             run.advance()
+            if run.step % WATCH_STEPS == 0 and (remark := watch()):
+                logging.getLogger("tinygen").warning("tinygen: step %d: %s", run.step, remark)
             if progress:
                 progress(run.step, run.history)
             if run.path is not None and time.monotonic() - saved >= checkpoint_seconds:

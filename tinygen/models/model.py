@@ -89,6 +89,11 @@ class Model(Module):
             self.scale.data[...] = m.where(std > 0, std, 1.0)  # a constant feature stays 0
         return x
 
+    def watch(self, x: Array, settings: Settings) -> Callable[[], str | None]:
+        """How a run on the data x is looked at: a function that the loop calls now and then, and
+        that returns one line when what it sees has changed. It leaves the run as it is."""
+        return lambda: None
+
     def finish(self, x: Array) -> None:
         """Measure on the training data what the parameters leave open; before each checkpoint too."""
 

@@ -10,18 +10,22 @@ import numpy as np
 
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.tensor import Tensor
+from tinygen.backend import to_device
 from tinygen.errors import whole
-from tinygen.models.gan.losses import LOSSES, Loss
+from tinygen.models.gan.losses import LOSSES, Loss, cross_entropy
+from tinygen.models.gan.optimum import JSBound, js_bound
 from tinygen.models.gan.penalties import PENALTIES, Penalty
+from tinygen.models.gan.watch import LEAST_ROWS, Watch, look
 from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import MLP, Linear, SpectralLinear
 from tinygen.optim import Adam, Optimizer
 from tinygen.random import Generator, default_generator
-from tinygen.training import Objective, Settings
+from tinygen.training import WATCH_STEPS, Objective, Settings
 
 __all__ = ["GAN"]
 
 Array = np.ndarray[Any, Any]
+WATCHED = 256  # data rows and samples that are looked at during training
 
 
 class GAN(Model):
@@ -34,9 +38,13 @@ class GAN(Model):
 
     loss: 'non-saturating', 'minimax' (as printed), 'least-squares', 'wasserstein', or a `Loss`.
     penalty: on D's gradient in the data, 'r1', 'wgan-gp', or a function like those; None for none.
-    penalty_weight: γ of R1 or λ of WGAN-GP, for both 10 in their papers.
+    penalty_weight: γ of R1 or λ of WGAN-GP, for both 10 in their papers; for points in the plane
+        1 trains better.
     spectral: whether the layers of D are normalised by their largest singular value.
-    discriminator_steps: k of algorithm 1, each step with a batch and a z of its own.
+    discriminator_steps: k of algorithm 1, each step with a batch and a z of its own; Wasserstein
+        and spectral want about 5.
+
+    Divergence and mode collapse are told while it trains; see `watch.py`.
     """
 
     defaults: ClassVar[Settings] = Settings(steps=8000, lr=5e-4, clip=10.0, ema=0.999)
@@ -104,6 +112,44 @@ class GAN(Model):
         """G's loss on as many z as x has rows."""
         fake = self.generator(rng.normal((len(x), self.latent), device=self.device))
         return {"generator": self.generator_loss(self.discriminator(fake))}
+
+    def watch(self, x: Array, settings: Settings) -> Callable[[], str | None]:
+        """Looks at the same data rows and the same z all along; it tells what `watch.py` lists."""
+        if len(x) < LEAST_ROWS:
+            return lambda: None
+        rng = Generator(0).child("watch")  # of its own: the run is the same without it
+        real = self.normalise(x[to_device(rng.permutation(len(x))[:WATCHED], self.device)])
+        z = rng.normal((WATCHED, self.latent), device=self.device)
+        watch = Watch(grace=max(10, settings.steps // (5 * WATCH_STEPS)))
+
+        @no_grad()
+        def remark() -> str | None:
+            self.eval()
+            fake = self.generator(z).data
+            outs = (self.discriminator(rows).data[:, 0] for rows in (real, fake))
+            seen = [to_device(a, "cpu") for a in (*outs, real, fake)]
+            self.train()
+            if not all(np.isfinite(a).all() for a in seen):
+                return None  # the next step of the run fails, and names what did
+            return watch(look(*seen, logits=self.has_logits))
+
+        return remark
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether D's outputs are logits: its loss is the cross-entropy."""
+        return self.discriminator_loss is cross_entropy
+
+    def js_bound(self, x: Any, *, rng: Generator | None = None) -> JSBound:
+        """A lower bound of JS(data, samples) in nats, from held-out rows x (n, features).
+
+        With as many samples; see `tinygen.models.gan.optimum`. ValueError: D's outputs are no
+        logits, fewer than 2 rows.
+        """
+        if not self.has_logits:
+            raise ValueError("js_bound needs the loss 'non-saturating' or 'minimax': a D of logits")
+        real, fake = x, self.sample(len(x), rng=rng)
+        return js_bound(*(self.discriminator_logits(rows) for rows in (real, fake)))
 
     @no_grad()
     def discriminator_logits(self, x: Any) -> Array:
