@@ -71,7 +71,7 @@ def _rows(model: DDPM, rows: Array, levels: int, rng: Generator) -> tuple[Array,
         a, s = schedule.levels(m.full(len(x), t))
         xt, _ = kernels.noise_step(m, x, a, s, rng.next_draw())
         output = network(xt, t)
-        return model.estimated(xt, m.ascontiguousarray(output[:, : model.features]), t), output
+        return model.estimated(xt, output, t), output
 
     abar = schedule.abar[-1]
     prior = 0.5 * (abar * m.square(x).astype(np.float64) - abar - log(1 - abar)).sum(axis=1)

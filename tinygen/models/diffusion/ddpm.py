@@ -279,16 +279,22 @@ class DDPM(Model):
         limit = 1.0 if self.bounded else inf
         return v / (a * v - s * u), -s / (a * v - s * u), -limit, limit
 
+    def prediction(self, output: Array) -> Array:
+        """The output (n, features) without what it says of a learned variance."""
+        if self.variance != "learned":
+            return output
+        return namespace_of(output).ascontiguousarray(output[:, : self.features])
+
     def estimated(self, xt: Array, output: Array, t: int) -> Array:
         """The estimate of x_0 (n, features) from x_t and the output, clipped if the data are bounded."""
         numbers = kernels.Denoising(*self.estimate(t), 1.0, 0.0, 0.0)
-        return kernels.denoise_step(namespace_of(xt), xt, output, numbers, kernels.NO_DRAW)
+        m, prediction = namespace_of(xt), self.prediction(output)
+        return kernels.denoise_step(m, xt, prediction, numbers, kernels.NO_DRAW)
 
     @no_grad()
     def predict_x0(self, xt: Array, t: int) -> Array:
         """The network's estimate of x_0 from x_t (n, features), in normalised units."""
-        output = self.guided()(xt, t)[:, : self.features]
-        return self.estimated(xt, namespace_of(xt).ascontiguousarray(output), t)
+        return self.estimated(xt, self.guided()(xt, t), t)
 
     def guided(self, labels: Any = None, guidance: float = 1.0) -> Network:
         """The network as a function of (x, t), for labels (n,) if it knows any.
@@ -319,18 +325,13 @@ class DDPM(Model):
         (x_t - (1 - α_t)/sqrt(1 - abar_t) ε) / sqrt(α_t) (algorithm 2 of the paper; the handout's
         algorithm 3 prints abar for α). No noise at s = 0. `out`, which may be xt, receives the result.
         """
-        m = namespace_of(xt)
-        numbers = self.reverse_step(t, s)
-        if self.variance != "learned":
-            draw = rng.next_draw() if numbers.sigma else kernels.NO_DRAW
-            return kernels.denoise_step(m, xt, output, numbers, draw, out)
-        prediction, log_var = m.split(output, 2, axis=1)
-        prediction = m.ascontiguousarray(prediction)
-        y = kernels.denoise_step(m, xt, prediction, numbers, kernels.NO_DRAW, out)
-        if s:
+        m, numbers = namespace_of(xt), self.reverse_step(t, s)
+        draw = rng.next_draw() if numbers.sigma else kernels.NO_DRAW
+        y = kernels.denoise_step(m, xt, self.prediction(output), numbers, draw, out)
+        if self.variance == "learned" and s:
             small, large = (log(self.schedule.variance(kind, t, s)) for kind in ("small", "large"))
             noise = rng.normal(y.shape, device=m.device)
-            y += m.exp(0.5 * _between(small, large, log_var)) * noise
+            y += m.exp(0.5 * _between(small, large, output[:, self.features :])) * noise
         return y
 
     def reverse_step(self, t: int, s: int | None = None) -> kernels.Denoising:

@@ -56,7 +56,8 @@ def ddim(eta: float = 0.0) -> Sampler:
                 *model.estimate(t), sqrt(before) - along * sqrt(abar), along, sigma
             )
             draw = rng.next_draw() if sigma else kernels.NO_DRAW
-            return kernels.denoise_step(namespace_of(x), x, network(x, t), numbers, draw)
+            prediction = model.prediction(network(x, t))
+            return kernels.denoise_step(namespace_of(x), x, prediction, numbers, draw)
 
         return step
 
