@@ -90,7 +90,12 @@ class Objective(NamedTuple):
 
 
 class Trainable(Protocol):
-    """What the loop needs of a model; `tinygen.models.Model` provides it."""
+    """What the loop needs of a model; `tinygen.models.Model` provides it.
+
+    The loop sets `step`, the number of steps so far, before each.
+    """
+
+    step: int
 
     def objectives(self) -> list[Objective]: ...
     def optimizer(self, parameters: dict[str, Tensor], lr: Callable[[int], float]) -> Optimizer: ...
@@ -223,6 +228,7 @@ class _Run:
 
     def advance(self) -> None:
         """One step: each objective in turn takes a batch and updates its parameters."""
+        self.model.step = self.step
         for objective in self.objectives:
             batch = self._next_batch()
             before = [g.state for g in self.random]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -13,18 +13,31 @@ from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.operation import REGISTRY
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of, to_device
-from tinygen.errors import unknown
-from tinygen.models.model import Model, choose, count_of
+from tinygen.errors import unknown, whole
+from tinygen.models.model import Model, choose, count_of, with_options_of
 from tinygen.nn import MLP
 from tinygen.random import Generator, default_generator
 from tinygen.training import Settings
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = [
     "CORRUPTIONS", "Autoencoder", "ContractiveAutoencoder", "DenoisingAutoencoder",
-    "hutchinson_jacobian_norm", "jacobian_norm",
+    "HutchinsonVariance", "hutchinson_jacobian_norm", "hutchinson_variance", "jacobian_norm",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
+
+
+class Options(TypedDict, total=False):
+    """What every autoencoder can be told, for type checkers; `Autoencoder` says what it is."""
+
+    hidden: Sequence[int]
+    latent: int
+    activation: str
+    bounded: bool
+    seed: int
 
 
 class Autoencoder(Model):
@@ -72,10 +85,14 @@ class Autoencoder(Model):
         factor = vectors * np.sqrt(np.maximum(values, 0))
         self.code_factor.data[...] = to_device(factor, self.device)
 
+    def code(self, x: Any) -> Tensor:
+        """`encode` of normalised x, differentiable."""
+        return self.encoder(x)
+
     @no_grad()
     def encode(self, x: Any) -> Array:
         """The codes (n, latent) of data (n, features)."""
-        return self.encoder(self.normalise(self.check(x))).data
+        return self.code(self.normalise(self.check(x))).data
 
     @no_grad()
     def decode(self, z: Any) -> Array:
@@ -134,26 +151,16 @@ class DenoisingAutoencoder(Autoencoder):
     amount: the probability, or the standard deviation of the noise in normalised units.
     """
 
+    @with_options_of(Autoencoder.__init__, latent=32)
     def __init__(
         self,
         features: int,
         *,
         corruption: str | Corruption = "masking",
         amount: float = 0.3,
-        hidden: Sequence[int] = (256, 128),
-        latent: int = 32,
-        activation: str = "silu",
-        bounded: bool = True,
-        seed: int = 0,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            features,
-            hidden=hidden,
-            latent=latent,
-            activation=activation,
-            bounded=bounded,
-            seed=seed,
-        )
+        super().__init__(features, **options)
         choose("corruption", corruption, CORRUPTIONS)  # ValueError if there is none
         top = 1.0 if corruption in ("masking", "salt-and-pepper") else np.inf
         if not 0 <= amount <= top:
@@ -175,6 +182,23 @@ class DenoisingAutoencoder(Autoencoder):
                 self.decoder(self.encoder(self.corrupt(x, rng))), self.normalise(x)
             )
         }
+
+    @no_grad()
+    def score_function(self, x: Any) -> Array:
+        """(r(x) - x)/σ² (n, features), r the reconstruction and σ the `amount`: the score ∇ log p.
+
+        For the best r it is exactly the score of data with the noise added (Vincent 2011), and for
+        small σ that of the data (Alain & Bengio 2014, theorem 1). Per unit of the data, at any x
+        that the model takes. ValueError: another corruption than 'gaussian', or none.
+        """
+        if self.corruption != "gaussian" or not self.amount:
+            raise ValueError(
+                "the score takes corruption='gaussian' with an amount above 0, not "
+                f"{self.amount} of {self.corruption!r}"
+            )
+        x = self.normalise(self.check(x))
+        score = (self.decoder(self.encoder(x)).data - x) / self.amount**2
+        return score if self.bounded else score / self.scale.data
 
 
 # -- contractive ---------------------------------------------------------------------------------
@@ -221,6 +245,26 @@ def hutchinson_jacobian_norm(f: Callable[[Tensor], Tensor], x: Any, rng: Generat
     return ops.sum(ops.square(row), axis=-1)
 
 
+class HutchinsonVariance(NamedTuple):
+    """‖∂f/∂x‖²_F of each row, exact; and the mean and the variance of its estimates, all (n,)."""
+
+    exact: Array
+    mean: Array
+    variance: Array
+
+
+def hutchinson_variance(f: MLP, x: Any, rng: Generator, probes: int = 100) -> HutchinsonVariance:
+    """How far estimates by one probe scatter, measured over `probes` ≥ 2 of them.
+
+    In theory by the variance 2 ‖J Jᵀ‖²_F of vᵀ J Jᵀ v: at worst, for J of rank one, twice the
+    square of the norm itself, and of that 1/r if J has r equal singular values.
+    """
+    whole("probes", probes, 2)
+    draws = [hutchinson_jacobian_norm(f, x, rng).data for _ in range(probes)]
+    values = namespace_of(draws[0]).stack(draws).astype(np.float64)
+    return HutchinsonVariance(jacobian_norm(f, x).data, values.mean(axis=0), values.var(0, ddof=1))
+
+
 class ContractiveAutoencoder(Autoencoder):
     """An autoencoder whose code changes little with x: ‖x - g(f(x))‖² + penalty · ‖∂f/∂x‖²_F.
 
@@ -232,26 +276,16 @@ class ContractiveAutoencoder(Autoencoder):
     defaults: ClassVar[Settings] = Settings(steps=4000)
     final = "sigmoid"
 
+    @with_options_of(Autoencoder.__init__, hidden=(128,), latent=32)
     def __init__(
         self,
         features: int,
         *,
         penalty: float = 0.1,
         estimate: str = "exact",
-        hidden: Sequence[int] = (128,),
-        latent: int = 32,
-        activation: str = "silu",
-        bounded: bool = True,
-        seed: int = 0,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            features,
-            hidden=hidden,
-            latent=latent,
-            activation=activation,
-            bounded=bounded,
-            seed=seed,
-        )
+        super().__init__(features, **options)
         if estimate not in ("exact", "hutchinson"):
             raise unknown("estimate", estimate, ("exact", "hutchinson"))
         if not penalty >= 0:

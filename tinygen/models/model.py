@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Model"]
 
 Array = np.ndarray[Any, Any]
+Init = TypeVar("Init", bound=Callable[..., None])
 
 
 class Model(Module):
@@ -38,6 +40,7 @@ class Model(Module):
     defaults: ClassVar[Settings] = Settings()
     unbounded: ClassVar[str] = "bounded=False"  # how to ask for data of any range
     config: dict[str, Any]
+    step = 0  # of the training run that this is in, for schedules; the loop sets it
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         model = super().__new__(cls)
@@ -180,6 +183,32 @@ class Model(Module):
 def _plain(value: Any) -> Any:
     """NumPy's numbers as Python's, which a file takes."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def with_options_of(base: Callable[..., None], **defaults: Any) -> Callable[[Init], Init]:
+    """Show `__init__(self, features, *, own=..., **options)` with the options of `base` by name.
+
+    What reads the signature (the `config` of a model, the command line, `help`) sees them all, with
+    the `defaults` that differ, and an unknown option is a TypeError.
+    """
+
+    def decorate(init: Init) -> Init:
+        *own, _ = inspect.signature(init).parameters.values()
+        inherited = [
+            p.replace(default=defaults.get(p.name, p.default))
+            for p in inspect.signature(base).parameters.values()
+            if p.name not in {o.name for o in own}
+        ]
+
+        @functools.wraps(init)
+        def with_defaults(*args: Any, **options: Any) -> None:
+            init(*args, **{**defaults, **options})
+
+        shown: Any = with_defaults
+        shown.__signature__ = inspect.Signature([*own, *inherited])
+        return shown
+
+    return decorate
 
 
 def choose(what: str, choice: Any, options: Mapping[str, Any]) -> Any:
