@@ -47,16 +47,19 @@ class Bound:
 
 @no_grad()
 def variational_bound(
-    model: DDPM, x: Any, *, levels: int = 256, rng: Generator | None = None
+    model: DDPM, x: Any, *, levels: int | None = None, rng: Generator | None = None
 ) -> Bound:
     """The bound of each row of x (n, features), with one draw of x_t for each row and time.
 
-    Bounded data are taken as `levels` grey levels k/(levels - 1), and the decoder gives the exact
-    probability of the level's bin; for other data it is a density in the data's units. NumPy
-    arrays, float64. The network is asked T times: T · n rows in all.
+    Bounded data are taken as grey levels k/(levels - 1), for None as many as the training data had
+    (256 if they had none), and the decoder gives the exact probability of the level's bin; for other
+    data it is a density in the data's units. NumPy arrays, float64. The network is asked T times:
+    T · n rows in all.
     """
     x = model.check(x)
     rng = rng or default_generator()
+    if levels is None:
+        levels = (int(model.levels.data) if model.bounded else 0) or 256
     parts = [_rows(model, x[i : i + ROWS], levels, rng) for i in range(0, len(x), ROWS)]
     return Bound(*(np.concatenate(terms) for terms in zip(*parts, strict=True)))
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from tinygen import kernels, ops
 from tinygen.autodiff.modes import no_grad
-from tinygen.autodiff.tensor import Tensor, as_array
-from tinygen.backend import check_device, namespace_of
+from tinygen.autodiff.tensor import Tensor, as_array, tensor
+from tinygen.backend import check_device, namespace_of, to_device
 from tinygen.errors import unknown, whole
 from tinygen.models.diffusion.network import Denoiser
 from tinygen.models.diffusion.samplers import SAMPLERS, Network, Sampler
@@ -62,7 +62,9 @@ class DDPM(Model):
     variance: of the reverse step, 'large' or 'small' (see NoiseSchedule.variance), 'learned' between
         the two (Nichol & Dhariwal 2021, eq. 15), or the numbers σ_0²..σ_T².
     classes: the number of labels of a class-conditional model; 0 for none.
-    Bounded data are mapped to [-1, 1], and the estimate of x_0 is clipped to that in sampling.
+    Bounded data are mapped to [-1, 1], and the estimate of x_0 is clipped to that in sampling. If
+    the training data are grey levels k/(levels - 1), so are samples: the decoder p(x_0 given x_1) is
+    over levels (§3.3), and the last step takes its most probable one.
     """
 
     defaults: ClassVar[Settings] = Settings(steps=6000, ema=0.999)
@@ -99,6 +101,8 @@ class DDPM(Model):
         width, blocks = whole("width", width), whole("blocks", blocks)
         outputs = 2 * features if variance == "learned" else features
         rng = Generator(seed).child("weights")
+        if bounded:
+            self.levels = tensor(np.zeros((), np.float32))  # of the data; 0: they are not levels
         self.network = Denoiser(features, outputs, width, blocks, self.classes, rng=rng)
 
     def _check_variance(self) -> None:
@@ -137,6 +141,8 @@ class DDPM(Model):
     def prepare(self, x: Any) -> Array:
         """See `Model.prepare`; the labels, if there are any, become a last column of the rows."""
         x = super().prepare(x)
+        if self.bounded:
+            self.levels.data[...] = grey_levels(to_device(x[:1000], "cpu"))
         labels, self._labels = getattr(self, "_labels", None), None
         if labels is None:
             return x
@@ -392,7 +398,11 @@ class DDPM(Model):
             x = step(x, t, s)
         if kept is not None:
             x = m.where(kept[1], kept[0], x)
-        return self.denormalise(x)
+        return self._on_levels(self.denormalise(x))
+
+    def _on_levels(self, x: Array) -> Array:
+        steps = float(self.levels.data) - 1 if self.bounded else 0.0
+        return namespace_of(x).rint(x * steps) / np.float32(steps) if steps > 0 else x
 
     def _kept(self, known: Any, mask: Any, n: int) -> tuple[Array, Array] | None:
         if known is None and mask is None:
@@ -409,6 +419,19 @@ class DDPM(Model):
         m = namespace_of(known)
         data = self.check(m.broadcast_to(known, (n, self.features)))
         return self.normalise(data), m.broadcast_to(mask.astype(bool), (n, self.features))
+
+
+def grey_levels(x: Array) -> int:
+    """How many equally spaced levels from 0 to 1 the values of x are: at most 256, else 0."""
+    values = np.unique(x)
+    if not 2 <= len(values) <= 256:
+        return 0
+    steps = round(1 / float(np.diff(values).min()))
+    return (
+        steps + 1
+        if steps < 256 and np.abs(values * steps - np.rint(values * steps)).max() < 1e-3
+        else 0
+    )
 
 
 def _by_row(m: Any, coefficient: Any, levels: Any) -> Any:
