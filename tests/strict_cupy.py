@@ -206,15 +206,18 @@ class ndarray:
         names = ("c_contiguous", "f_contiguous", "owndata")
         return SimpleNamespace(**{n: getattr(self._array.flags, n) for n in names})
 
-    # -- the ways out, all explicit
+    # -- the ways out, all explicit: whoever takes one waits for the GPU
+    waits = 0
+
     def get(self) -> np.ndarray[Any, Any]:
+        ndarray.waits += 1
         return self._array.copy()
 
     def tolist(self) -> Any:
-        return self._array.tolist()
+        return self.get().tolist()
 
     def item(self) -> Any:
-        return self._array.item()
+        return self.get().item()
 
     def set(self, values: np.ndarray[Any, Any]) -> None:
         if values.dtype != self.dtype or values.shape != self.shape:
@@ -269,19 +272,19 @@ class ndarray:
 
     # -- Python's own
     def __bool__(self) -> bool:
-        return bool(self._array)
+        return bool(self.get())
 
     def __int__(self) -> int:
-        return int(self._array)
+        return int(self.get())
 
     def __float__(self) -> float:
-        return float(self._array)
+        return float(self.get())
 
     def __repr__(self) -> str:
-        return repr(self._array)
+        return repr(self.get())
 
     def __format__(self, spec: str) -> str:
-        return format(self._array, spec)
+        return format(self.get(), spec)
 
     def __copy__(self) -> ndarray:
         return _outside(self._array.copy())
