@@ -30,16 +30,16 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
         the samples' distances to training rows beside those of held-out rows. Those of neighbours
         and of the classifier are left out where there are fewer than 50 rows.
     floor: the same of real rows in the place of the samples, which is what a perfect model would
-        reach: training rows, which are no part of the comparison with held-out rows; and the other
-        half of the held-out rows for the distances to training rows.
+        reach: of held-out rows that are not compared with, or of training rows if those are too
+        few. For distances to training rows, half of the held-out rows are for the floor.
     """
     rng = Generator(seed).child("evaluation")
-    # In an order of its own: the first half of MNIST's held-out rows is easier than the second.
+    # In an order of its own: the first half of MNIST's held-out rows is easier than the other.
     test = data.test[rng.permutation(len(data.test))]
     samples = to_device(samples[:ROWS], "cpu")
     size = min(len(samples), len(test), len(data.x), ROWS)
-    real = data.x[rng.permutation(len(data.x))[:size]]
-    half = min(ROWS, -(-len(test) // 2))
+    spare = test[size:] if len(test) >= 2 * size else data.x[rng.permutation(len(data.x))]
+    half = -(-min(ROWS, len(test)) // 2)
 
     def measures(rows: Array, fresh: Array) -> dict[str, float]:
         return {
@@ -50,7 +50,7 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
     return {
         "held_out": _losses(model, test[:ROWS], rng),
         "samples": measures(samples, samples),
-        "floor": measures(real, test[-half:][: len(samples)]),
+        "floor": measures(spare, test[-half:][: len(samples)]),
     }
 
 

@@ -16,11 +16,13 @@ __all__ = ["Array", "at_least", "point_sets", "squared_distances"]
 Array: TypeAlias = npt.NDArray[Any]
 
 _ENTRIES = 1 << 23  # distances in memory together: 64 MB
-_ROUNDING = 1e-12  # of a squared distance, relative to the squares it is the difference of
+_ROUNDING = 1e-12  # of the squared distance of nearly equal points, relative to their squares
 
 
 def point_sets(**sets: Any) -> list[Array]:
     """The sets as float64 arrays (rows, d) on the CPU, wherever they were; errors go by name.
+
+    They are not to be written to: what is of that kind already is not copied.
 
     ValueError: an empty set, different d, NaN or infinity.
     """
@@ -33,7 +35,7 @@ def point_sets(**sets: Any) -> list[Array]:
 
 
 def _points(name: str, points: Any) -> Array:
-    array: Array = to_device(as_array(points), "cpu").astype(np.float64)
+    array: Array = to_device(as_array(points), "cpu").astype(np.float64, copy=False)
     if array.ndim != 2 or not array.size:
         raise ValueError(f"{name} must be rows of numbers, not empty, got shape {array.shape}")
     finite = np.isfinite(array)
@@ -63,10 +65,9 @@ def squared_distances(x: Array, y: Array) -> Iterator[tuple[slice, Array]]:
     size = max(1, _ENTRIES // len(y))
     for start in range(0, len(x), size):
         rows = x[start : start + size] - centre
-        sums = (rows * rows).sum(axis=1)[:, None] + of_y
-        squared = rows @ y.T
-        squared *= -2.0
-        squared += sums
-        sums *= _ROUNDING
-        squared[squared <= sums] = 0.0
+        of_x = (rows * rows).sum(axis=1)[:, None]
+        squared = (-2.0 * rows) @ y.T
+        squared += of_x
+        squared += of_y
+        squared[squared <= _ROUNDING * of_x] = 0.0
         yield slice(start, start + len(rows)), squared

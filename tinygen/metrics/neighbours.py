@@ -60,7 +60,7 @@ def _squared_radii(points: Array, k: int) -> Array:
     for rows, squared in squared_distances(points, points):
         squared.partition(k, axis=1)  # the point itself is among the nearest, at distance 0
         radii[rows] = squared[:, k]
-    return radii
+    return radii * (1 + 1e-9)  # the edge is in the ball, however its distance is rounded
 
 
 def nearest_distances(x: Any, y: Any) -> Array:
@@ -70,6 +70,10 @@ def nearest_distances(x: Any, y: Any) -> Array:
     ValueError: an empty set, different d, NaN or infinity.
     """
     x, y = point_sets(x=x, y=y)
+    return _nearest(x, y)
+
+
+def _nearest(x: Array, y: Array) -> Array:
     nearest = np.concatenate([d.argmin(axis=1) for _, d in squared_distances(x, y)])
     # Anew from the difference: precise also where it is small.
     distances: Array = np.linalg.norm(x - y[nearest], axis=1)
@@ -96,7 +100,7 @@ def memorisation(samples: Any, train: Any, held_out: Any) -> Memorisation:
     Computed on the CPU. ValueError: an empty set, different d, NaN or infinity.
     """
     samples, train, held_out = point_sets(samples=samples, train=train, held_out=held_out)
-    found, usual = (nearest_distances(rows, train) for rows in (samples, held_out))
+    found, usual = (_nearest(rows, train) for rows in (samples, held_out))
     # This rule makes the expected share exactly _CLOSE for fresh rows of a continuous law.
     close = np.quantile(usual, _CLOSE, method="weibull")
     if usual.any():
