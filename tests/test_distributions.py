@@ -80,6 +80,8 @@ def test_log_prob_agrees_with_scipy():
     np.testing.assert_allclose(Bernoulli(LOGITS).log_prob(BITS).data, expected, rtol=1e-12)
     logs = special.log_softmax(LOGITS, axis=-1)
     expected = np.array([[logs[row, c] for row, c in enumerate(classes)] for classes in CLASSES])
+    listed = Categorical(LOGITS).log_prob(on_cpu(CLASSES).tolist())
+    np.testing.assert_allclose(listed.data, expected, rtol=1e-12)
     np.testing.assert_allclose(Categorical(LOGITS).log_prob(CLASSES).data, expected, rtol=1e-12)
 
 
@@ -103,6 +105,32 @@ def test_probabilities():
     np.testing.assert_allclose(Categorical(LOGITS).log_probs.data, special.log_softmax(LOGITS, -1))
 
 
+def test_means_and_variances():
+    np.testing.assert_allclose(Normal(MEAN, STD).variance.data, STD**2)
+    coin, p = Bernoulli(LOGITS), special.expit(LOGITS)
+    np.testing.assert_allclose(coin.mean.data, p)
+    np.testing.assert_allclose(coin.variance.data, p * (1 - p), rtol=1e-9)
+    assert Bernoulli(40.0).variance.item() == close(np.exp(-40.0), 1e-12)
+
+
+def test_probabilities_add_up_to_one():
+    for p in (Bernoulli(LOGITS), Categorical(LOGITS), Categorical(np.array([0.0, 9.0, -inf]))):
+        outcomes = range(2 if isinstance(p, Bernoulli) else 3)
+        total = sum(np.exp(p.log_prob(np.full(p.shape, x)).data) for x in outcomes)
+        np.testing.assert_allclose(total, np.ones(p.shape), rtol=1e-14)
+    p = Normal(0.3, 2.0)
+    total = integrate.quad(lambda x: np.exp(p.log_prob(x).item()), -25, 25, epsabs=1e-12)[0]
+    assert total == close(1, 1e-10)
+
+
+@kinds
+def test_entropy_is_the_expected_surprise(kind, params, others, x):
+    p, n = kind(*params), 20_000
+    surprise = -p.log_prob(p.sample(Generator(11), (n,))).data
+    error = surprise.std(0) / n**0.5
+    assert (np.abs(surprise.mean(0) - p.entropy().data) < 4 * error).all()
+
+
 @kinds
 def test_shapes_and_dtypes(kind, params, others, x):
     for dtype in (np.float32, np.float64):
@@ -123,6 +151,7 @@ def test_numbers_take_the_dtype_of_arrays():
         assert p.dtype == p.sample(Generator()).dtype == p.entropy().dtype == np.float32
         assert p.entropy().shape == p.shape
     assert Normal(0, 1).dtype == Normal(np.arange(3), 1).dtype == np.float64
+    assert Normal(mean, [1.0, 2.0, 3.0]).dtype == np.float32
     assert Normal(0, 1).log_prob(on_cpu(mean)).dtype == np.float32
     in_float64 = Normal(0.0, 1.0).sample(Generator(), (100,)).data
     assert (in_float64.astype(np.float32) != in_float64).any()  # not float32 numbers, widened
@@ -239,6 +268,33 @@ def test_nearly_equal_distributions(kind, params, others, x):
             assert (kl >= 0).all() and (kl < 20 * size**2 + 20 * np.finfo(dtype).eps).all()
             assert (kl_divergence(q, p).data >= 0).all()
         assert (kl_divergence(p, p).data == 0).all()
+
+
+def test_divergences_of_nearly_equal_dirichlet_pairs():
+    """Neither NaN nor negative, with impossible classes, tiny ones, and both dtypes."""
+    draw = np.random.default_rng(20083)
+    p = draw.dirichlet(np.full(10, 0.1), 2000)
+    q = p * (1 + 1e-9 * draw.normal(size=p.shape))
+    q[::3] = p[::3]
+    p[::2, 0] = q[::2, 0] = 0.0
+    q[1::4, 0] = 0.0  # where p is positive, and KL(p ‖ q) infinite
+    logs = [np.where(v > 0, np.log(np.where(v > 0, v, 1.0)), IMPOSSIBLE) for v in (p, q)]
+    for dtype in (np.float32, np.float64):
+        a, b = (Categorical(v.astype(dtype)) for v in logs)
+        for found in (kl_divergence(a, b), kl_divergence(b, a), js_divergence(a, b)):
+            assert (found.data >= 0).all()  # false for NaN
+        infinite = kl_divergence(a, b).data == inf
+        excluded = ((a.probs.data > 0) & (b.probs.data == 0)).any(-1)
+        assert (infinite == excluded).all() and infinite.any() and not infinite.all()
+        assert (kl_divergence(a, a).data == 0).all() and (js_divergence(a, a).data == 0).all()
+
+
+def test_js_of_bernoulli_is_that_of_its_two_outcomes():
+    p, q = (np.stack([1 - v, v], -1) for v in (special.expit(LOGITS), special.expit(LOGITS_2)))
+    found = js_divergence(Bernoulli(LOGITS), Bernoulli(LOGITS_2)).data
+    np.testing.assert_allclose(found, js_discrete(p, q), rtol=1e-10)
+    assert js_divergence(Bernoulli(800.0), Bernoulli(-800.0)).item() == log(2)
+    tg.gradcheck(lambda a, b: js_divergence(Bernoulli(a), Bernoulli(b)), [LOGITS, LOGITS_2])
 
 
 def test_kl_of_nearly_equal_normals_is_accurate():
@@ -457,6 +513,29 @@ def test_entropic_identities(pair):
     assert kl_discrete(p, uniform) == approx(log(len(p)) - entropy(p), abs=1e-12)
     expected = entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
     assert js_discrete(p, q) == approx(expected, abs=1e-12)
+
+
+@given(vectors(2))
+def test_cross_entropy_is_entropy_and_kl(pair):
+    p, q = pair[0], (pair[1] + 1) / (1 + len(pair[1]))  # all possible
+    assert -(p @ np.log(q)) == approx(stats.entropy(p) + kl_discrete(p, q), abs=1e-12)
+
+
+@given(st.lists(st.integers(0, 50), min_size=12, max_size=12).filter(any))
+def test_mutual_information(weights):
+    """KL of the joint and the product of its parts: what their entropies have in common."""
+    joint = normalised(weights).reshape(3, 4)
+    rows, columns = joint.sum(1), joint.sum(0)
+    information = kl_discrete(joint.ravel(), np.outer(rows, columns).ravel())
+    common = stats.entropy(rows) + stats.entropy(columns) - stats.entropy(joint.ravel())
+    assert information == approx(common, abs=1e-12)
+
+
+@given(vectors(2), vectors(2))
+def test_kl_of_independent_parts_adds_up(first, second):
+    together = [np.outer(a, b).ravel() for a, b in zip(first, second, strict=True)]
+    expected = kl_discrete(*first) + kl_discrete(*second)
+    assert kl_discrete(*together) == approx(expected, rel=1e-9, abs=1e-14)
 
 
 @given(vectors(2))

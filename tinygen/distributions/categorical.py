@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.tensor import Tensor, array_on
 from tinygen.backend import namespace_of
 from tinygen.distributions.base import check, parameters
 from tinygen.random import Generator
@@ -51,6 +51,7 @@ class Categorical:
 
         ValueError: classes that are not whole numbers in 0..k-1.
         """
+        x = array_on(self.device, x, "classes", "the logits")
         return -ops.softmax_cross_entropy(self.logits, x)
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:

@@ -142,10 +142,12 @@ def _js_discretised(p: DiscretisedNormal, q: DiscretisedNormal) -> Tensor:
 
 
 def _js_of_outcomes(log_p: Tensor, log_q: Tensor) -> Tensor:
+    # With d = log p/q, log p/m = log 2 - softplus(-d), exactly 0 for p = q; and log 2 for q = 0.
     p, q = ops.exp(log_p), ops.exp(log_q)
-    m = 0.5 * (p + q)
-    log_m = ops.log(ops.where(m > 0, m, 1.0))
-    return 0.5 * (_expected_log_ratio(p, log_p, log_m) + _expected_log_ratio(q, log_q, log_m))
+    both = (p.data > 0) & (q.data > 0)
+    d = ops.where(both, log_p, 0.0) - ops.where(both, log_q, 0.0)
+    of_p, of_q = (log(2) - ops.where(both, ops.softplus(x), 0.0) for x in (-d, d))
+    return 0.5 * (p * of_p + q * of_q).sum(-1)
 
 
 def _js_normal(p: Normal, q: Normal) -> Tensor:
