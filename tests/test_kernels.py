@@ -671,16 +671,24 @@ def test_sums_are_the_same_wherever_the_numbers_lie(n, compiled):
     assert len(sums) == 1 and len(errors) <= 1
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", [*SIZES, 300001])
 def test_sums_are_accurate(n):
     """Four numbers are added in float32, all else in float64."""
-    x = (10 * np.random.default_rng(2).normal(size=n)).astype(np.float32)
+    x = np.random.default_rng(2).normal(size=n).astype(np.float32)
     y = np.zeros_like(x)
     exact = math.fsum(float(v) ** 2 for v in x)
     assert float(kernels.sum_squares(M, [x])) == pytest.approx(exact, rel=4 * EPS, abs=0)
     if n:
         mean, _ = kernels.squared_error(M, x, y)
         assert float(mean) == pytest.approx(exact / n, rel=4 * EPS, abs=0)
+
+
+def test_sums_lose_nothing_beside_a_large_number():
+    """2**24 + 1 is no float32."""
+    x = np.zeros(300 * 4096, np.float32)
+    x[4:1024:4] = x[4096::4096] = 1
+    x[0] = 4096
+    assert kernels.sum_squares(M, [x]) == kernels.sum_squares(M, [x[:9], x[9:]]) == 2**24 + 554
 
 
 def test_sums_of_many_arrays():
