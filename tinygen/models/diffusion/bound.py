@@ -12,6 +12,7 @@ from tinygen import kernels, ops
 from tinygen.autodiff.modes import no_grad
 from tinygen.backend import namespace_of, to_device
 from tinygen.distributions import DiscretisedNormal, Normal
+from tinygen.models.diffusion.samplers import Network
 from tinygen.random import Generator, default_generator
 
 if TYPE_CHECKING:
@@ -47,27 +48,38 @@ class Bound:
 
 @no_grad()
 def variational_bound(
-    model: DDPM, x: Any, *, levels: int | None = None, rng: Generator | None = None
+    model: DDPM,
+    x: Any,
+    *,
+    levels: int | None = None,
+    labels: Any = None,
+    rng: Generator | None = None,
 ) -> Bound:
     """The bound of each row of x (n, features), with one draw of x_t for each row and time.
 
     Bounded data are taken as grey levels k/(levels - 1), for None as many as the training data had
     (256 if they had none), and the decoder gives the exact probability of the level's bin; for other
-    data it is a density in the data's units. NumPy arrays, float64. The network is asked T times:
-    T · n rows in all.
+    data it is a density in the data's units. With labels (n,) it bounds -log p(x | label). NumPy
+    arrays, float64. The network is asked T times: T · n rows in all.
     """
     x = model.check(x)
     rng = rng or default_generator()
     if levels is None:
         levels = (int(model.levels.data) if model.bounded else 0) or 256
-    parts = [_rows(model, x[i : i + ROWS], levels, rng) for i in range(0, len(x), ROWS)]
+    labels = None if labels is None else model.check_labels(labels, len(x))
+    parts = []
+    for start in range(0, len(x), ROWS):
+        some = slice(start, start + ROWS)
+        network = model.guided(None if labels is None else labels[some])
+        parts.append(_rows(model, network, x[some], levels, rng))
     return Bound(*(np.concatenate(terms) for terms in zip(*parts, strict=True)))
 
 
-def _rows(model: DDPM, rows: Array, levels: int, rng: Generator) -> tuple[Array, Array, Array]:
+def _rows(
+    model: DDPM, network: Network, rows: Array, levels: int, rng: Generator
+) -> tuple[Array, Array, Array]:
     schedule, x = model.schedule, model.normalise(rows)
     m = namespace_of(x)
-    network = model.guided()
 
     def at(t: int) -> tuple[Array, Array]:
         """The estimate of x_0 at a draw of x_t, and the output."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from math import inf, log
+from math import inf, log, sqrt
 from typing import Any, ClassVar
 
 import numpy as np
 
 from tinygen import kernels, ops
 from tinygen.autodiff.modes import no_grad
-from tinygen.autodiff.tensor import Tensor, as_array, tensor
-from tinygen.backend import check_device, namespace_of, to_device
+from tinygen.autodiff.tensor import Tensor, array_on, tensor
+from tinygen.backend import namespace_of, to_device
 from tinygen.errors import unknown, whole
 from tinygen.models.diffusion.network import Denoiser
 from tinygen.models.diffusion.samplers import SAMPLERS, Network, Sampler
@@ -68,6 +68,7 @@ class DDPM(Model):
     """
 
     defaults: ClassVar[Settings] = Settings(steps=6000, ema=0.999)
+    _labels: Any = None  # of the rows that `fit` was given
 
     def __init__(
         self,
@@ -93,9 +94,9 @@ class DDPM(Model):
                 "starts from pure noise; choose larger β or a larger T",
                 stacklevel=2,
             )
-        choose("prediction", predict, TARGETS)  # ValueError if there is none
-        choose("weight", weight, WEIGHTS)
+        choose("weight", weight, WEIGHTS)  # ValueError if there is none
         self.predict, self.weight, self.variance = predict, weight, variance
+        self._check_target()
         self._check_variance()
         self.classes = whole("classes", classes, 0)
         width, blocks = whole("width", width), whole("blocks", blocks)
@@ -105,17 +106,26 @@ class DDPM(Model):
             self.levels = tensor(np.zeros((), np.float32))  # of the data; 0: they are not levels
         self.network = Denoiser(features, outputs, width, blocks, self.classes, rng=rng)
 
+    def _check_target(self) -> None:
+        a, s = np.sqrt(self.schedule.abar[1:]), np.sqrt(1 - self.schedule.abar[1:])
+        u, v = self.target(a, s)
+        if not (abs(a * v - s * u) > 0).all():
+            raise ValueError("nothing follows for x_0 from a target that is a multiple of x_t")
+
     def _check_variance(self) -> None:
         if isinstance(self.variance, str):
             if self.variance not in ("large", "small", "learned"):
                 raise unknown("variance", self.variance, ("large", "small", "learned"))
             if self.variance == "learned" and self.schedule.steps < 2:
                 raise ValueError("a learned variance lies between two that are equal at T = 1")
-        elif np.shape(self.variance) != (self.schedule.steps + 1,) or np.min(self.variance) < 0:
+            return
+        given = np.asarray(self.variance, np.float64)
+        if given.shape != (self.schedule.steps + 1,) or not ((given >= 0) & (given < inf)).all():
             raise ValueError(
-                f"the variances σ_0²..σ_T² are {self.schedule.steps + 1} numbers from 0, not of "
-                f"shape {np.shape(self.variance)}"
+                f"the variances σ_0²..σ_T² are {self.schedule.steps + 1} finite numbers from 0, not "
+                f"{given}"
             )
+        self.variance = self.config["variance"] = given.tolist()  # which a file can hold
 
     def normalise(self, x: Any) -> Any:
         """Bounded data to [-1, 1], others to mean 0 and standard deviation 1."""
@@ -135,24 +145,31 @@ class DDPM(Model):
             raise ValueError(
                 "a class-conditional model (classes=...) is trained with labels, another without"
             )
-        self._labels = None if labels is None else self.check_labels(labels, len(as_array(x)))
-        return super().fit(x, **options)
+        self._labels = labels
+        try:
+            return super().fit(x, **options)
+        finally:
+            self._labels = None
 
     def prepare(self, x: Any) -> Array:
         """See `Model.prepare`; the labels, if there are any, become a last column of the rows."""
         x = super().prepare(x)
         if self.bounded:
             self.levels.data[...] = grey_levels(to_device(x[:1000], "cpu"))
-        labels, self._labels = getattr(self, "_labels", None), None
-        if labels is None:
+        if self._labels is None:
             return x
+        labels = self.check_labels(self._labels, len(x))
         m = namespace_of(x)
-        return m.concatenate([x, labels[:, None].astype(np.float32)], axis=1)
+        present = set(to_device(m.unique(labels), "cpu").tolist())
+        if missing := sorted(set(range(self.classes)) - present):
+            warnings.warn(f"no row to learn the labels {missing} from", stacklevel=4)
+        return with_labels(x, labels)
 
     def check_labels(self, labels: Any, n: int) -> Array:
         """Labels (n,), or one for all rows, as int64 on the model's device; ValueError names a bad one."""
-        labels = as_array(labels)
-        check_device("the labels", labels, "the model", self.device)
+        if not self.classes:
+            raise ValueError("labels are for a model with classes")
+        labels = array_on(self.device, labels, "the labels", "the model")
         if labels.dtype.kind not in "iu" or labels.shape not in ((), (n,)):
             raise ValueError(
                 f"labels are {n} whole numbers, not {labels.dtype} of shape {labels.shape}"
@@ -226,7 +243,7 @@ class DDPM(Model):
         the density of x_0 in its place."""
         schedule = self.schedule
         a, s = schedule.levels(t)
-        u, v = (c if isinstance(c, float) else c[:, None] for c in self.target(a, s))
+        u, v = (c if np.ndim(c) == 0 else c[:, None] for c in self.target(a, s))
         a, s = a[:, None], s[:, None]
         x0 = (v * xt - s * output) / (a * v - s * u)
         on_x0 = schedule.table("on x0", self._posterior_of_x0, t)[:, None]
@@ -242,7 +259,7 @@ class DDPM(Model):
         )
 
     def _posterior_of_x0(self) -> Array:
-        return np.array([0.0, *(self.schedule.posterior_mean(t)[0] for t in self._all_times())])
+        return np.append(0.0, self.schedule.posterior_mean(self._times())[0])
 
     def _entropy(self) -> Array:
         """That of q(x_{t-1} | x_t, x_0) less a constant that cancels; of the density at t = 1 none."""
@@ -250,10 +267,10 @@ class DDPM(Model):
         return np.array([0.0, -0.5 * np.log(2 * np.pi), *(0.5 * (1 + np.log(small[2:])))])
 
     def _by_time(self, kind: str) -> Array:
-        return np.array([0.0, *(self.schedule.variance(kind, t) for t in self._all_times())])
+        return np.append(0.0, self.schedule.variance(kind, self._times()))
 
-    def _all_times(self) -> range:
-        return range(1, self.schedule.steps + 1)
+    def _times(self) -> Array:
+        return np.arange(1, self.schedule.steps + 1)
 
     # -- what the network says -------------------------------------------------------------------
     def target(self, a: Any, s: Any) -> tuple[Any, Any]:
@@ -276,6 +293,8 @@ class DDPM(Model):
             return _between(small[t], large[t], output[:, self.features :])
         if isinstance(self.variance, str):
             return float(small[t] if self.variance == "small" else large[t])
+        if not self.variance[t] > 0:
+            raise ValueError(f"σ_{t}² = 0: the bound is finite for variances above 0 alone")
         return log(self.variance[t])
 
     def estimate(self, t: int) -> tuple[float, float, float, float]:
@@ -306,10 +325,11 @@ class DDPM(Model):
         """The network as a function of (x, t), for labels (n,) if it knows any.
 
         guidance w: (1 - w) · output without a label + w · output with it (Ho & Salimans 2022, with
-        w = 1 + theirs): 0 ignores the labels, 1 is the conditional model, more sharpens it.
+        w = 1 + theirs): 0 ignores the labels, 1 is the conditional model, more sharpens it. A
+        learned variance stays that with the label, for w = 0 without.
         """
 
-        def network(x: Array, t: int, labels: Any = labels) -> Array:
+        def network(x: Array, t: int, labels: Any) -> Array:
             m = namespace_of(x)
             if not self.classes:
                 return self.network(x, m.full(1, t)).data
@@ -317,9 +337,15 @@ class DDPM(Model):
                 labels = m.full(1, self.classes)
             return self.network(x, m.full(1, t), labels).data
 
-        if labels is None or guidance == 1:
-            return network
-        return lambda x, t: (1 - guidance) * network(x, t, None) + guidance * network(x, t)
+        def between(x: Array, t: int) -> Array:
+            output = network(x, t, labels)
+            further = (guidance - 1) * (output - network(x, t, None))
+            further[:, self.features :] = 0
+            return output + further
+
+        if guidance == 0:
+            labels = None
+        return between if guidance not in (0, 1) else lambda x, t: network(x, t, labels)
 
     # -- sampling --------------------------------------------------------------------------------
     def denoise_step(
@@ -347,14 +373,14 @@ class DDPM(Model):
         if self.variance == "learned" or s == 0:
             sigma = 0.0
         elif isinstance(self.variance, str):
-            sigma = self.schedule.variance(self.variance, t, s) ** 0.5
+            sigma = float(self.schedule.variance(self.variance, t, s)) ** 0.5
         elif s == t - 1:
-            sigma = float(self.variance[t]) ** 0.5
+            sigma = self.variance[t] ** 0.5
         else:
             raise ValueError(
                 f"variances given for each t do not say that of a step from {t} to {s}"
             )
-        on_x0, on_xt = self.schedule.posterior_mean(t, s)
+        on_x0, on_xt = map(float, self.schedule.posterior_mean(t, s))
         return kernels.Denoising(*self.estimate(t), on_x0, on_xt, sigma)
 
     @no_grad()
@@ -368,6 +394,7 @@ class DDPM(Model):
         guidance: float = 1.0,
         known: Any = None,
         mask: Any = None,
+        resample: int = 10,
         rng: Generator | None = None,
     ) -> Array:
         """n rows (n, features), from x_T ~ N(0, I) through the times of `steps` down to x_0.
@@ -378,27 +405,40 @@ class DDPM(Model):
         known, mask: inpainting: data (features,) or (n, features), and the truth values (of the same
             shape) of what is kept of them: at each time it is replaced by a noised copy
             (Lugmayr et al. 2022, eq. 8), and in the result by itself.
+        resample: how often inpainting takes each step, from its end noised again (algorithm 1). The
+            noised copy knows nothing of the rest; so the rest follows its law given what is kept
+            only for many of small steps, and for 1 depends on it too little.
         ValueError: times, labels, a mask that do not fit.
         """
         rng = rng or default_generator()
         n = count_of(n)
         if labels is not None:
-            if not self.classes:
-                raise ValueError("labels are for a model with classes")
             labels = self.check_labels(labels, n)
+        elif guidance != 1:
+            raise ValueError("guidance is towards labels: give some")
+        if not abs(guidance) < inf:
+            raise ValueError(f"guidance is a finite number, not {guidance}")
         pairs = self.schedule.pairs(steps)
         kept = self._kept(known, mask, n)
         step = choose("sampler", sampler, SAMPLERS)(self, self.guided(labels, guidance), rng)
         x = rng.normal((n, self.features), device=self.device)
-        m = namespace_of(x)
+        if kept is None:
+            for t, s in pairs:
+                x = step(x, t, s)
+            return self._on_levels(self.denormalise(x))
+        (known, mask), where = kept, namespace_of(x).where
+        data = self.normalise(known)
         for t, s in pairs:
-            if kept is not None:
-                a, noise = (float(level[0]) for level in self.schedule.levels(np.array([t])))
-                x = m.where(kept[1], a * kept[0] + noise * rng.normal(x.shape, device=m.device), x)
-            x = step(x, t, s)
-        if kept is not None:
-            x = m.where(kept[1], kept[0], x)
-        return self._on_levels(self.denormalise(x))
+            for again in range(whole("resample", resample)):
+                if again:
+                    x = self._noised(x, s, t, rng)
+                x = step(where(mask, self._noised(data, 0, t, rng), x), t, s)
+        return where(mask, known, self._on_levels(self.denormalise(x)))
+
+    def _noised(self, x: Array, s: int, t: int, rng: Generator) -> Array:
+        """A draw of q(x_t | x_s), s < t."""
+        share = self.schedule.abar[t] / self.schedule.abar[s]
+        return sqrt(share) * x + sqrt(1 - share) * rng.normal(x.shape, device=self.device)
 
     def _on_levels(self, x: Array) -> Array:
         steps = float(self.levels.data) - 1 if self.bounded else 0.0
@@ -409,16 +449,23 @@ class DDPM(Model):
             return None
         if known is None or mask is None:
             raise ValueError("inpainting takes both the known data and the mask of what is kept")
-        known, mask = as_array(known), as_array(mask)
+        known = array_on(self.device, known, "known", "the model")
+        mask = array_on(self.device, mask, "mask", "the model")
         for what, array in (("known", known), ("mask", mask)):
-            check_device(what, array, "the model", self.device)
             if array.shape not in ((self.features,), (n, self.features)):
                 raise ValueError(
                     f"{what} of shape {array.shape} for samples ({n}, {self.features})"
                 )
+        if mask.dtype != bool:
+            raise ValueError(f"a mask holds truth values, not {mask.dtype}")
         m = namespace_of(known)
-        data = self.check(m.broadcast_to(known, (n, self.features)))
-        return self.normalise(data), m.broadcast_to(mask.astype(bool), (n, self.features))
+        mask = m.broadcast_to(mask, (n, self.features))
+        return self.check(m.where(mask, known, 0.0)), mask  # what is not kept may be anything
+
+
+def with_labels(x: Array, labels: Array) -> Array:
+    """Rows with their labels as a last column: what a class-conditional model is trained on."""
+    return namespace_of(x).concatenate([x, labels[:, None].astype(np.float32)], axis=1)
 
 
 def grey_levels(x: Array) -> int:
@@ -436,7 +483,7 @@ def grey_levels(x: Array) -> int:
 
 def _by_row(m: Any, coefficient: Any, levels: Any) -> Any:
     """A coefficient of a target as an array (rows,) of float32, and None for 0."""
-    if isinstance(coefficient, float):
+    if np.ndim(coefficient) == 0:
         return m.full_like(levels, coefficient) if coefficient else None
     return coefficient
 

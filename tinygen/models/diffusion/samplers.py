@@ -81,8 +81,8 @@ def dpm_solver(model: DDPM, network: Network, rng: Generator) -> Step:
         if s == 0:
             return x0
         h = 0.5 * log(before / (1 - before)) - at
-        if last:
-            earlier, where = last.pop()
+        earlier, where = last.pop() if last else (x0, at)
+        if where < at:  # not where a step is taken again
             share = 0.5 * h / (at - where)  # 1 / 2r
             direction = (1 + share) * x0 - share * earlier
         last.append((x0, at))

@@ -62,24 +62,24 @@ class NoiseSchedule:
             self.table("noise", lambda: np.sqrt(1 - self.abar), t),
         )
 
-    def posterior_mean(self, t: int, s: int | None = None) -> tuple[float, float]:
-        """(a, b) of the mean a · x_0 + b · x_t of q(x_s | x_t, x_0), s < t; s = t - 1 is eq. 7."""
+    def posterior_mean(self, t: Any, s: Any = None) -> tuple[Any, Any]:
+        """(a, b) of the mean a · x_0 + b · x_t of q(x_s | x_t, x_0), s < t; s = t - 1 is eq. 7.
+
+        Times are numbers or arrays, here and in `variance`.
+        """
         s = t - 1 if s is None else s
         abar, before = self.abar[t], self.abar[s]
-        alpha = abar / before
-        a = np.sqrt(before) * (1 - alpha) / (1 - abar)
-        b = np.sqrt(alpha) * (1 - before) / (1 - abar)
-        return float(a), float(b)
+        a = np.sqrt(before) * self.variance("large", t, s) / (1 - abar)
+        b = np.sqrt(abar / before) * (1 - before) / (1 - abar)
+        return a, b
 
-    def variance(self, kind: str, t: int, s: int | None = None) -> float:
+    def variance(self, kind: str, t: Any, s: Any = None) -> Any:
         """σ² of the reverse step from t to s (§3.2): 'large' is β_t, right for data N(0, I); 'small'
         is that of q(x_s | x_t, x_0), right for a single point."""
         s = t - 1 if s is None else s
         # Over one step β itself, which 1 - abar_t / abar_s would round.
-        large = self.beta[t] if s == t - 1 else 1 - self.abar[t] / self.abar[s]
-        if kind == "large":
-            return float(large)
-        return float((1 - self.abar[s]) / (1 - self.abar[t]) * large)
+        large = np.where(s == t - 1, self.beta[t], 1 - self.abar[t] / self.abar[s])[()]
+        return large if kind == "large" else (1 - self.abar[s]) / (1 - self.abar[t]) * large
 
     def times(self, n: int | None = None) -> list[int]:
         """n times from T down to 1 at most, evenly spaced; all of them for None."""
@@ -92,14 +92,14 @@ class NoiseSchedule:
         """(t, s) for each step of a reverse chain: through the times given, or a number of them,
         and at last to 0. ValueError: times that do not fall, or are not in 1..T."""
         if times is None or isinstance(times, (int, np.integer)):
-            times = self.times(None if times is None else int(times))
-        falling = [*times, 0]
+            times = self.times(times)
+        falling = [*(whole("a sampling time", t) for t in times), 0]
         ordered = all(t > s for t, s in pairwise(falling))
         if len(falling) < 2 or not ordered or falling[0] > self.steps:
             raise ValueError(
-                f"sampling times fall from at most {self.steps} to 1, not {list(times)}"
+                f"sampling times fall from at most {self.steps} to 1, not {falling[:-1]}"
             )
-        return [(int(t), int(s)) for t, s in pairwise(falling)]
+        return [*pairwise(falling)]
 
 
 def linear_schedule(steps: int) -> NoiseSchedule:

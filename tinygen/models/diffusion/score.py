@@ -30,10 +30,12 @@ EXACT = 16  # features up to which the divergence is computed exactly
 
 
 @no_grad()
-def score(model: DDPM, xt: Array, t: int) -> Array:
+def score(model: DDPM, xt: Array, t: int, labels: Any = None) -> Array:
     """∇ log q(x_t) at rows x_t (n, features): -ε / sqrt(1 - abar_t), ε the model's (not ε itself, as
-    the handout has it), without clipping."""
-    return -_noise(model, tensor(xt), float(t)).data / sqrt(1 - model.schedule.abar[t])
+    the handout has it), without clipping; with labels (n,) that of q(x_t | label)."""
+    labels = None if labels is None else model.check_labels(labels, len(xt))
+    noise = _noise(model, tensor(xt), float(t), labels).data
+    return -noise / sqrt(1 - model.schedule.abar[t])
 
 
 def langevin(
@@ -45,7 +47,7 @@ def langevin(
     """
     if not step > 0:
         raise ValueError(f"a Langevin step is above 0, not {step}")
-    m = namespace_of(x)
+    m, step = namespace_of(x), float(step)  # NumPy's float64 would widen x
     for _ in range(whole("the number of Langevin steps", n, 0)):
         noise = rng.normal(x.shape, dtype=x.dtype, device=m.device)
         x = x + step * gradient(x) + sqrt(2 * step) * noise
@@ -78,19 +80,26 @@ def annealed_langevin(
 
 
 def ode_log_likelihood(
-    model: DDPM, x: Any, *, rtol: float = 1e-4, rng: Generator | None = None
+    model: DDPM,
+    x: Any,
+    *,
+    labels: Any = None,
+    rtol: float = 1e-4,
+    rng: Generator | None = None,
 ) -> Array:
     """log p(x) of each row (n,), in nats, by the probability-flow ODE (Song et al. 2021, eq. 39).
 
     With y = x/a and σ = s/a the flow is dy/dσ = ε. It is solved from the noise of t = 1 to that of T
     (scipy's RK45, relative tolerance `rtol`), so p is the law of data with that little noise. The
     divergence is exact for up to 16 features, and above estimated with one probe (Hutchinson 1990;
-    unbiased for log p). Bounded data have the density of [0, 1] values. NumPy, float64.
+    unbiased for log p). Bounded data have the density of [0, 1] values. With labels (n,) it is
+    log p(x | label). NumPy, float64.
     """
     from scipy.integrate import solve_ivp
 
     x = model.check(x)
     rng = rng or default_generator()
+    labels = None if labels is None else model.check_labels(labels, len(x))
     m, n, d = namespace_of(x), len(x), model.features
     signal = np.sqrt(model.schedule.abar[1:])
     log_sigma = np.log(np.sqrt(1 - model.schedule.abar[1:]) / signal)
@@ -103,7 +112,7 @@ def ode_log_likelihood(
         xt = tensor(
             (y / sqrt(1 + sigma**2)).astype(np.float32), requires_grad=True, device=m.device
         )
-        noise = _noise(model, xt, t)
+        noise = _noise(model, xt, t, labels)
         trace = _divergence(noise, xt, probe) * sigma / sqrt(1 + sigma**2)
         velocity = sigma * to_device(noise.data, "cpu").astype(np.float64)
         return np.concatenate([velocity.ravel(), trace])
@@ -120,14 +129,18 @@ def ode_log_likelihood(
     return at_end.sum(axis=1) + solved[n * d :] - np.sum(np.broadcast_to(np.log(scale), d))
 
 
-def _noise(model: DDPM, xt: Tensor, t: float) -> Tensor:
+def _noise(model: DDPM, xt: Tensor, t: float, labels: Any) -> Tensor:
     """ε from the network at rows x_t and a time that may lie between two, differentiable in x_t."""
     schedule, m = model.schedule, namespace_of(xt.data)
     # Levels between times: the logarithm of (1 - abar)/abar is interpolated, as `flow` inverts it.
     ratio = np.exp(np.interp(t, np.arange(1, schedule.steps + 1), -np.log(schedule.snr[1:])))
     a, s = 1 / sqrt(1 + ratio), sqrt(ratio / (1 + ratio))
-    labels = (m.full(1, model.classes),) if model.classes else ()
-    output = model.network(xt, m.full(1, t), *labels)[:, : model.features]
+    if model.classes:
+        labels = m.full(1, model.classes) if labels is None else labels
+        output = model.network(xt, m.full(1, t), labels)
+    else:
+        output = model.network(xt, m.full(1, t))
+    output = output[:, : model.features]
     u, v = model.target(a, s)
     return (a * output - u * xt) / (a * v - s * u)
 
