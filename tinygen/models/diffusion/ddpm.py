@@ -243,7 +243,7 @@ class DDPM(Model):
         the density of x_0 in its place."""
         schedule = self.schedule
         a, s = schedule.levels(t)
-        u, v = (c if np.ndim(c) == 0 else c[:, None] for c in self.target(a, s))
+        u, v = (c if isinstance(c, (int, float)) else c[:, None] for c in self.target(a, s))
         a, s = a[:, None], s[:, None]
         x0 = (v * xt - s * output) / (a * v - s * u)
         on_x0 = schedule.table("on x0", self._posterior_of_x0, t)[:, None]
@@ -483,7 +483,7 @@ def grey_levels(x: Array) -> int:
 
 def _by_row(m: Any, coefficient: Any, levels: Any) -> Any:
     """A coefficient of a target as an array (rows,) of float32, and None for 0."""
-    if np.ndim(coefficient) == 0:
+    if isinstance(coefficient, (int, float)):
         return m.full_like(levels, coefficient) if coefficient else None
     return coefficient
 
