@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygen.autodiff.tensor import as_array
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import whole
 
@@ -139,5 +140,6 @@ SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
 
 def add_noise(x0: Array, noise: Array, abar: Any) -> Array:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) ε (eq. 4), with abar_t a number or one for each row."""
-    abar = np.asarray(abar, np.float64)[..., None]
-    return np.sqrt(abar).astype(x0.dtype) * x0 + np.sqrt(1 - abar).astype(x0.dtype) * noise
+    m = namespace_of(x0)
+    abar = to_device(as_array(abar), m.device).astype(np.float64)[..., None]
+    return m.sqrt(abar).astype(x0.dtype) * x0 + m.sqrt(1 - abar).astype(x0.dtype) * noise
