@@ -17,9 +17,9 @@ def knn_kl(x: Any, y: Any, k: int = 1) -> float:
     """KL(p ‖ q) from samples x (n, d) of the density p and y (m, d) of q, in nats.
 
     (d/n) Σ log(ν_i/ρ_i) + log(m/(n - 1)), where ρ_i and ν_i are the distances from x_i to its k-th
-    neighbour among the other x and among y (Wang et al. 2009, eq. 5; Pérez-Cruz 2008, eq. 14). It
-    converges to KL as n and m grow; a larger k gives less variance and more bias. Of few samples,
-    or of nearly equal laws, it may be negative. Computed in float64 on the CPU.
+    neighbour among the other x and among y (Wang et al. 2009; Pérez-Cruz 2008). It converges to KL as
+    n and m grow; a larger k gives less variance and more bias. Of few samples, or of nearly equal
+    laws, it may be negative. Computed in float64 on the CPU.
     ValueError: x and y that are not rows of finite numbers, of one length; k outside 1..n-1 or
     above m; points that coincide, which samples of densities do not.
     """
