@@ -37,7 +37,7 @@ class SpectralLinear(Linear):
         dtype: Any = np.float32,
     ) -> None:
         super().__init__(n_in, n_out, activation, rng=rng, init=init, dtype=dtype)
-        self.right = tensor(_unit(rng.normal((n_out,), dtype=dtype)))
+        self.right = tensor(_unit(rng.normal((n_out,), dtype=dtype), 0.0))
 
     def __call__(self, x: Any) -> Tensor:
         return ops.linear(x, self.normalised_weight(), self.bias, self.activation)
@@ -45,16 +45,16 @@ class SpectralLinear(Linear):
     def normalised_weight(self) -> Tensor:
         """weight / σ (n_in, n_out); in training, after one step of power iteration."""
         weight, right = self.weight.data, self.right.data
-        left = _unit(weight @ right)
+        left = _unit(weight @ right, 0.0)
         if self.training:
-            self.right.data[...] = _unit(left @ weight)
+            self.right.data[...] = _unit(left @ weight, right)
         # Constants of the graph, and so a copy: the buffer may move on before the backward pass.
         sigma = ops.matmul(left, ops.matmul(self.weight, self.right.data.copy()))
         return self.weight / ops.where(sigma.data > 0, sigma, 1.0)
 
 
-def _unit(vector: Array) -> Array:
-    """`vector` at length 1; zeros stay zeros."""
+def _unit(vector: Array, otherwise: Any) -> Array:
+    """`vector` at length 1, or `otherwise` in the place of zeros."""
     m = namespace_of(vector)
     length = m.sqrt((vector * vector).sum())
-    return vector / m.where(length > 0, length, 1.0)
+    return m.where(length > 0, vector / m.where(length > 0, length, 1.0), otherwise)

@@ -106,7 +106,7 @@ STATES = [
         "penalty='r1', a larger batch, or loss='wasserstein' with penalty='wgan-gp'",
     ),
     State(
-        lambda s: s.order < 0.35, 2, True,
+        lambda s: s.order < 0.25, 2, False,
         "the players circle: of a data row and a sample, D prefers the data row in only "
         "{s.order:.0%} of pairs, so it does not keep up with G",
         "more discriminator_steps, a smaller lr, or penalty='r1'",
