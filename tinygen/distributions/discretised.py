@@ -125,15 +125,15 @@ def _log_mass_forward(m: Any, u: Any, w: Any) -> Any:
     narrow = w * (m.abs(u) + w) <= 0.5
     t = m.where(narrow, w, 0.0)
     ratio = sum(weight * m.exp(-x * t * (u + 0.5 * x * t)) for x, weight in _NODES)
-    left = m.where(narrow, m.minimum(u, 0.0), 0.0)
-    # Else, right of 0, Φ(-x) = φ(x) √(π/2) erfcx(x/√2), whose factor φ(u) is left out.
-    erfcx, erfc = special(m).erfcx, special(m).erfc
-    a = m.maximum(u, 0.0)
-    tail = 0.5 * (erfcx(a / _ROOT_2) - m.exp(-w * (a + 0.5 * w)) * erfcx((a + w) / _ROOT_2))
+    left = m.minimum(u, 0.0)
+    # Else by the tails, Φ(-x) = φ(x) √(π/2) erfcx(x/√2). Right of 0, with φ(u) left out:
+    from_u, from_end = (special(m).erfcx(m.abs(x) / _ROOT_2) for x in (u, u + w))
+    tail = 0.5 * (from_u - m.exp(-w * (m.maximum(u, 0.0) + 0.5 * w)) * from_end)
     mass = m.where(narrow, t * ratio * m.exp(-_LOG_ROOT_2PI), tail)
-    # Else, on both sides of 0, all but two tails.
+    # On both sides of 0, all but two tails.
     across = ~narrow & (u < 0)
-    outside = m.where(across, 0.5 * (erfc((u + w) / _ROOT_2) + erfc(-u / _ROOT_2)), 0.0)
+    tails = m.exp(-0.5 * m.square(left)) * from_u + m.exp(-0.5 * m.square(left + w)) * from_end
+    outside = m.where(across, 0.5 * tails, 0.0)
     log_inside = m.log(m.where(across, 1.0, mass)) - 0.5 * m.square(left)
     return m.where(across, m.log1p(-outside), log_inside)
 
