@@ -137,20 +137,27 @@ def _compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
+@functools.cache
+def _places(name: str, count: int, keywords: tuple[str, ...]) -> list[str]:
+    """The parameters of CuPy's function `name` that so many arguments are given to, "" for *args.
+
+    TypeError: it does not take them.
+    """
+    signature = names()[name]
+    if signature is None:
+        return [""] * count
+    signature.bind(*[None] * count, **dict.fromkeys(keywords))
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [p.name for p in signature.parameters.values() if p.kind in kinds]
+    return [*positional, *[""] * count][:count]
+
+
 def _call(
-    function: Callable[..., Any],
-    signature: inspect.Signature | None,
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
+    function: Callable[..., Any], name: str, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Any:
-    """A function of NumPy's with what CuPy's function takes."""
-    positional: list[str] = []
-    if signature is not None:
-        signature.bind(*args, **kwargs)  # TypeError for what it does not take
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        positional = [p.name for p in signature.parameters.values() if p.kind in kinds]
-    places = [*positional, *[""] * len(args)]  # the second for *args
-    inside = [_argument(a, p in SEQUENCES) for a, p in zip(args, places, strict=False)]
+    """A function of NumPy's with what CuPy's function `name` takes."""
+    places = _places(name, len(args), tuple(kwargs))
+    inside = [_argument(a, p in SEQUENCES) for a, p in zip(args, places, strict=True)]
     options = {k: _argument(v, k in SEQUENCES) for k, v in kwargs.items()}
     return _outside(_compute(function, *inside, **options), [*args, *kwargs.values()])
 
@@ -159,10 +166,10 @@ def _call(
 class ndarray:
     """CuPy's array, on NumPy's memory."""
 
-    __module__ = "cupy"  # by which tinygen knows it
+    __slots__ = ("__weakref__", "_array")
+    __module__ = "cupy"
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
-    _array: np.ndarray[Any, Any]
 
     def __init__(self, shape: Any, dtype: Any = float) -> None:
         self._array = np.empty(shape, dtype)
@@ -187,10 +194,11 @@ class ndarray:
 
         return method
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "_array":
-            raise AttributeError(f"cupy.ndarray: {name} is not set here")
-        object.__setattr__(self, name, value)
+    # These are asked for most often.
+    shape = property(lambda self: self._array.shape)
+    dtype = property(lambda self: self._array.dtype)
+    ndim = property(lambda self: self._array.ndim)
+    size = property(lambda self: self._array.size)
 
     # -- memory
     @property
@@ -365,7 +373,7 @@ class _Ufunc:
         self.__name__, self._ufunc = name, ufunc
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _call(self._ufunc, names()[self.__name__], args, kwargs)
+        return _call(self._ufunc, self.__name__, args, kwargs)
 
     def at(self, a: ndarray, indices: Any, b: Any) -> None:
         if not self.__name__.endswith((".add", ".subtract", ".maximum", ".minimum")):
@@ -379,7 +387,7 @@ def _find(module: str, name: str) -> Any:
     full = f"{module}.{name}"
     if full not in names():
         raise AttributeError(f"{module} has no {name!r}")
-    value, signature = getattr(LIBRARIES[module], name), names()[full]
+    value = getattr(LIBRARIES[module], name)
     if isinstance(value, np.ufunc):
         return _Ufunc(full, value)
     if isinstance(value, type) or not callable(value):
@@ -387,7 +395,7 @@ def _find(module: str, name: str) -> Any:
 
     @functools.wraps(value)
     def function(*args: Any, **kwargs: Any) -> Any:
-        result = _call(value, signature, args, kwargs)
+        result = _call(value, full, args, kwargs)
         return _outside(np.asarray(result)) if name in RETURN_ARRAYS else result
 
     return function
