@@ -369,7 +369,7 @@ def test_dlpack_shares_memory_on_each_device(cupy):
     array = cupy.asarray(np.array([1.0, 2.0]))
     t = tg.from_dlpack(array)
     assert t.device == "gpu" and not t.requires_grad and t.data.data.ptr == array.data.ptr
-    again = tg.from_dlpack(tg.from_dlpack(np.array([3.0])))  # a Tensor gives and takes
+    again = tg.from_dlpack(tg.tensor([3.0]))  # a Tensor gives and takes
     assert again.device == "cpu" and again.item() == 3.0
     assert t.__dlpack_device__()[0] == 2 and again.__dlpack_device__()[0] == 1
     with pytest.raises(TypeError, match="detach"):

@@ -14,7 +14,6 @@ import pytest
 import strict_cupy
 from strict_cupy import installed
 
-
 pytestmark = pytest.mark.cpu_only("the stand-in itself")
 
 
