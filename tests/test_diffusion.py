@@ -1,22 +1,35 @@
 """Diffusion against exact answers: closed forms, Bayes' rule, perfect networks of known data."""
 
 import re
-from math import pi, sqrt
+from itertools import pairwise
+from math import log, pi, sqrt
 
+import numpy
 import pytest
+import scipy.special
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from on_device import approx, np, on_cpu, on_device, placed, stats, tg
+from on_device import approx, np, on_cpu, on_device, placed, special, stats, tg
 
 from tinygen import kernels
 from tinygen.backend import namespace_of
 from tinygen.models.diffusion import (
     DDPM,
+    SCHEDULES,
     TARGETS,
     NoiseSchedule,
     add_noise,
+    annealed_langevin,
     cosine_schedule,
+    ddim,
+    dpm_solver,
+    langevin,
     linear_schedule,
+    ode_log_likelihood,
+    score,
+    sigmoid_schedule,
+    variational_bound,
 )
 from tinygen.random import Generator
 
@@ -32,10 +45,16 @@ def normals(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def within(values, expected, errors=4.0):
+def normals_on_cpu(*shape, seed=0):
+    return numpy.random.default_rng(seed).normal(size=shape)
+
+
+def within(values, expected, errors=4.0, rounding=1e-9):
     """The mean of independent values is `expected`, to so many standard errors."""
     values = np.asarray(values, float)
-    return abs(values.mean() - expected) <= errors * values.std(ddof=1) / sqrt(len(values)) + 1e-9
+    return (
+        abs(values.mean() - expected) <= errors * values.std(ddof=1) / sqrt(len(values)) + rounding
+    )
 
 
 # Diffusion: schedules ---------------------------------------------------------------------------
@@ -191,9 +210,9 @@ def reverse(model, x, t, rng):
     return model.denoise_step(x, model.guided()(x, t), t, t - 1, rng)
 
 
-def diffusion(beta, network=None, **options):
-    """A model on one unbounded feature with the given β_t, and a network of (x, t, schedule)."""
-    model = DDPM(1, **{"steps": 25, "width": 4, "blocks": 1, "bounded": False, **options})
+def diffusion(beta, network=None, features=1, **options):
+    """A model on unbounded features with the given β_t, and a network of (x, t, schedule)."""
+    model = DDPM(features, **{"steps": 25, "width": 4, "blocks": 1, "bounded": False, **options})
     model.schedule = schedule = NoiseSchedule(beta)
     if network is not None:
         model.held = tg.tensor(0.0)  # a model is where its arrays are
@@ -286,15 +305,18 @@ def perfect(predict):
     return network
 
 
-def chain(schedule, kind):
-    """(gain, shift, σ) of the reverse steps at t = T..1 with the perfect network, in float64."""
-    for t in range(schedule.steps, 0, -1):
-        beta, abar = schedule.beta[t], schedule.abar[t]
-        alpha, before = 1 - beta, abar / (1 - beta)
+def chain(schedule, kind, times=None):
+    """(gain, shift, σ) of the reverse steps from x_T, or through some times, to x_0 with the perfect
+    network, in float64: each is one step of a shorter schedule."""
+    times = [*(times or range(schedule.steps, 0, -1)), 0]
+    for t, s in pairwise(times):
+        abar, before = schedule.abar[t], schedule.abar[s]
+        alpha = abar / before
+        beta = 1 - alpha
         v = abar * STD**2 + 1 - abar
         variance = beta if kind == "large" else (1 - before) / (1 - abar) * beta
         gain = (1 - beta / v) / sqrt(alpha)
-        yield gain, beta * sqrt(abar) * MEAN / v / sqrt(alpha), sqrt(variance) * (t > 1)
+        yield gain, beta * sqrt(abar) * MEAN / v / sqrt(alpha), sqrt(variance) * (s > 0)
 
 
 BETAS = np.linspace(0.02, 0.5, 20).tolist()
@@ -425,3 +447,753 @@ def test_bounded_data_go_to_minus_one_and_one_and_back():
     model.network.last.bias.data[...] = 1000 * np.array([1, -1, 1, -1])  # a network gone wild
     samples = model.sample(20)
     assert samples.min() >= 0 and samples.max() <= 1
+
+
+# Diffusion: some of the times -------------------------------------------------------------------
+
+subsets = st.lists(st.integers(1, 20), min_size=1, max_size=20, unique=True).map(
+    lambda times: sorted(times, reverse=True)
+)
+
+
+@given(subsets, st.sampled_from(["small", "large"]))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_the_chain_through_any_times_has_the_law_of_its_recursion(times, kind):
+    model = diffusion(BETAS, perfect("noise"), variance=kind, predict="noise")
+    found = model.sample(40, steps=times, rng=Generator(3))
+    rng = Generator(3)
+    x = rng.normal((40, 1)).astype(float)
+    for gain, shift, sigma in chain(model.schedule, kind, times):
+        x = gain * x + shift + (sigma * rng.normal((40, 1)) if sigma else 0)
+    np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-4)
+
+
+@given(betas, st.data())
+@many
+def test_a_jump_is_a_step_of_the_schedule_of_its_times(beta, data):
+    """Respaced abar is subsampled abar: the posterior of a jump is one step of the shorter chain."""
+    schedule = NoiseSchedule(beta)
+    times = data.draw(st.sets(st.integers(1, len(beta)), min_size=1).map(sorted))
+    kept = schedule.abar[[0, *times]]
+    shorter = NoiseSchedule(1 - kept[1:] / kept[:-1])
+    np.testing.assert_allclose(shorter.abar, kept, rtol=1e-9)
+    for i, (s, t) in enumerate(pairwise([0, *times]), start=1):
+        assert schedule.posterior_mean(t, s) == approx(
+            shorter.posterior_mean(i), rel=1e-6, abs=1e-9
+        )
+        for kind in ("small", "large"):
+            assert schedule.variance(kind, t, s) == approx(shorter.variance(kind, i), rel=1e-6)
+
+
+@given(betas)
+@many
+def test_numbers_for_many_times_are_those_for_each(beta):
+    schedule = NoiseSchedule(beta)
+    t = on_cpu(np.arange(1, len(beta) + 1))
+    each = [schedule.posterior_mean(int(i)) for i in t]
+    assert [*zip(*schedule.posterior_mean(t), strict=True)] == each
+    for kind in ("small", "large"):
+        assert schedule.variance(kind, t).tolist() == [schedule.variance(kind, int(i)) for i in t]
+
+
+def test_times_are_evenly_spaced_from_the_last_to_the_first():
+    schedule = cosine_schedule(1000)
+    assert schedule.times() == [*range(1000, 0, -1)]
+    assert schedule.times(1) == [1000] and schedule.times(2) == [1000, 1]
+    assert schedule.times(4) == [1000, 667, 334, 1]
+    for n in (3, 17, 999, 1000):
+        times = schedule.times(n)
+        assert (len(times), times[0], times[-1]) == (n, 1000, 1)
+        steps = -numpy.diff(times)
+        assert steps.min() >= 1 and steps.max() - steps.min() <= 1
+    assert schedule.pairs([7, 3]) == [(7, 3), (3, 0)]
+    assert schedule.pairs(numpy.array([7, 3])) == [(7, 3), (3, 0)]
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([3, 5, 1], r"fall from at most 20 to 1, not \[3, 5, 1\]"),
+        ([5, 5, 1], "fall"),
+        ([21, 4], "at most 20"),
+        ([5, 0], "a whole number from 1, not 0"),
+        ([5, -1], "-1"),
+        ([5.0, 1], r"a whole number from 1, not 5\.0"),
+        ([float("nan")], "nan"),
+        ([], r"not \[\]"),
+        (0, "from 1, not 0"),
+        (21, "21 sampling steps from a schedule of 20"),
+        (2.5, "2.5"),
+        (True, "True"),
+        ("7", "'7'"),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm-solver"])
+def test_times_that_do_not_fall_are_named(sampler, times, message):
+    model = diffusion(BETAS)
+    with pytest.raises((ValueError, TypeError), match=message):
+        model.sample(2, sampler=sampler, steps=times)
+
+
+# Diffusion: schedules of every kind -------------------------------------------------------------
+
+
+def test_the_sigmoid_schedule_is_that_of_the_paper():
+    """Jabri, Fleet & Chen 2022, algorithm 1 with start -3, end 3, τ 1."""
+    steps, sigmoid = 100, special.expit
+    t = np.arange(steps + 1) / steps
+    gamma = (sigmoid(3.0) - sigmoid(6 * t - 3)) / (sigmoid(3.0) - sigmoid(-3.0))
+    schedule = sigmoid_schedule(steps)
+    np.testing.assert_allclose(schedule.abar[:-1], gamma[:-1], rtol=1e-9)
+    assert schedule.beta[-1] == 0.999
+
+
+@given(st.sampled_from([*SCHEDULES]), st.integers(1, 400))
+@many
+def test_a_named_schedule_ends_in_noise_for_any_length(name, steps):
+    schedule = SCHEDULES[name](max(steps, 21) if name == "linear" else steps)
+    assert ((schedule.beta[1:] > 0) & (schedule.beta[1:] < 1)).all()
+    assert (np.diff(schedule.abar) < 0).all() and schedule.abar[-1] < 2e-3
+    assert np.isfinite(schedule.snr[1:]).all() and schedule.snr[0] == np.inf
+    DDPM(1, schedule=schedule, width=4, blocks=1)  # and there is no warning
+
+
+def test_a_schedule_that_keeps_the_data_is_told():
+    """β not rescaled to a small T, as in a well-known small implementation: abar_50 = .6."""
+    with pytest.warns(UserWarning, match=r"abar_T = 0\.603: .*larger T"):
+        DDPM(1, schedule=NoiseSchedule(numpy.linspace(1e-4, 0.02, 50)), width=4, blocks=1)
+
+
+# Diffusion: what is known of a mixture ----------------------------------------------------------
+
+
+class Mixture:
+    """Data Σ w_k N(m_k, C), what follows at every time, and the perfect network.
+
+    With C = 0 they are points: the training set itself.
+    """
+
+    def __init__(self, means, cov, weights=None):
+        self.means = numpy.array(means, float)  # (k, d)
+        k, d = self.means.shape
+        self.cov = cov * numpy.eye(d) if numpy.ndim(cov) == 0 else numpy.array(cov)
+        self.weights = numpy.full(k, 1 / k) if weights is None else numpy.array(weights)
+
+    def cov_at(self, abar):
+        return abar * self.cov + (1 - abar) * numpy.eye(len(self.cov))
+
+    def log_density(self, x, abar=1.0, noise=0.0):
+        """log q(x_t), or that of data with noise of this standard deviation on them."""
+        cov = self.cov_at(abar) + noise**2 * numpy.eye(len(self.cov))
+        each = [
+            scipy.stats.multivariate_normal(sqrt(abar) * m, cov).logpdf(x).reshape(-1)
+            for m in self.means
+        ]
+        return scipy.special.logsumexp(numpy.stack(each, axis=1), axis=1, b=self.weights)
+
+    def samples(self, n, seed=0):
+        rng = numpy.random.default_rng(seed)
+        own = rng.multivariate_normal(0 * self.means[0], self.cov, n)
+        return self.means[rng.choice(len(self.weights), n, p=self.weights)] + own
+
+    def estimates(self, x, abar):
+        """E[x_0 | x_t] and E[ε | x_t], differentiable in the Tensor x (n, d): the best of each
+        component, and a softmax over these."""
+
+        def constant(array):
+            return placed(array.astype(x.dtype))
+
+        factor = numpy.linalg.cholesky(numpy.linalg.inv(self.cov_at(abar)))
+        apart = (x[:, None, :] - constant(sqrt(abar) * self.means)) @ constant(factor)
+        logits = constant(numpy.log(self.weights)) - 0.5 * (apart * apart).sum(2)
+        share = tg.softmax(logits, axis=1)
+        pull = (share[:, :, None] * apart).sum(1)
+        x0 = share @ constant(self.means) + pull @ constant(sqrt(abar) * factor.T @ self.cov)
+        return x0, pull @ constant(sqrt(1 - abar) * factor.T)
+
+    def output(self, model, x, t):
+        """What the perfect network says at one time, which may lie between two."""
+        x = x if isinstance(x, tg.Tensor) else tg.Tensor(x)
+        times = numpy.arange(1, model.schedule.steps + 1)
+        log_snr = numpy.interp(on_cpu(t).item(), times, numpy.log(model.schedule.snr[1:]))
+        a, s = (float(sqrt(scipy.special.expit(sign * log_snr))) for sign in (1, -1))
+        x0, noise = self.estimates(x, a * a)
+        u, v = model.target(a, s)
+        return u * x0 + v * noise
+
+    def model(self, schedule, **options):
+        """A model that knows these data."""
+        model = diffusion(schedule.beta[1:], features=self.means.shape[1], **options)
+
+        def network(x, t):
+            if len(t) == 1:
+                return self.output(model, x, t)
+            t = on_cpu(t)[:, None]
+            return sum(
+                tg.where(placed(t == i), self.output(model, x, i), 0.0) for i in numpy.unique(t)
+            )
+
+        model.network = network
+        return model
+
+
+def even(steps, low=-5.0, high=3.0):
+    """T levels evenly spaced in λ = ½ log snr, from `high` at t = 1 to `low` at t = T."""
+    abar = scipy.special.expit(2 * numpy.linspace(high, low, steps))
+    return NoiseSchedule(1 - abar / numpy.append(1.0, abar[:-1]))
+
+
+GAUSSIAN = Mixture([[MEAN]], STD**2)
+TWO = Mixture([[-1.2], [0.8]], 0.09, [0.3, 0.7])
+THREE = Mixture([[-2.0, 0.0], [1.0, 1.0], [1.0, -1.5]], 0.09, [0.5, 0.3, 0.2])
+
+
+def half(a, s):
+    """A linear target that is none of the named."""
+    return 1, 0.5
+
+
+any_target = pytest.mark.parametrize("predict", [*TARGETS, half])
+
+
+# Diffusion: samplers ----------------------------------------------------------------------------
+
+
+def run(sampler, model, x, pairs, rng=None):
+    """The state at the end of these pairs, from x, in x's own precision."""
+    step = sampler(model, model.guided(), rng)
+    for t, s in pairs:
+        x = step(x, t, s)
+    return x
+
+
+@given(betas, st.sampled_from([*TARGETS]))
+@many
+def test_the_true_variance_recovers_the_law_of_the_data_at_every_time(beta, predict):
+    """σ_t² = 1/(α_t/β_t + 1/v_{t-1}): from q(x_T) every x_s has the variance v_s exactly, and
+    the last, which takes the mean, that of E[x_0 | x_1]."""
+    schedule = NoiseSchedule(beta)
+    v = schedule.abar * STD**2 + 1 - schedule.abar
+    model = GAUSSIAN.model(schedule, predict=predict)
+    model.variance = [0.0, *(1 / (schedule.alpha[1:] / schedule.beta[1:] + 1 / v[:-1])).tolist()]
+    mean, variance = sqrt(schedule.abar[-1]) * MEAN, v[-1]
+    for t in range(schedule.steps, 0, -1):
+        step, ends = model.reverse_step(t), placed(numpy.array([[0.0], [1.0]]))
+        moved = kernels.denoise_step(
+            namespace_of(ends), ends, model.guided()(ends, t), step._replace(sigma=0.0), None
+        )
+        shift, one = on_cpu(moved)[:, 0]
+        gain = one - shift
+        mean, variance = gain * mean + shift, gain**2 * variance + step.sigma**2
+        if t > 1:
+            assert variance == approx(v[t - 1], rel=1e-9)
+            assert mean == approx(sqrt(schedule.abar[t - 1]) * MEAN, rel=1e-9)
+    assert mean == approx(MEAN, rel=1e-9) and model.reverse_step(1).sigma == 0
+    assert variance == approx(STD**2 - model.variance[1], rel=1e-6, abs=1e-12)
+
+
+@given(subsets)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_ddim_with_eta_1_is_ddpm_with_the_small_variance(times):
+    model = TWO.model(NoiseSchedule(BETAS), predict="velocity")
+    found, expected = (
+        model.sample(20, sampler=sampler, steps=times, rng=Generator(5))
+        for sampler in (ddim(1.0), "ddpm")
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_ddim_with_eta_0_and_the_solver_draw_nothing():
+    model = TWO.model(NoiseSchedule(BETAS))
+    x = placed(normals_on_cpu(5, 1))
+    for sampler in (ddim(), ddim(0.0), dpm_solver):
+        first = run(sampler, model, x, model.schedule.pairs())  # there is no generator to ask
+        np.testing.assert_array_equal(first, run(sampler, model, x, model.schedule.pairs()))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("jump", [(20, 19), (15, 6), (2, 1)])
+def test_ddim_keeps_the_law_of_each_time_for_every_eta(eta, jump):
+    """q(x_s | x_0) from q(x_t | x_0), where x_0 is known (Song, Meng & Ermon 2021, eq. 7)."""
+    t, s = jump
+    model = Mixture([[0.7]], 0.0).model(NoiseSchedule(BETAS))
+    (a, noise), (b, after) = (
+        (sqrt(model.schedule.abar[i]), sqrt(1 - model.schedule.abar[i])) for i in jump
+    )
+    n = 40_000
+    x = placed(a * 0.7 + noise * normals_on_cpu(n, 1))
+    y = on_cpu(run(ddim(eta), model, x, [(t, s)], Generator(1)))
+    assert within(y, b * 0.7) and within((y - b * 0.7) ** 2, after**2)
+    if eta == 0:
+        np.testing.assert_allclose((y - b * 0.7) / after, normals_on_cpu(n, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
+def test_eta_is_a_share(eta):
+    with pytest.raises(ValueError, match=re.escape(f"[0, 1], not {eta}")):
+        ddim(eta)
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(ddim(), 1), (dpm_solver, 2)])
+@any_target
+def test_the_order_of_the_samplers(sampler, order, predict):
+    """On the probability-flow ODE of Gaussian data, which has a closed form at every time, steps
+    even in log snr: twice as many halve the error of DDIM, and quarter that of the solver."""
+    model = GAUSSIAN.model(even(129, -3.0, 3.0), predict=predict)
+    abar = model.schedule.abar
+    v = abar * STD**2 + 1 - abar
+    x = placed(numpy.array([[-2.0], [0.3], [1.5]]))
+    exact = sqrt(abar[1]) * MEAN + sqrt(v[1] / v[129]) * (on_cpu(x) - sqrt(abar[129]) * MEAN)
+    errors = []
+    for n in (16, 32, 64, 128):
+        times = [*range(129, 0, -128 // n)]
+        found = on_cpu(run(sampler, model, x, pairwise(times)))
+        errors.append(abs(found - exact).max())
+    ratios = [a / b for a, b in pairwise(errors)]
+    assert all(0.85 * 2**order < r < 1.2 * 2**order for r in ratios), ratios
+    assert ratios[-1] == pytest.approx(2**order, rel=0.06), ratios
+
+
+SAMPLERS_OF_A_MIXTURE = {
+    "ddpm": ({"sampler": "ddpm"}, 60),
+    "ddim": ({"sampler": "ddim"}, 60),
+    "ddim, some noise": ({"sampler": ddim(0.5)}, 60),
+    "dpm-solver": ({"sampler": "dpm-solver", "steps": 20}, 60),
+}
+
+
+def check_samples(x, mixture, std=0.1, p=1e-3):
+    """Weights, means and spread of the modes, and each coordinate against its own distribution."""
+    x = on_cpu(x).astype(float)
+    nearest = ((x[:, None] - mixture.means) ** 2).sum(2).argmin(1)
+    spread = sqrt(mixture.cov[0, 0])
+    for k, (mean, weight) in enumerate(zip(mixture.means, mixture.weights, strict=True)):
+        of_mode = x[nearest == k]
+        share = len(of_mode) / len(x)
+        assert abs(share - weight) < 4 * sqrt(weight * (1 - weight) / len(x)), (k, share)
+        assert abs(of_mode.mean(0) - mean).max() < 5 * spread / sqrt(len(of_mode))
+        assert abs((of_mode - of_mode.mean(0)).std() / spread - 1) < std
+    for i in range(x.shape[1]):
+
+        def cdf(at, i=i):
+            return scipy.stats.norm.cdf(at[:, None], mixture.means[:, i], spread) @ mixture.weights
+
+        assert scipy.stats.kstest(x[:, i], cdf).pvalue > p
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"), SAMPLERS_OF_A_MIXTURE.values(), ids=SAMPLERS_OF_A_MIXTURE
+)
+@pytest.mark.parametrize("mixture", [TWO, THREE], ids=["line", "plane"])
+def test_samplers_reproduce_a_mixture(mixture, options, steps):
+    model = mixture.model(even(steps))
+    check_samples(model.sample(2000, **options, rng=Generator(7)), mixture)
+
+
+def test_annealed_langevin_reproduces_a_mixture():
+    """With steps of a third of the variance the modes come out a little wide."""
+    model = TWO.model(even(40))
+    x = annealed_langevin(model, 2000, times=40, steps=8, size=0.3, rng=Generator(2))
+    assert x.dtype == np.float32 and x.shape == (2000, 1)
+    check_samples(x, TWO, std=0.2, p=0.0)
+
+
+def test_the_training_set_itself_is_what_its_perfect_model_samples():
+    points = Mixture(normals_on_cpu(6, 2, seed=4), 0.0)
+    x = on_cpu(points.model(even(40, -5.0, 6.0)).sample(1200, sampler="ddim", rng=Generator(1)))
+    distance = numpy.sqrt(((x[:, None] - points.means) ** 2).sum(2))
+    assert distance.min(axis=1).max() < 1e-4
+    counts = numpy.bincount(distance.argmin(axis=1), minlength=6)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_no_output_has_a_smaller_loss_than_the_posterior_mean_over_the_training_set():
+    points = Mixture(normals_on_cpu(6, 2, seed=4), 0.0)
+    model = points.model(even(8))
+    x = placed(numpy.tile(points.means, (700, 1)).astype(numpy.float32))
+    best, network = model.loss(x, Generator(3))["loss"].item(), model.network
+    for change in (lambda y: 1.1 * y, lambda y: 0.9 * y, lambda y: y + 0.1, lambda y: y - 0.1):
+        model.network = lambda x, t, change=change: change(network(x, t))
+        assert model.loss(x, Generator(3))["loss"].item() > best
+
+
+# Diffusion: weights -----------------------------------------------------------------------------
+
+
+def mean_errors(schedule):
+    """E (x_0 - E[x_0 | x_t])² of the Gaussian data at t = 1..T."""
+    abar = schedule.abar[1:]
+    return STD**2 * (1 - abar) / (abar * STD**2 + 1 - abar)
+
+
+LEAST = {  # of the target's squared error, and so of x_0's error times the weight
+    ("noise", "simple"): lambda snr, abar: snr,
+    ("data", "simple"): lambda snr, abar: 1 + 0 * snr,
+    ("velocity", "simple"): lambda snr, abar: 1 / (1 - abar),
+    ("noise", "snr"): lambda snr, abar: snr,
+    ("velocity", "min-snr"): lambda snr, abar: numpy.minimum(snr, 5),
+    ("data", "min-snr"): lambda snr, abar: numpy.minimum(snr, 5),
+}
+
+
+@pytest.mark.parametrize(("predict", "weight"), LEAST)
+def test_the_least_loss_of_gaussian_data_for_each_target_and_weight(predict, weight):
+    model = GAUSSIAN.model(even(6), predict=predict, weight=weight)
+    snr, abar = model.schedule.snr[1:], model.schedule.abar[1:]
+    least = (LEAST[predict, weight](snr, abar) * mean_errors(model.schedule)).mean()
+    losses = [
+        model.loss(placed(GAUSSIAN.samples(3000, seed).astype(numpy.float32)), Generator(seed))
+        for seed in range(12)
+    ]
+    losses = [terms["loss"].item() for terms in losses]
+    assert within(losses, least) and numpy.std(losses) < 0.07 * least
+
+
+@pytest.mark.parametrize("weight", ["snr", "min-snr", lambda snr: 1 / (1 + snr)])
+@pytest.mark.parametrize("mixture", [GAUSSIAN, THREE], ids=["Gaussian", "mixture"])
+def test_an_error_of_the_network_weighs_alike_whatever_the_target(weight, mixture):
+    """Networks that say the same of x_0 have the same loss, unless errors of the target count."""
+    x = placed(mixture.samples(200).astype(numpy.float32))
+
+    def losses(weight):
+        models = [
+            mixture.model(even(8), predict=predict, weight=weight) for predict in (*TARGETS, half)
+        ]
+        return [model.loss(x, Generator(1))["loss"].item() for model in models]
+
+    assert losses(weight) == pytest.approx([losses(weight)[0]] * 4, rel=1e-4)
+    plain = losses("simple")
+    assert max(plain) > 1.5 * min(plain)
+    if weight == "snr":  # L_simple is that of ε
+        assert losses(weight)[0] == pytest.approx(plain[[*TARGETS].index("noise")], rel=1e-5)
+
+
+def test_a_target_that_says_nothing_of_x0_is_refused():
+    with pytest.raises(ValueError, match="multiple of x_t"):
+        DDPM(1, predict=lambda a, s: (a, s), width=4, blocks=1)
+    with pytest.raises(ValueError, match="multiple of x_t"):
+        DDPM(1, predict=lambda a, s: (0.0, 0.0), width=4, blocks=1)
+
+
+# Diffusion: the variational bound ---------------------------------------------------------------
+
+BOUND = {
+    1: [1 - 1e-9],
+    2: [0.6, 1 - 1e-9],
+    3: [0.2, 0.7, 1 - 1e-9],
+    5: [0.1, 0.2, 0.4, 0.8, 1 - 1e-9],
+}
+
+
+def true_variance(schedule):
+    """Of the reverse steps of the Gaussian data: index 0 stands for nothing."""
+    v = schedule.abar * STD**2 + 1 - schedule.abar
+    return [0.0, *(1 / (schedule.alpha[1:] / schedule.beta[1:] + 1 / v[:-1])).tolist()]
+
+
+def bound_of(x, schedule, variance):
+    """Prior, steps and decoder of the perfect model at one normalised x, in closed form."""
+    abar, t = schedule.abar[1:], numpy.arange(1, schedule.steps + 1)
+    v = abar * STD**2 + 1 - abar
+    error = ((1 - abar) ** 2 * (x - MEAN) ** 2 + STD**4 * abar * (1 - abar)) / v**2
+    on_x0, small = schedule.posterior_mean(t)[0], schedule.variance("small", t)
+    last = abar[-1]
+    prior = 0.5 * (last * x**2 - last - numpy.log1p(-last))
+    steps = 0.5 * (
+        numpy.log(variance[1:] / small[1:]) + (small + on_x0**2 * error)[1:] / variance[1:] - 1
+    )
+    decoder = 0.5 * (log(2 * pi * variance[0]) + error[0] / variance[0])
+    return prior, steps, decoder
+
+
+@pytest.mark.parametrize("variance", ["true", "small", "large", "twice"])
+@pytest.mark.parametrize("steps", BOUND)
+def test_the_bound_is_exact_with_the_true_reverse_kernels_and_a_bound_with_others(steps, variance):
+    """Term by term; with the true kernels it is -log p(x) for every T, and for every x. With others
+    the model has another law, and the bound is above in the mean over the data."""
+    schedule = NoiseSchedule(BOUND[steps])
+    model = GAUSSIAN.model(schedule)
+    model.shift.data[...], model.scale.data[...] = 3.0, 2.0  # of the data's units
+    if variance in ("small", "large"):
+        model.variance = variance
+        used = schedule.variance(variance, numpy.arange(1, steps + 1))
+        if variance == "small":
+            used[0] = used[1] if steps > 1 else schedule.beta[1]
+    else:
+        used = numpy.array(true_variance(schedule)) * (2 if variance == "twice" else 1)
+        model.variance, used = used.tolist(), used[1:]
+    above = []
+    for x in (MEAN - STD, MEAN + STD, -1.3):
+        data = placed(numpy.full((6000, 1), 3 + 2 * x, numpy.float32))
+        found = variational_bound(model, data, rng=Generator(1))
+        prior, terms, decoder = bound_of(x, schedule, used)
+        decoder = decoder + log(2)  # a density of data, two units to one
+        assert found.steps.shape == (6000, steps - 1)
+        np.testing.assert_allclose(found.prior, prior, rtol=1e-5, atol=1e-8)
+        for t in range(2, steps + 1):
+            assert within(found.steps[:, t - 2], terms[t - 2], rounding=1e-6)
+        assert within(found.decoder, decoder, rounding=1e-6)
+        nats = -scipy.stats.norm(MEAN, STD).logpdf(x) + log(2)
+        total = prior + terms.sum() + decoder
+        assert within(found.total, total, rounding=1e-6)
+        above.append(total - nats)
+    if variance == "true":
+        assert above == pytest.approx([0.0] * 3, abs=1e-6)
+    else:
+        assert sum(above[:2]) > 1e-3  # the mean of a quadratic function over the data
+
+
+def test_nats_and_bits_are_sums_of_the_terms():
+    model = DDPM(3, steps=4, schedule="cosine", width=4, blocks=1)
+    found = variational_bound(model, rows(1001, 3), rng=Generator(0))  # more than go at a time
+    assert found.prior.shape == found.decoder.shape == (1001,) and found.steps.shape == (1001, 3)
+    assert all(type(a) is numpy.ndarray and a.dtype == np.float64 for a in vars(found).values())
+    assert (found.prior >= 0).all() and (found.steps >= 0).all() and (found.decoder >= 0).all()
+    np.testing.assert_allclose(found.total, found.prior + found.steps.sum(1) + found.decoder)
+    assert found.bits_per_dimension(3) == approx(found.total.mean() / 3 / log(2))
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("variance", ["small", "large", "learned", [0, 1e-6, 0.1, 0.1]])
+def test_the_decoder_is_a_law_over_the_grey_levels(levels, variance):
+    """A network that does not look gives one law of x_0, and the bound the probability of each level."""
+    model = DDPM(1, steps=3, variance=variance, predict="data", width=4, blocks=1)
+    said = numpy.array([[0.3, 0.5] if variance == "learned" else [0.3]], numpy.float32)
+    model.network = lambda x, t: tg.Tensor(placed(numpy.repeat(said, len(x), axis=0)))
+    x = placed((numpy.arange(levels)[:, None] / (levels - 1)).astype(np.float32))
+    found = variational_bound(model, x, levels=levels)
+    assert numpy.exp(-found.decoder).sum() == pytest.approx(1, abs=1e-5)
+    if variance == "large":  # and it is that of the normal distribution around the estimate
+        step = 2 / (levels - 1)
+        edges = numpy.r_[-numpy.inf, numpy.arange(1, levels) * step - 1 - step / 2, numpy.inf]
+        law = numpy.diff(scipy.stats.norm(0.3, sqrt(model.schedule.beta[1])).cdf(edges))
+        np.testing.assert_allclose(numpy.exp(-found.decoder), law, rtol=1e-3, atol=1e-6)
+
+
+def test_the_bound_takes_the_levels_of_the_training_data():
+    model = DDPM(2, steps=3, width=4, blocks=1)
+    x = placed((numpy.random.default_rng(0).integers(0, 5, (50, 2)) / 4).astype(np.float32))
+    default, fine, five = (
+        variational_bound(model, x, levels=n, rng=Generator(0)).decoder for n in (None, 256, 5)
+    )
+    np.testing.assert_array_equal(default, fine)
+    model.prepare(x)
+    np.testing.assert_array_equal(variational_bound(model, x, rng=Generator(0)).decoder, five)
+    assert not np.array_equal(five, fine)
+
+
+def test_samples_lie_on_the_levels_of_the_training_data():
+    model = DDPM(2, steps=3, width=4, blocks=1)
+    x = placed((numpy.random.default_rng(0).integers(0, 5, (50, 2)) / 4).astype(np.float32))
+    model.fit(x, steps=2)
+    found = on_cpu(model.sample(200)) * 4
+    assert numpy.unique(found).tolist() == [0, 1, 2, 3, 4]
+    model.fit(rows(50, 2), steps=1)
+    assert len(numpy.unique(on_cpu(model.sample(200)))) > 100
+
+
+def test_a_variance_of_zero_has_no_bound():
+    model = DDPM(1, steps=3, variance=[0.0] * 4, width=4, blocks=1)
+    assert np.isfinite(model.sample(3)).all()
+    with pytest.raises(ValueError, match="above 0"):
+        variational_bound(model, rows(2, 1))
+
+
+@pytest.mark.parametrize(
+    "variance", [[0.1] * 3, [0.1, 0.1, -0.1, 0.1], [0.1, float("nan"), 0.1, 0.1], [[0.1] * 4], 3.0]
+)
+def test_variances_that_do_not_fit_are_refused(variance):
+    with pytest.raises(ValueError, match="4 finite numbers from 0"):
+        DDPM(1, steps=3, variance=variance, width=4, blocks=1)
+
+
+def test_given_variances_are_of_single_steps():
+    model = DDPM(1, steps=3, variance=[0.1] * 4, width=4, blocks=1)
+    with pytest.raises(ValueError, match="a step from 3 to 1"):
+        model.sample(2, steps=[3, 1])
+    assert model.sample(2, steps=[3, 1], sampler="ddim").shape == (2, 1)
+
+
+# Diffusion: a learned variance ------------------------------------------------------------------
+
+
+def learning(schedule, share):
+    """The perfect model of the Gaussian data, with `share(t)` for its learned variance."""
+    model = GAUSSIAN.model(schedule, variance="learned")
+    network = model.network
+    model.network = lambda x, t: tg.concatenate(
+        [network(x, t), share(t) + 0 * network(x, t)], axis=1
+    )
+    return model
+
+
+@pytest.mark.parametrize("share", [-1.0, 0.4, 1.0])
+def test_the_loss_of_a_learned_variance_is_the_bound(share):
+    """T · one random term is the sum of all terms, in the mean; the prior has nothing to learn."""
+    schedule = NoiseSchedule([0.1, 0.3, 0.6, 0.99])
+    t = numpy.arange(1, 5)
+    small, large = (schedule.variance(kind, t) for kind in ("small", "large"))
+    small[0] = small[1]
+    used = numpy.exp(numpy.log(small) + (share + 1) / 2 * numpy.log(large / small))
+    spread = schedule.variance("small", t) + schedule.posterior_mean(t)[0] ** 2 * mean_errors(
+        schedule
+    )
+    expected = 0.5 * (numpy.log(used) + spread / used)
+    expected[0] += 0.5 * log(2 * pi)
+    expected[1:] -= 0.5 * (1 + numpy.log(schedule.variance("small", t[1:])))
+    model = learning(schedule, lambda t: share)
+    terms = [
+        model.loss(placed(GAUSSIAN.samples(2000, seed).astype(numpy.float32)), Generator(seed))
+        for seed in range(30)
+    ]
+    assert within([each["bound"].item() for each in terms], expected.sum())
+    plain = GAUSSIAN.model(schedule)
+    x = placed(GAUSSIAN.samples(2000, 0).astype(numpy.float32))
+    error = plain.loss(x, Generator(0))["loss"].item()
+    assert terms[0]["loss"].item() == pytest.approx(
+        error + 1e-3 * terms[0]["bound"].item(), rel=1e-4
+    )
+    x = placed(GAUSSIAN.samples(8000, 1).astype(numpy.float32))
+    model = learning(schedule, lambda t: share)
+    found = variational_bound(model, x, rng=Generator(2))
+    assert within(found.steps.sum(1) + found.decoder, expected.sum())
+
+
+def test_the_best_variance_lies_between_the_limits_and_is_found():
+    """For Gaussian data it is the true 1/(α_t/β_t + 1/v_{t-1}), found by descent on the loss."""
+    schedule = NoiseSchedule([0.2, 0.3, 0.5, 0.9])
+    shares = tg.tensor(placed(numpy.zeros((5, 1), np.float32)), requires_grad=True)
+    model = learning(schedule, lambda t: shares[t])
+    adam, rng = tg.optim.Adam({"shares": shares}, lambda i: 0.1 * 0.98**i), Generator(0)
+    for i in range(200):
+        x = placed(GAUSSIAN.samples(300, i).astype(numpy.float32))
+        adam.zero_grad()
+        model.loss(x, rng)["bound"].backward()
+        adam.step()
+    found = on_cpu(shares.data)[1:, 0]
+    small, large = (schedule.variance(k, numpy.arange(2, 5)) for k in ("small", "large"))
+    best = numpy.array(true_variance(schedule))[2:]
+    assert (small < best).all() and (best < large).all()
+    share = numpy.log(best / small) / numpy.log(large / small)
+    np.testing.assert_allclose((found[1:] + 1) / 2, share, atol=0.05)
+
+
+@pytest.mark.parametrize("times", [None, [20, 11, 10, 3]])
+@pytest.mark.parametrize(("share", "kind"), [(-1.0, "small"), (1.0, "large")])
+def test_the_ends_of_a_learned_variance_are_the_small_and_the_large_one(share, kind, times):
+    model = learning(NoiseSchedule(BETAS), lambda t: share)
+    plain = GAUSSIAN.model(NoiseSchedule(BETAS), variance=kind)
+    found, expected = (m.sample(50, steps=times, rng=Generator(2)) for m in (model, plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    for sampler in ("ddim", "dpm-solver"):
+        found, expected = (
+            m.sample(50, sampler=sampler, steps=times, rng=Generator(2)) for m in (model, plain)
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_learned_variance_needs_two_steps():
+    with pytest.raises(ValueError, match="T = 1"):
+        DDPM(1, steps=1, variance="learned", width=4, blocks=1)
+    model = DDPM(2, steps=2, variance="learned", width=4, blocks=1)
+    history = model.fit(rows(9, 2), steps=3)
+    assert set(history) == {"loss", "bound"} and np.isfinite(model.sample(4)).all()
+    assert np.isfinite(variational_bound(model, rows(9, 2)).total).all()
+
+
+# Diffusion: score, Langevin, likelihood ---------------------------------------------------------
+
+
+@any_target
+@pytest.mark.parametrize("t", [1, 10, 20])
+def test_the_score_is_that_of_the_mixture(predict, t):
+    """∇ log q(x_t), by differences of the log density."""
+    model = THREE.model(even(20), predict=predict)
+    x, h = 1.5 * normals_on_cpu(40, 2), 1e-5
+    abar = model.schedule.abar[t]
+    expected = numpy.stack(
+        [
+            (THREE.log_density(x + h * e, abar) - THREE.log_density(x - h * e, abar)) / (2 * h)
+            for e in numpy.eye(2)
+        ],
+        axis=1,
+    )
+    np.testing.assert_allclose(score(model, placed(x), t), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [0.1, 0.5, np.float64(1.2)])
+def test_langevin_dynamics_has_the_law_of_its_autoregression(step):
+    """On N(0, s²), x ← (1 - h/s²) x + sqrt(2h) z has the variance s²/(1 - h/(2 s²)) in the end,
+    and from x_0 = 0 it approaches that as (1 - h/s²)^(2 n)."""
+    n, s2 = 20_000, 0.8
+    x = np.zeros((n, 1), np.float32)
+    for steps in (1, 4, 60):
+        y = langevin(lambda x: -x / np.float32(s2), x, step, steps, Generator(steps))
+        assert y.dtype == np.float32
+        end = s2 / (1 - step / (2 * s2))
+        variance = end * (1 - (1 - step / s2) ** (2 * steps))
+        assert within(y, 0) and within(y**2, variance)
+    np.testing.assert_array_equal(langevin(None, x, 0.1, 0, None), x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step": 0.0}, "above 0, not 0"),
+        ({"step": float("nan")}, "nan"),
+        ({"n": -1}, "Langevin steps.*-1"),
+        ({"n": 1.5}, "1.5"),
+    ],
+)
+def test_langevin_steps_that_are_none(options, message):
+    with pytest.raises(ValueError, match=message):
+        langevin(lambda x: -x, np.zeros((2, 1)), **{"step": 0.1, "n": 3, "rng": None, **options})
+
+
+@any_target
+@pytest.mark.parametrize("mixture", [GAUSSIAN, TWO, THREE], ids=["Gaussian", "line", "plane"])
+def test_the_likelihood_by_the_flow_is_the_density_of_the_mixture(mixture, predict):
+    """At the noise of t = 1, with the exact divergence; in the units of the data."""
+    if predict != "velocity" and mixture is not TWO:
+        pytest.skip("one target is enough")
+    model = mixture.model(even(30, -9.0, 2.0), predict=predict)
+    model.shift.data[...], model.scale.data[...] = 3.0, 2.0
+    x = mixture.samples(30, seed=1)
+    noise = sqrt(1 / model.schedule.snr[1])
+    d = x.shape[1]
+    expected = mixture.log_density(x, noise=noise) - d * log(2)
+    found = ode_log_likelihood(model, placed((3 + 2 * x).astype(np.float32)), rtol=1e-5)
+    assert found.dtype == np.float64 and type(found) is numpy.ndarray
+    np.testing.assert_allclose(found, expected, atol=3e-3)
+
+
+def test_bounded_data_have_the_density_of_their_own_units():
+    model = Mixture([[0.2]], 0.04).model(even(30, -9.0, 2.0))
+    inside = DDPM(1, steps=30, predict="noise", bounded=True, width=4, blocks=1)
+    model.predict, inside.schedule, inside.network = "noise", model.schedule, model.network
+    x = np.array([[0.5], [0.6]], np.float32)
+    np.testing.assert_allclose(
+        ode_log_likelihood(inside, x), ode_log_likelihood(model, 2 * x - 1) + log(2), atol=1e-3
+    )
+
+
+def test_the_estimated_divergence_is_unbiased():
+    """Above 16 features one probe: over many, the mean is the density of a correlated Gaussian."""
+    d = 17
+    mix = normals_on_cpu(d, d, seed=3) / sqrt(d)
+    mixture = Mixture([0.3 * numpy.ones(d)], mix @ mix.T + 0.1 * numpy.eye(d))
+    model = mixture.model(even(15, -6.0, 1.0))
+    x = numpy.repeat(mixture.samples(1), 400, axis=0)
+    found = ode_log_likelihood(model, placed(x.astype(np.float32)), rng=Generator(0))
+    expected = mixture.log_density(x[:1], noise=sqrt(1 / model.schedule.snr[1]))[0]
+    assert found.std() > 0.1  # an estimate
+    assert within(found, expected)
+
+
+def test_a_flow_without_length_is_the_prior():
+    """T = 1: the noise of the first time is that of the last."""
+    model = Mixture([[0.0]], 1.0).model(NoiseSchedule([1 - 1e-9]))
+    x = np.array([[0.5]], np.float32)
+    signal = sqrt(model.schedule.abar[1])
+    expected = scipy.stats.norm(0, 1 / signal).logpdf(0.5)
+    assert ode_log_likelihood(model, x).item() == approx(expected, rel=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from math import pi
 from typing import Any
@@ -89,10 +89,10 @@ class NoiseSchedule:
             raise ValueError(f"{n} sampling steps from a schedule of {self.steps}")
         return [int(t) for t in np.linspace(self.steps, 1, n).round()] if n > 1 else [self.steps]
 
-    def pairs(self, times: int | Sequence[int] | None = None) -> list[tuple[int, int]]:
+    def pairs(self, times: int | Iterable[int] | None = None) -> list[tuple[int, int]]:
         """(t, s) for each step of a reverse chain: through the times given, or a number of them,
         and at last to 0. ValueError: times that do not fall, or are not in 1..T."""
-        if times is None or isinstance(times, (int, np.integer)):
+        if not isinstance(times, Iterable):
             times = self.times(times)
         falling = [*(whole("a sampling time", t) for t in times), 0]
         ordered = all(t > s for t, s in pairwise(falling))
