@@ -90,6 +90,15 @@ def test_probabilities_are_finite_logarithms_and_sum_to_one(loc, scale):
     assert abs(float(np.exp(logs).sum()) - 1) < 1e-12
 
 
+def test_probabilities_on_both_sides_of_an_edge_add_up():
+    """Also of a scale that rounding shifts the edge by: the bins shift it alike."""
+    draw = np.random.default_rng(12)
+    edge = -1 + STEP * (draw.integers(1, 255, 300) - 0.5)
+    scale = 10.0 ** draw.uniform(-13, -1, 300)
+    p = DiscretisedNormal(edge + draw.normal(size=300) * scale, scale)
+    assert (np.abs(p.probs.data.sum(-1) - 1) < 1e-12).all()
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 4e-3, STEP, 1e-2, 0.3, 5.0, 1e3, 1e6])
 def test_values_and_gradients_are_exact_in_both_tails(scale):
     """And in narrow and wide bins, where the tanh approximation is off by 1e-4 and more."""

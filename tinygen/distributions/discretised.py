@@ -93,7 +93,7 @@ class DiscretisedNormal:
         return m.clip(m.rint((x - self.low) / self.step), 0, len(self.levels) - 1)
 
     def _log_prob_of(self, number: Any, loc: Tensor, scale: Tensor) -> Tensor:
-        # Both bins at an edge compute it alike, so that their probabilities add up.
+        # The bins on both sides of an edge compute it alike, so that their probabilities add up.
         number = number.astype(self.dtype)
         lower = (self.low + self.step * (number - 0.5) - loc) / scale
         upper = (self.low + self.step * (number + 0.5) - loc) / scale
@@ -101,10 +101,8 @@ class DiscretisedNormal:
         # Mirrored, if need be, for the larger part of the bin to be right of 0: the normal
         # distribution has its full accuracy in the tail. An open bin extends to the right.
         right = (last | (lower + upper >= 0).data) & ~first
-        start, end = ops.where(right, lower, -upper), ops.where(right, upper, -lower)
-        width = ops.where(scale > self.step, self.step / scale, end - start)
-        width = ops.where(first | last, _ENDLESS, ops.minimum(width, _ENDLESS))
-        start = ops.maximum(start, -_NOTHING)
+        start = ops.maximum(ops.where(right, lower, -upper), -_NOTHING)
+        width = ops.where(first | last, _ENDLESS, ops.minimum(self.step / scale, _ENDLESS))
         return log_mass(start, width) - 0.5 * ops.square(ops.relu(start))
 
 
