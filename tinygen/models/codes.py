@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from math import sqrt
+from math import acos, sin, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ def interpolate(start: Any, end: Any, n: int = 8, path: str = "spherical") -> Ar
 
     path: 'straight', or 'spherical' (Shoemake 1985; White 2016): the angle grows evenly, and so
         the codes between keep the norm that draws of N(0, I) have, where those on a straight line
-        come closer to 0. For parallel codes the two are the same.
+        come closer to 0. Between parallel codes both are straight.
     """
     a, b = as_array(start), as_array(end)
     if a.ndim != 1 or a.shape != b.shape:
@@ -40,12 +40,12 @@ def interpolate(start: Any, end: Any, n: int = 8, path: str = "spherical") -> Ar
         raise unknown("path", path, ("straight", "spherical"))
     m = namespace_of(a)
     t = m.linspace(0.0, 1.0, whole("n", n, 2))[:, None]
-    norms = m.linalg.norm(a) * m.linalg.norm(b)
-    angle = m.arccos(m.clip((a * b).sum() / m.maximum(norms, 1e-30), -1.0, 1.0))
-    if path == "straight" or m.sin(angle) < 1e-6:
+    norms = float(m.linalg.norm(a) * m.linalg.norm(b))
+    angle = acos(max(-1.0, min(float((a * b).sum()) / norms, 1.0))) if norms else 0.0
+    if path == "straight" or sin(angle) < 1e-6:
         codes = (1 - t) * a + t * b
     else:
-        codes = (m.sin((1 - t) * angle) * a + m.sin(t * angle) * b) / m.sin(angle)
+        codes = (m.sin((1 - t) * angle) * a + m.sin(t * angle) * b) / sin(angle)
     return codes.astype(a.dtype)
 
 
