@@ -95,6 +95,13 @@ def test_held_out_rows_in_any_order_give_a_fair_floor():
     assert found["sliced_wasserstein"] < 0.05 and found["memorisation_ratio"] == approx(1, abs=0.2)
 
 
+@pytest.mark.parametrize("count", [60, 350])
+def test_the_floor_is_of_other_rows_and_not_of_the_samples(count):
+    found = [evaluate(model(), DATA, start + 0.5 * ROWS[:count]) for start in (0, 0.3)]
+    assert found[0]["floor"] == found[1]["floor"] and found[0]["samples"] != found[1]["samples"]
+    assert 0.01 < found[0]["floor"]["wasserstein"] < found[0]["samples"]["wasserstein"]
+
+
 def test_the_same_seed_measures_the_same():
     found = [evaluate(model(), DATA, ROWS[:60], seed) for seed in (3, 3, 4)]
     assert found[0] == found[1] != found[2]

@@ -2,6 +2,7 @@
 
 import itertools
 import tracemalloc
+from math import exp, log
 from statistics import NormalDist
 
 import pytest
@@ -14,6 +15,7 @@ from scipy.spatial.distance import cdist, pdist
 from tinygen.metrics import (
     _points,
     c2st,
+    classifier,
     memorisation,
     mmd,
     nearest_distances,
@@ -54,6 +56,12 @@ def test_on_a_line_both_are_the_wasserstein_distance(n, m):
     if n * m < 100:  # a line in the plane takes the general way
         direction = np.array([3.0, 4.0])
         assert wasserstein(x * direction, y * direction) == approx(5 * expected, rel=1e-12)
+
+
+def test_a_line_takes_sets_of_any_size():
+    """A matrix of these distances would take 6 GB."""
+    x = np.arange(20_000.0)[:, None]
+    assert wasserstein(x, np.repeat(x, 2, axis=0) + 3) == approx(3, rel=1e-12)
 
 
 def test_sliced_wasserstein_of_a_shift():
@@ -177,9 +185,9 @@ def test_the_bandwidth_is_the_median_distance():
     # Points that are equal do not count: here all pairs but some are.
     x, y = np.array([[0.0], [0.0], [0.0], [3.0]]), np.zeros((9, 1))
     assert mmd(x, y, Generator()).bandwidth == 3.0
-    many = normal(3, 4001, 2)
-    bandwidth = mmd(many[:4000], many[3999:], Generator(), permutations=1).bandwidth
-    assert bandwidth == approx(2 * np.sqrt(np.log(2)), rel=0.03)  # |a - b|²/4 is exponential
+    line = np.arange(6000.0)[:, None]  # of those, 2000 evenly: |i - j| = (1 - 1/√2) n is the median
+    bandwidth = mmd(line[:50], line[50:], Generator(), permutations=1).bandwidth
+    assert bandwidth == approx(6000 * (1 - 0.5**0.5), rel=0.01)
 
 
 def test_mmd_of_equal_points():
@@ -238,6 +246,13 @@ def test_prdc_agrees_with_its_definition(seed, n, m, k, d, whole):
     if not whole:
         both = moved(np.concatenate([x, y]), seed)
         assert prdc(both[:n], both[n:], k) == found
+
+
+def test_prdc_of_many_rows_agrees_with_its_definition():
+    """Few rows are sorted whole where many are only parted at the k-th."""
+    x, y = normal(0, 700, 3), normal(1, 500, 3)
+    for k in (1, 5, 30):
+        assert prdc(x, y, k) == approx(prdc_by_definition(x, y, k))
 
 
 @pytest.mark.parametrize(("n", "m", "k"), [(30, 20, 3), (25, 25, 5)])
@@ -320,7 +335,7 @@ def test_memorisation_where_held_out_rows_are_copies_too():
 @pytest.mark.parametrize(("distance", "d"), [(1.0, 5), (2.0, 5), (3.0, 1)])
 def test_c2st_approaches_bayes_rule_from_below(distance, d):
     """N(0, I) and N(a, I) are told apart with probability Φ(|a|/2)."""
-    x, y = normal(0, 1500, d) + distance / d**0.5, normal(1, 1400, d)
+    x, y = normal(0, 1500, d) + distance / d**0.5, normal(1, 1399, d)
     found = [c2st(x, y, Generator(i)) for i in range(3)]
     bayes = NormalDist().cdf(distance / 2)
     assert bayes - 0.03 < np.mean([f.accuracy for f in found]) < bayes + 0.015
@@ -337,14 +352,28 @@ def test_c2st_of_equal_laws_is_a_half():
     assert 0.6 < np.std(scores) < 1.4
 
 
-def test_c2st_stops_before_it_learns_the_noise():
-    """400 rows for 100 features: trained on, the network knows its rows by heart and errs more."""
-    shift = 0.2 * np.ones(100)
-    found = [
-        c2st(normal(i, 400, 100) + shift, normal(100 + i, 400, 100), Generator(i)).accuracy
-        for i in range(4)
-    ]
-    assert 0.71 < np.mean(found) < NormalDist().cdf(1.0)
+def test_c2st_approaches_bayes_rule_where_it_is_no_line():
+    """N(0, I) and N(0, s² I) in the plane meet where |x|² = 2 ln(s²) / (1 - 1/s²)."""
+    x, y, s = normal(0, 1500, 2), 1.5 * normal(1, 1500, 2), 1.5**2
+    edge = 2 * log(s) / (1 - 1 / s)
+    bayes = (1 + exp(-edge / 2 / s) - exp(-edge / 2)) / 2
+    found = np.mean([c2st(x, y, Generator(i)).accuracy for i in range(3)])
+    assert bayes - 0.025 < found < bayes + 0.02
+
+
+def test_the_classifier_stops_where_it_is_best_on_held_rows():
+    """Of labels at random nothing can be learnt, and ten passes later much has been, by heart."""
+    x = on_cpu(normal(0, 400, 50)).astype("f4")
+    y = on_cpu(normal(1, 400, 1) > 0).astype("f4")
+    net = classifier._trained(x[:300], y[:300], x[300:], y[300:], Generator())
+    loss = tg.bce_with_logits(net(x[300:]), y[300:]).numpy().mean()
+    assert 0.6 < loss < 0.73  # ln 2 is .693
+
+
+def test_c2st_takes_rows_at_random():
+    ordered = np.sort(normal(0, 400, 1), axis=0)
+    accuracy, error = c2st(ordered, normal(1, 200, 1), Generator())
+    assert abs(accuracy - 0.5) < 3 * error
 
 
 def test_c2st_is_of_the_generator_and_of_no_unit():

@@ -36,7 +36,7 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
     rng = Generator(seed).child("evaluation")
     # In an order of its own: the first half of MNIST's held-out rows is easier than the other.
     test = data.test[rng.permutation(len(data.test))]
-    samples = to_device(samples[:ROWS], "cpu")
+    samples = samples[:ROWS]
     size = min(len(samples), len(test), len(data.x), ROWS)
     spare = test[size:] if len(test) >= 2 * size else data.x[rng.permutation(len(data.x))]
     half = -(-min(ROWS, len(test)) // 2)

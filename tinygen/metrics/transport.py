@@ -68,11 +68,11 @@ def _assignment(cost: Array) -> tuple[Array, Array, Array]:
 def _plan(cost: Array) -> tuple[Array, Array, Array]:
     """The same between n rows of mass m and m columns of mass n: whole numbers, so is the plan."""
     from scipy.optimize import linprog
-    from scipy.sparse import eye_array, kron, vstack
+    from scipy.sparse import eye, kron, vstack
 
     n, m = cost.shape
-    leaving = kron(eye_array(n), np.ones((1, m)))
-    arriving = kron(np.ones((1, n)), eye_array(m))
+    leaving = kron(eye(n), np.ones((1, m)))
+    arriving = kron(np.ones((1, n)), eye(m))
     found = linprog(
         # The solver's tolerances are absolute.
         cost.ravel() / (cost.max() or 1.0),
