@@ -100,7 +100,7 @@ class DDPM(Model):
         self._check_variance()
         self.classes = whole("classes", classes, 0)
         width, blocks = whole("width", width), whole("blocks", blocks)
-        outputs = 2 * features if variance == "learned" else features
+        outputs = 2 * features if self.variance == "learned" else features
         rng = Generator(seed).child("weights")
         if bounded:
             self.levels = tensor(np.zeros((), np.float32))  # of the data; 0: they are not levels
