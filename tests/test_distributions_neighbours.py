@@ -71,6 +71,8 @@ def test_two_points_are_enough():
     x, y = placed(np.array([[0.0], [1.0]])), placed(np.array([[0.25]]))
     # ρ = 1, 1 and ν = ¼, ¾: ½ log(3/16) + log 1.
     assert knn_kl(x, y) == approx(0.5 * log(3 / 16), rel=1e-12)
+    x, y = placed(np.array([[-1.5e308], [1.5e308]])), placed(np.array([[1e308]]))  # 3e308 apart
+    assert knn_kl(x, y) == approx(0.5 * log(2.5 * 0.5 / 9), rel=1e-12)
 
 
 TWICE = np.array([[0.0, 1.0], [2.0, 3.0], [0.0, 1.0], [5.0, 5.0]])
