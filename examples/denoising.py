@@ -9,6 +9,6 @@ model = DenoisingAutoencoder(features=64, corruption="gaussian", amount=0.3)
 model.fit(digits.x, show_progress=True)
 
 noisy = model.corrupt(digits.test[:40], Generator(1))
-clean = model.decode(model.encoder(noisy).data)
+clean = model.decode(model.code(noisy).data)
 pictures.image_pairs("denoising.png", noisy, clean, digits.image_shape)
 print("denoising.png: corrupted held-out digits, and below each the reconstruction")
