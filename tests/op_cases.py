@@ -183,7 +183,7 @@ def log_mass_oracle(u: Any, w: Any) -> Any:
 
 
 elementwise("log_mass", log_mass_oracle, fraction, positive, call=log_mass)
-case("log_mass", lambda u, w: log_mass_oracle(-u, 2 * w), fraction(2, 3), positive(2, 3),
+case("log_mass", lambda u, w: log_mass_oracle(-u, 2 * w), fraction(3, 2), positive(3, 2),
      call=lambda u, w: log_mass(-u, 2 * w))  # fmt: skip
 
 # Activations, also through `linear` below

@@ -326,13 +326,8 @@ def test_a_run_resumes_on_the_other_device(name, start, tmp_path):
     assert loaded.device == "cpu" and loaded.to("gpu").sample(2).shape == (2, 64)
 
 
-READS_P = pytest.mark.xfail(strict=False, reason="Generator.bernoulli checks its p on the GPU")
-
-
 @needs_compiler
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[READS_P] * (name == "dae")) for name in MODELS]
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_nothing_in_a_step_waits_for_the_gpu(name, cupy):
     """Losses, gradients, the update and its average: values are asked for by the loop alone."""
     if not hasattr(cupy.ndarray, "waits"):

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.backend import is_gpu_array, to_device
 from tinygen.errors import CheckpointError
 
 __all__ = ["prefixed", "read", "replacing", "section", "write"]
@@ -25,7 +24,7 @@ FORMAT = "tinygen-2"
 def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
     """Write `arrays` by name and `meta` (JSON) to `path`, replacing it in one step.
 
-    A file has no device: arrays on the GPU are copied, and read again as NumPy arrays.
+    The arrays are NumPy's, as every `state_dict` gives them.
     OSError (a full disk, a folder that cannot be written): what was at `path` is still there.
     TypeError: `meta` holds something that JSON cannot.
     """
@@ -36,8 +35,7 @@ def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) 
             f"{path} cannot describe this model: {error}; use parts known by name"
         ) from None
     content = io.BytesIO()  # in memory first: a zip file does not take a full disk well
-    on_cpu = {name: to_device(a, "cpu") if is_gpu_array(a) else a for name, a in arrays.items()}
-    np.savez(content, meta=np.array(text), **on_cpu)
+    np.savez(content, meta=np.array(text), **arrays)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content.getbuffer())
         file.flush()

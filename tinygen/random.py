@@ -164,13 +164,13 @@ class Generator:
         p is a number or an array that broadcasts to ``shape`` (None: p's own shape); the result is
         on p's device if it is an array. Raises ValueError for a p outside [0, 1] or NaN.
         """
-        dtype = np.dtype(dtype)
-        p = p if hasattr(p, "dtype") and not isinstance(p, np.generic) else np.asarray(p)
-        m = namespace_of(p) if device is None or p.ndim else namespace_for(device)
-        p = m.asarray(p)
+        dtype, number = np.dtype(dtype), not hasattr(p, "dtype") or isinstance(p, np.generic)
+        p = np.asarray(p) if number else p
         valid = (p >= 0) & (p <= 1)
         if not valid.all():
             raise ValueError(f"p must be in [0, 1], got {p[~valid].ravel()[0]}")
+        m = namespace_of(p) if device is None or not number else namespace_for(device)
+        p = m.asarray(p)
         # Broadcast first: NumPy 1 would compare with a 0-d float64 p in float32.
         p = m.broadcast_to(p, p.shape if shape is None else _shape(shape))
         return m.asarray(self.uniform(p.shape, device=m.device) < p).astype(dtype)

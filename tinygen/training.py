@@ -323,17 +323,12 @@ class _Run:
                 raise CheckpointError(
                     f"{self.path} was made with other {key}: {meta.get(key)}, this run has {own}"
                 )
-        device = namespace_of(self.x).device
-
-        def part(name: str) -> dict[str, Array]:
-            return {k: to_device(v, device) for k, v in checkpoint.section(arrays, name).items()}
-
         try:
-            self.model.load_state_dict(part("model"))
+            self.model.load_state_dict(checkpoint.section(arrays, "model"))
             for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(part(f"optimizer/{name}"))
+                optimizer.load_state_dict(checkpoint.section(arrays, f"optimizer/{name}"))
             for name, average in self.averages.items():
-                average.load_state_dict(part(f"ema/{name}"))
+                average.load_state_dict(checkpoint.section(arrays, f"ema/{name}"))
             self.step, self.batches = meta["step"], meta["batches"]
             self.rng.state = meta["rng"][0], meta["rng"][1]
         except (ValueError, KeyError, TypeError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tinygen import kernels
 from tinygen.autodiff.operation import REGISTRY, operation
-from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.autodiff.tensor import Tensor, array_on, as_array
 from tinygen.backend import namespace_of
 from tinygen.errors import unknown
 from tinygen.kernels import Draw
@@ -253,17 +253,20 @@ def standardise(x: Any, eps: float = 1e-5) -> Tensor:
     return _standardise(x, eps=eps)
 
 
-def _pick(m: Any, x: Any, labels: Any) -> Any:
+def _pick(x: Any, labels: Any) -> Any:
     """1 at the label of each row, 0 elsewhere; shape of x."""
-    return labels[..., None] == m.arange(x.shape[-1])
+    return labels[..., None] == namespace_of(labels).arange(x.shape[-1])
+
+
+def _cross_entropy_forward(m: Any, x: Any, labels: Any) -> Any:
+    picked = m.sum(m.where(_pick(x, labels), m.log_softmax(x, axis=-1), 0.0), axis=-1)
+    return m.where((labels >= 0) & (labels < x.shape[-1]), -picked, m.nan)
 
 
 _cross_entropy = operation(
-    "softmax_cross_entropy",
-    lambda m, x, labels: -m.sum(
-        m.where(_pick(m, x, labels), m.log_softmax(x, axis=-1), 0.0), axis=-1),
+    "softmax_cross_entropy", _cross_entropy_forward,
     lambda m, g, _y, x, labels: m.expand_dims(g, -1)
-        * (m.softmax(x, axis=-1) - _pick(m, x, labels)),
+        * (m.softmax(x, axis=-1) - _pick(x, labels)),
 )  # fmt: skip
 
 
@@ -271,15 +274,18 @@ def softmax_cross_entropy(logits: Any, labels: Any) -> Tensor:
     """-log softmax(logits)[label] for each row, in nats.
 
     logits (..., k), labels (...) whole numbers in 0..k-1, which may have more leading axes;
-    ValueError for other labels.
+    ValueError for other labels; on the GPU, where the check would wait, a label that is out of range
+    gives NaN.
     """
-    *rows, classes = as_array(logits).shape
-    labels = as_array(labels)
+    array = as_array(logits)
+    *rows, classes = array.shape
+    labels = array_on(namespace_of(array).device, labels, "the labels", "the logits")
     if labels.shape[labels.ndim - len(rows) :] != tuple(rows):
         raise ValueError(f"labels of shape {labels.shape} for logits of shape {(*rows, classes)}")
     if labels.dtype.kind not in "iu":
         raise ValueError(f"labels are whole numbers, not {labels.dtype}")
-    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
+    on_cpu = namespace_of(labels).device == "cpu"
+    if on_cpu and labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(
             f"labels {labels.min()}..{labels.max()} are out of range for {classes} classes"
         )

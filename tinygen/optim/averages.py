@@ -11,7 +11,7 @@ import numpy as np
 
 from tinygen import kernels
 from tinygen.autodiff.tensor import Tensor
-from tinygen.backend import namespace_of
+from tinygen.backend import namespace_of, to_device
 
 __all__ = ["EMA", "clip_global_norm"]
 
@@ -77,10 +77,11 @@ class EMA:
                 p.data = own[name]
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Copies of the averages by parameter, and the count as `updates`."""
+        """NumPy copies of the averages by parameter, and the count as `updates`."""
+        copies = {name: to_device(a.copy(), "cpu") for name, a in self.average.items()}
         return {
             "updates": np.array(self.updates),
-            **{f"average/{name}": a.copy() for name, a in self.average.items()},
+            **{f"average/{name}": a for name, a in copies.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -91,5 +92,5 @@ class EMA:
         if wrong:
             raise ValueError(f"the average's state does not fit, see {', '.join(wrong)}")
         for path, average in own.items():
-            average[...] = state[path]
+            average[...] = to_device(state[path], namespace_of(average).device)
         self.updates = int(state["updates"])

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinygen import kernels
 from tinygen.autodiff.tensor import Tensor
-from tinygen.backend import namespace_of
+from tinygen.backend import namespace_of, to_device
 from tinygen.optim.averages import EMA
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
@@ -87,8 +87,9 @@ class Optimizer:
             p.grad = None
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of the state arrays as `slot/parameter`, and the count as `steps`."""
-        arrays = {f"{s}/{n}": a.copy() for s, of in self.state.items() for n, a in of.items()}
+        """The state arrays as `slot/parameter`, and the count as `steps`: NumPy copies."""
+        own = {f"{s}/{n}": a for s, of in self.state.items() for n, a in of.items()}
+        arrays = {path: to_device(a.copy(), "cpu") for path, a in own.items()}
         return {"steps": np.array(self.steps), **arrays}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
@@ -103,7 +104,7 @@ class Optimizer:
                     f"{path}: shape {state[path].shape}, the optimiser has {array.shape}"
                 )
         for path, array in own.items():
-            array[...] = state[path]
+            array[...] = to_device(state[path], namespace_of(array).device)
         self.steps = int(state["steps"])
 
 
