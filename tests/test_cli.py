@@ -82,6 +82,32 @@ def test_points_in_the_plane(name, tmp_path):
     assert models.load(tmp_path / "r" / CHECKPOINT).bounded is False
 
 
+def test_a_model_with_classes(tmp_path, capsys):
+    """Trained with the labels of the data, sampled with one label, evaluated with theirs."""
+    folder = tmp_path / "r"
+    assert train("ddpm", folder, "--set", "classes=10") == 0
+    model = models.load(folder / CHECKPOINT)
+    out = tmp_path / "x.npy"
+    for options, condition in (
+        ([], {}),
+        (["--label", "3"], {"labels": 3}),
+        (["--label", "3", "--guidance", "2.5"], {"labels": 3, "guidance": 2.5}),
+    ):
+        assert main(["sample", str(folder), "--n", "5", "--out", str(out), *options]) == 0
+        expected = model.sample(5, rng=tinygen.random.Generator(0), **condition)
+        np.testing.assert_array_equal(np.load(out), expected)
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--n", "20"]) == 0
+    assert np.isfinite(json.loads(capsys.readouterr().out)["samples"]["wasserstein"])
+    assert main(["train", "ddpm", "--out", str(folder), "--resume"]) == 0
+    one_line(capsys, ["sample", str(folder), "--label", "10"], "10", "10 classes")
+    one_line(capsys, ["sample", str(folder), "--guidance", "2"], "give some")
+    one_line(capsys, ["sample", str(folder), "--label", "1", "--guidance", "nan"], "nan")
+    assert os.listdir(folder) and not (folder / "samples-0.png").exists()
+    assert train("ddpm", tmp_path / "s") == 0
+    one_line(capsys, ["sample", str(tmp_path / "s"), "--label", "1"], "--label", "classes")
+
+
 def test_a_file_of_the_users_own(tmp_path, capsys):
     rng = np.random.default_rng(0)
     np.savetxt(tmp_path / "x.csv", rng.normal(5.0, 3.0, (60, 3)), delimiter=",")
@@ -200,6 +226,8 @@ def one_line(capsys, arguments, *parts):
         (["train", "ddpm", "--set", "schedule=cosin", "--out", "R"], ["'cosin'", "'cosine'"]),
         (["train", "ddpm", "--set", "schedule=linear", "--set", "steps=5", "--out", "R"], ["β_", "(0, 1)"]),
         (["train", "ddpm", "--set", "steps=0", "--out", "R"], ["steps T", "0"]),
+        (["train", "ddpm", "--set", "classes=5", "--out", "R"], ["labels 0..9", "5 classes"]),
+        (["train", "ddpm", "--set", "classes=2", "--data", "swiss-roll", "--out", "R"], ["no labels"]),
         (["train", "dae", "--set", "amount=1.5", "--out", "R"], ["masking", "1.5"]),
         (["train", "vae", "--data", "mnist", "--data-dir", "E", "--out", "R"], ["E", "--download"]),
         (["train", "vae", "--resume", "--out", "R"], ["no checkpoint", "R", "leave --resume out"]),

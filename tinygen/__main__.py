@@ -23,6 +23,7 @@ from tinygen.backend import DEVICES, gpu_problem, namespace_for, to_device
 from tinygen.errors import DeviceError, unknown, whole
 from tinygen.evaluation import evaluate
 from tinygen.models import MODELS, Model, load
+from tinygen.models.diffusion.ddpm import with_labels
 from tinygen.models.model import choose
 from tinygen.random import Generator
 from tinygen.training import CHECKPOINT, History, Settings, Stopped, fingerprint
@@ -50,6 +51,7 @@ def train(args: argparse.Namespace) -> None:
         chosen = _recorded(folder, chosen)
     dataset = data.load(chosen["data"], args.data_dir or chosen["data_dir"], args.download)
     model = _make(args.model, dataset, chosen["options"], chosen["settings"].seed).to(device)
+    labels = _labels(model, dataset)
     if not args.resume:
         _new_folder(folder)
     _require_plots(args)
@@ -69,9 +71,10 @@ def train(args: argparse.Namespace) -> None:
         meta={**model.description(), "run": run, "image_shape": dataset.image_shape},
         checkpoint_seconds=args.checkpoint_seconds,
         show_progress=True,
+        **({} if labels is None else {"labels": labels}),
     )
     seconds = time.monotonic() - began
-    samples = model.sample(MEASURED, rng=Generator(chosen["settings"].seed))
+    samples = _samples(model, dataset, MEASURED, chosen["settings"].seed)
     metrics = {
         "model": args.model,
         **run,
@@ -175,6 +178,25 @@ def _make(name: str, dataset: data.Dataset, options: dict[str, Any], seed: int) 
         raise ValueError(f"options {options} do not fit {name}: {error}") from error
 
 
+def _labels(model: Any, dataset: data.Dataset) -> Any:
+    """The labels that a model with classes is trained with, None for another; ValueError: there are
+    none, or they do not fit."""
+    if not getattr(model, "classes", 0):
+        return None
+    if dataset.y is None:
+        raise ValueError(f"{dataset.name} has no labels for {model.classes} classes")
+    return model.check_labels(to_device(dataset.y, model.device), len(dataset.x))
+
+
+def _samples(model: Any, dataset: data.Dataset, n: int, seed: int) -> Any:
+    """Samples to be measured: of a model with classes, each as often as in the data."""
+    rng, labels = Generator(seed), _labels(model, dataset)
+    if labels is None:
+        return model.sample(n, rng=rng)
+    rows = rng.integers(0, len(labels), n, device=model.device)
+    return model.sample(n, labels=labels[rows], rng=rng)
+
+
 def _new_folder(folder: Path) -> None:
     if folder.is_dir():
         for leftover in folder.glob(".*.tmp"):  # of a run that was killed as it began
@@ -193,7 +215,11 @@ def sample(args: argparse.Namespace) -> None:
     path = _checkpoint_of(args.run)
     meta, _ = checkpoint.read(path)
     model = load(path).to(_device(args.device))
-    samples = to_device(model.sample(args.n, rng=Generator(args.seed)), "cpu")
+    condition = {"labels": args.label, "guidance": args.guidance}
+    condition = {name: value for name, value in condition.items() if value is not None}
+    if condition and not getattr(model, "classes", 0):
+        raise ValueError("--label and --guidance are for a diffusion model with classes")
+    samples = to_device(model.sample(args.n, rng=Generator(args.seed), **condition), "cpu")
     out = Path(args.out) if args.out else path.parent / f"samples-{args.seed}.png"
     if out.suffix == ".npy":
         with checkpoint.replacing(out) as temporary, open(temporary, "wb") as file:
@@ -214,7 +240,7 @@ def evaluate_run(args: argparse.Namespace) -> None:
     path = _checkpoint_of(args.run)
     meta, _ = checkpoint.read(path)
     model, dataset = load(path).to(_device(args.device)), _dataset_of(meta, args)
-    samples = model.sample(args.n, rng=Generator(args.seed))
+    samples = _samples(model, dataset, args.n, args.seed)
     print(json.dumps(evaluate(model, dataset, samples, args.seed), indent=2))
 
 
@@ -229,7 +255,10 @@ def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
     if run is None:
         raise ValueError("this checkpoint does not say what it was trained on; train it with --out")
     dataset = data.load(args.data or run["data"], args.data_dir or run["data_dir"])
-    if fingerprint(dataset.x) != meta["data"]:
+    rows = dataset.x
+    if meta["config"].get("classes") and dataset.y is not None:
+        rows = with_labels(rows, dataset.y)
+    if fingerprint(rows) != meta["data"]:
         raise ValueError(
             f"{dataset.name} is not the data of this run; name where they are with --data"
         )
@@ -382,6 +411,11 @@ def _parser() -> argparse.ArgumentParser:
         device_option(sub)
         if name == "sample":
             sub.add_argument("--out", help="a .png or .npy file (default: beside the checkpoint)")
+            sub.add_argument("--label", type=int, help="of the samples, from a model with classes")
+            sub.add_argument(
+                "--guidance", type=float,
+                help="towards the label: 1 is the model's own law (the default), more sharpens it",
+            )  # fmt: skip
 
     sub = command("explain", explain)
     sub.add_argument("model", help=", ".join(MODELS))

@@ -38,7 +38,8 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
     test = data.test[rng.permutation(len(data.test))]
     samples = samples[:ROWS]
     size = min(len(samples), len(test), len(data.x), ROWS)
-    spare = test[size:] if len(test) >= 2 * size else data.x[rng.permutation(len(data.x))]
+    order = rng.child("spare").permutation(len(data.x))  # a stream of its own: nothing else moves
+    spare = test[size:] if len(test) >= 2 * size else data.x[order]
     half = -(-min(ROWS, len(test)) // 2)
 
     def measures(rows: Array, fresh: Array) -> dict[str, float]:
