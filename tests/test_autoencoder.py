@@ -239,7 +239,7 @@ def test_a_probe_separates_what_is_separate_and_a_class_without_rows_is_never_gu
 @many_steps
 def test_constant_codes_err_like_the_largest_class():
     y = (np.arange(400) // 2 % 4 == 0).astype(int)
-    assert linear_probe(Identity(), labelled(np.full((400, 2), 0.3), y)).rate == 0.25
+    assert linear_probe(Identity(), labelled(np.full((400, 2), 0.25), y)).rate == 0.25
 
 
 def exclusive_or(n):
