@@ -19,8 +19,6 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 import tinygen as tg
 from tinygen import kernels
 from tinygen.backend import numpy_namespace as m

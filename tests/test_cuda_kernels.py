@@ -244,8 +244,9 @@ def sum_squares(rng, rows, columns, kernel):
 @case("sum_chunks")
 def sum_chunks(rng, rows, columns, kernel):
     x = rng.random(rows * columns)
-    total = np.array([0.375 * x.sum()])
-    return {"sums": x, "n": x.size, "scale": 0.375}, {"total": near(total)}
+    chunks = np.split(x, range(4096, x.size, 4096))
+    totals = 0.375 * np.array([chunk.sum() for chunk in chunks])
+    return {"sums": x, "n": x.size, "scale": 0.375}, {"totals": near(totals)}
 
 
 # Of u: the value, the slope, and the sizes of what they are added up from.

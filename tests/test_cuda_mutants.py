@@ -52,7 +52,10 @@ PLACEMENT = {
         "lanes[i + width];\n        __syncthreads();", "lanes[i + width];", "sum_squares", "differs"
     ),
     "a barrier that part of the threads reach": Mutant(
-        "if (blockIdx.x != 0) return;", "if (threadIdx.x > 40) return;", "sum_chunks", "not every thread"
+        "for (i64 chunk = blockIdx.x; chunk == 0",
+        "if (threadIdx.x > 40) return;\n    for (i64 chunk = blockIdx.x; chunk == 0",
+        "sum_chunks",
+        "not every thread",
     ),
     "blocks that overlap": Mutant(
         "group += gridDim.x * blockDim.x)", "group += blockDim.x)", "adam", "differs"

@@ -691,6 +691,13 @@ def test_sums_lose_nothing_beside_a_large_number():
     assert kernels.sum_squares(M, [x]) == kernels.sum_squares(M, [x[:9], x[9:]]) == 2**24 + 554
 
 
+def test_more_chunks_than_there_are_elements_in_one():
+    """The sums of the chunks are then summed up in chunks themselves."""
+    x = np.ones(4096 * 4097 + 3, np.float32)
+    x[::4096] = 3
+    assert kernels.sum_squares(M, [x]) == x.size + 8 * 4098
+
+
 def test_sums_of_many_arrays():
     rng = np.random.default_rng(3)
     arrays = [rng.normal(size=s).astype(np.float32) for s in ((4097,), (0,), (3, 5), (), (0, 7))]

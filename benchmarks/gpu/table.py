@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygen import kernels
-from tinygen.kernels import Draw, dispatch, reference
+from tinygen.kernels import Draw, dispatch, fused, reference
 
 __all__ = ["BY_NAME", "KERNELS", "TARGETS", "Kernel", "exact_normals", "inputs"]
 
@@ -144,11 +144,10 @@ def _doubled(x: Array) -> Array:
 
 
 def _sum_of_sums(m: Any, sums: Array) -> Array:
-    """The second kernel of every sum, which `tinygen.kernels` has no function for."""
-    total, launch = m.empty((), np.float64), dispatch.launcher(m)
+    """The second kernel of every sum, which `tinygen.kernels` gives no name to."""
+    launch = dispatch.launcher(m)
     assert launch is not None, "there are no kernels"
-    launch("sum_chunks", total, sums, sums.size, 0.5)
-    return total
+    return fused._total(m, launch, sums, 0.5)
 
 
 # -- activations ---------------------------------------------------------------------------------

@@ -71,10 +71,9 @@ def _pointer(array: Any) -> Any:
 def _size_of(name: str) -> Callable[[tuple[Any, ...]], int]:
     """How many elements a kernel works on, from its arguments."""
     names = [argument for _, argument in signatures()[name]]
-    if name == "sum_chunks":
-        return lambda arguments: 1  # one block, even for no chunks: their sum is 0
     if "n" in names:
         n = names.index("n")
-        return lambda arguments: arguments[n]
+        least = 1 if name == "sum_chunks" else 0  # the sum of none is 0, and is to be written
+        return lambda arguments: max(arguments[n], least)
     rows, columns = names.index("rows"), names.index("columns")
     return lambda arguments: arguments[rows] * arguments[columns]

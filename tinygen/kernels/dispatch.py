@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygen.errors import DeviceError, unknown
 
-__all__ = ["description", "launcher"]
+__all__ = ["Launch", "description", "launcher"]
 
 Launch = Callable[..., None]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygen.kernels import reference
-from tinygen.kernels.dispatch import launcher
+from tinygen.kernels.dispatch import Launch, launcher
 
 __all__ = [
     "NO_DRAW", "AdamStep", "Denoising", "Draw", "activation_backward", "adam", "bce_with_logits",
@@ -184,13 +184,23 @@ def squared_error(
         return m.mean(m.square(error)), (2.0 / max(n, 1)) * error
     columns = output.shape[-1] if output.ndim else 1
     sums = m.empty(-(-n // SUM_CHUNK), np.float64)
-    mean, gradient = m.empty((), np.float64), m.empty_like(output)
+    gradient = m.empty_like(output)
     launch(
         "squared_error", sums, gradient, output, data, on_data, on_noise, n // columns, columns,
         2.0 / n, *draw,
     )  # fmt: skip
-    launch("sum_chunks", mean, sums, sums.size, 1.0 / n)
-    return mean.astype(output.dtype), gradient
+    return _total(m, launch, sums, 1.0 / n).astype(output.dtype), gradient
+
+
+def _total(m: Any, launch: Launch, sums: Array, scale: float = 1.0) -> Array:
+    """The sum of the sums of all chunks, times scale: float64, without axes."""
+    while sums.size > SUM_CHUNK:
+        fewer = m.empty(-(-sums.size // SUM_CHUNK), np.float64)
+        launch("sum_chunks", fewer, sums, sums.size, 1.0)
+        sums = fewer
+    total = m.empty((), np.float64)
+    launch("sum_chunks", total, sums, sums.size, scale)
+    return total
 
 
 def sum_squares(m: Any, arrays: Sequence[Array]) -> Array:
@@ -199,13 +209,12 @@ def sum_squares(m: Any, arrays: Sequence[Array]) -> Array:
     if launch is None:
         return sum((m.sum(m.square(x), dtype=np.float64) for x in arrays), m.zeros((), np.float64))
     chunks = [-(-x.size // SUM_CHUNK) for x in arrays]
-    sums, total = m.empty(sum(chunks), np.float64), m.empty((), np.float64)
+    sums = m.empty(sum(chunks), np.float64)
     start = 0
     for x, count in zip(arrays, chunks, strict=True):
         launch("sum_squares", sums[start : start + count], x, x.size)
         start += count
-    launch("sum_chunks", total, sums, sums.size, 1.0)
-    return total
+    return _total(m, launch, sums)
 
 
 # -- layers and likelihoods: None where there is no kernel, and the composition computes ------------

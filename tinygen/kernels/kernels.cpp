@@ -270,10 +270,13 @@ KERNEL(sum_squares)(double* sums, const float* x, i64 n) {
     }
 }
 
-KERNEL(sum_chunks)(double* total, const double* sums, i64 n, double scale) {
-    alignas(64) double lanes[LANES] = {};
-    for (i64 i = 0; i < n; ++i) lanes[i % LANES] += sums[i];
-    *total = sum_of_lanes(lanes) * scale;
+KERNEL(sum_chunks)(double* totals, const double* sums, i64 n, double scale) {
+    for (i64 chunk = 0; chunk == 0 || chunk * SUM_CHUNK < n; ++chunk) {
+        alignas(64) double lanes[LANES] = {};
+        const i64 start = chunk * SUM_CHUNK, end = smaller(start + SUM_CHUNK, n);
+        for (i64 i = start; i < end; ++i) lanes[(i - start) % LANES] += sums[i];
+        totals[chunk] = sum_of_lanes(lanes) * scale;
+    }
 }
 
 // -- activations ---------------------------------------------------------------------------------

@@ -300,16 +300,18 @@ KERNEL(sum_squares)(double* sums, const float* x, i64 n) {
                   [=](auto access, u32 group) { return access.load(x, group); });
 }
 
-KERNEL(sum_chunks)(double* total, const double* sums, i64 n, double scale) {
+KERNEL(sum_chunks)(double* totals, const double* sums, i64 n, double scale) {
     __shared__ double lanes[LANES];
-    if (blockIdx.x != 0) return;
-    for (int lane = threadIdx.x; lane < LANES; lane += blockDim.x) {
-        double part = 0.0;
-        for (i64 i = lane; i < n; i += LANES) part += sums[i];
-        lanes[lane] = part;
+    for (i64 chunk = blockIdx.x; chunk == 0 || chunk * SUM_CHUNK < n; chunk += gridDim.x) {
+        const i64 end = (chunk + 1) * SUM_CHUNK < n ? (chunk + 1) * SUM_CHUNK : n;
+        for (int lane = threadIdx.x; lane < LANES; lane += blockDim.x) {
+            double part = 0.0;
+            for (i64 i = chunk * SUM_CHUNK + lane; i < end; i += LANES) part += sums[i];
+            lanes[lane] = part;
+        }
+        const double sum = sum_of_lanes(lanes);
+        if (threadIdx.x == 0) totals[chunk] = sum * scale;
     }
-    const double sum = sum_of_lanes(lanes);
-    if (threadIdx.x == 0) *total = sum * scale;
 }
 
 // -- activations ---------------------------------------------------------------------------------

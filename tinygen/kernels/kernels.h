@@ -36,9 +36,10 @@ KERNEL(squared_error)(double* sums, float* gradient, const float* output,
                       const float* data, const float* on_data, const float* on_noise,
                       i64 rows, i64 columns, float scale, u64 seed, u64 draw, const u64* counter);
 
-// Sums of squares over chunks of 4096 elements; and the sum of such sums, times scale.
+// Sums of squares over chunks of 4096 elements; and sums of such sums over chunks of 4096, times scale
+// (the sum of none is 0).
 KERNEL(sum_squares)(double* sums, const float* x, i64 n);
-KERNEL(sum_chunks)(double* total, const double* sums, i64 n, double scale);
+KERNEL(sum_chunks)(double* totals, const double* sums, i64 n, double scale);
 
 // y = activation(x + bias). Row i begins at bias + i bias_row: bias_row is columns, or 0 for one row
 // that is added to all.
