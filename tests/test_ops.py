@@ -502,6 +502,16 @@ def test_errors_say_what_was_given(call, error, parts):
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("size", [-1e8, 1e8, -3e38])
+def test_logarithms_of_sums_of_huge_numbers(size):
+    """log 3 is lost beside the number itself, but not in what depends on differences alone."""
+    x = tg.tensor(np.full(3, size, np.float32), requires_grad=True)
+    y = tg.logsumexp(x)
+    y.backward()
+    np.testing.assert_allclose(x.grad.numpy(), np.full(3, 1 / 3), rtol=1e-6)
+    np.testing.assert_allclose(tg.log_softmax(x).numpy(), np.full(3, -np.log(3)), rtol=1e-6)
+
+
 def test_labels_out_of_range():
     logits = tg.tensor(np.zeros((2, 3)))
     if logits.device == "gpu":  # a check would wait for the GPU

@@ -78,7 +78,10 @@ def _logsumexp_forward(m: Any, x: Any, axis: tuple[int, ...], keepdims: bool) ->
 def _logsumexp_rule(m: Any, g: Any, y: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     top = _expand(m, y, axis, keepdims)
     finite = m.where(top == -float("inf"), 0.0, top)  # a row of -∞ gets weights exp(-∞) = 0
-    return _expand(m, g, axis, keepdims) * m.exp(x - finite)
+    weights = m.exp(x - finite)
+    # They add up to 1, but for a y so large that it has no digits left for log Σ.
+    total = m.sum(weights, axis=axis, keepdims=True)
+    return _expand(m, g, axis, keepdims) * (weights / m.where(total == 0, 1.0, total))
 
 
 _logsumexp = operation("logsumexp", _logsumexp_forward, _logsumexp_rule)
@@ -93,8 +96,14 @@ _softmax = operation(
     "softmax", _softmax_forward,
     lambda m, g, y, _x, axis: y * (g - m.sum(g * y, axis=axis, keepdims=True)))  # fmt: skip
 
+
+def _log_softmax_forward(m: Any, x: Any, axis: int) -> Any:
+    below = x - _finite_max(m, x, (axis,))
+    return below - _logsumexp_forward(m, below, (axis,), True)
+
+
 _log_softmax = operation(
-    "log_softmax", lambda m, x, axis: x - _logsumexp_forward(m, x, (axis,), True),
+    "log_softmax", _log_softmax_forward,
     lambda m, g, y, _x, axis: g - m.exp(y) * m.sum(g, axis=axis, keepdims=True))  # fmt: skip
 
 
