@@ -944,6 +944,16 @@ def test_the_bound_is_exact_with_the_true_reverse_kernels_and_a_bound_with_other
         assert sum(above[:2]) > 1e-3  # the mean of a quadratic function over the data
 
 
+@pytest.mark.parametrize("beta", [[0.01], [0.3, 0.4], [0.5, 0.9, 0.99]])
+def test_the_prior_of_the_bound_is_what_is_left_of_the_data(beta):
+    """KL(N(sqrt(abar_T) x, 1 - abar_T) ‖ N(0, 1)), summed over features."""
+    abar, x = numpy.prod(1 - numpy.array(beta)), numpy.array([[0.5, -1.0], [2.0, 0.0]])
+    model = diffusion(beta, lambda x, t, s: 0 * x, features=2)
+    found = variational_bound(model, placed(x)).prior
+    kl = 0.5 * (abar * x**2 + (1 - abar) - 1 - log(1 - abar))
+    np.testing.assert_allclose(found, kl.sum(axis=1), rtol=1e-5)
+
+
 def test_nats_and_bits_are_sums_of_the_terms():
     model = DDPM(3, steps=4, schedule="cosine", width=4, blocks=1)
     found = variational_bound(model, rows(1001, 3), rng=Generator(0))  # more than go at a time
