@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinygen import data, pictures
-from tinygen.metrics.parzen import parzen
+from tinygen.metrics import parzen
 from tinygen.models import GAN
 
 digits = data.load("digits")

@@ -131,8 +131,6 @@ class Watch:
         """One line if this look changes the state, else None."""
         self.recent.append(signs)
         self.count += 1
-        if len(self.recent) < LOOKS:
-            return None
         found = next((s for s in STATES if self._holds(s)), None)
         if found is not None and found is not self.state:
             self.state = found
