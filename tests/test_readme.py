@@ -41,4 +41,4 @@ def test_the_first_block_is_the_two_commands():
     commands = FENCED[0][1].splitlines()
     assert len(commands) == 2
     assert "tinygen train ddpm --data digits --out runs/ddpm" in commands[0]
-    assert commands[1].endswith("python -m pytest")
+    assert commands[1].endswith("python -m pytest -n auto")
