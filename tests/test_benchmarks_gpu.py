@@ -357,6 +357,8 @@ MISTAKES = {  # what turns a kernel's call into a wrong one, and what sees it
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
 def test_a_wrong_kernel_is_seen(mistake):
     spoil, field = MISTAKES[mistake]
+    if field == "bits" and not dispatch.description("cpu").startswith("C++"):
+        pytest.skip("bits are compared with those of the C++ form")
     kernel = BY_NAME["noise_step"]
     with gpu():
         right = check.verdict(kernel, 1, check.SHAPES[:-1])
