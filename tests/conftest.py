@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy: processes beside one another take one thread
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # before NumPy: processes beside one another take one thread
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import on_device
