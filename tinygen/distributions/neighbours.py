@@ -10,7 +10,7 @@ from tinygen.autodiff.tensor import as_array
 from tinygen.backend import to_device
 from tinygen.errors import whole
 
-__all__ = ["knn_kl"]
+__all__ = ["knn_kl", "rows_of"]
 
 
 def knn_kl(x: Any, y: Any, k: int = 1) -> float:
@@ -23,7 +23,7 @@ def knn_kl(x: Any, y: Any, k: int = 1) -> float:
     ValueError: x and y that are not rows of finite numbers, of one length; k outside 1..n-1 or
     above m; points that coincide, which samples of densities do not.
     """
-    x, y = _rows("x", x), _rows("y", y)
+    x, y = rows_of("x", x), rows_of("y", y)
     (n, d), m = x.shape, len(y)
     if y.shape[1] != d:
         raise ValueError(f"x has rows of {d} numbers, y of {y.shape[1]}")
@@ -47,8 +47,12 @@ def knn_kl(x: Any, y: Any, k: int = 1) -> float:
     return float(d * np.mean(np.log(among_y) - np.log(among_x)) + np.log(m / (n - 1)))
 
 
-def _rows(name: str, points: Any) -> np.ndarray[Any, Any]:
-    array = to_device(as_array(points), "cpu").astype(np.float64)
+def rows_of(name: str, points: Any) -> np.ndarray[Any, Any]:
+    """Points as float64 rows (n, d) on the CPU, wherever they were; not copied if they are that.
+
+    ValueError, which names them: not rows, none, NaN or infinity.
+    """
+    array: np.ndarray[Any, Any] = to_device(as_array(points), "cpu").astype(np.float64, copy=False)
     if array.ndim != 2 or not array.size:
         raise ValueError(f"{name} must be rows of numbers, not empty, got shape {array.shape}")
     finite = np.isfinite(array)

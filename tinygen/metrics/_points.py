@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tinygen.autodiff.tensor import as_array
-from tinygen.backend import to_device
+from tinygen.distributions.neighbours import rows_of
 
 __all__ = ["Array", "at_least", "point_sets", "squared_distances"]
 
@@ -26,22 +25,12 @@ def point_sets(**sets: Any) -> list[Array]:
 
     ValueError: an empty set, different d, NaN or infinity.
     """
-    arrays = [_points(name, points) for name, points in sets.items()]
+    arrays = [rows_of(name, points) for name, points in sets.items()]
     first, width = next(iter(sets)), arrays[0].shape[1]
     for name, array in zip(sets, arrays, strict=True):
         if array.shape[1] != width:
             raise ValueError(f"{first} has rows of {width} numbers, {name} of {array.shape[1]}")
     return arrays
-
-
-def _points(name: str, points: Any) -> Array:
-    array: Array = to_device(as_array(points), "cpu").astype(np.float64, copy=False)
-    if array.ndim != 2 or not array.size:
-        raise ValueError(f"{name} must be rows of numbers, not empty, got shape {array.shape}")
-    finite = np.isfinite(array)
-    if not finite.all():
-        raise ValueError(f"{name} must be finite, got {array[~finite][0]}")
-    return array
 
 
 def at_least(rows: int, why: str, *sets: Array) -> None:

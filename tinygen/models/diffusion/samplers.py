@@ -23,6 +23,7 @@ Array = Any
 Network = Callable[[Array, int], Array]
 """The output for rows x_t (n, features) at one time t."""
 Step = Callable[[Array, int, int], Array]
+"""From x_t, t and s to x_s, which may take the place of x_t in memory."""
 Sampler = Callable[["DDPM", Network, Generator], Step]
 
 
@@ -34,7 +35,7 @@ def ddpm(model: DDPM, network: Network, rng: Generator) -> Step:
     """
 
     def step(x: Array, t: int, s: int) -> Array:
-        return model.denoise_step(x, network(x, t), t, s, rng)
+        return model.denoise_step(x, network(x, t), t, s, rng, out=x)
 
     return step
 
