@@ -89,6 +89,13 @@ MUTANTS = [
         "test_diffusion.py::test_an_error_of_the_network_weighs_alike_whatever_the_target",
     ),
     Mutant(
+        "no gradient for an estimate beyond the range of the data", DDPM,
+        "output = output + (m.clip(output.data, -1.0, 1.0) - output.data)",
+        "output = ops.clip(output, -1.0, 1.0)",
+        "test_diffusion.py::"
+        "test_an_estimate_beyond_the_range_of_the_data_counts_as_at_its_end",
+    ),
+    Mutant(
         "a learned variance that forgets the posterior's", DDPM,
         "spread = of_q + ", "spread = 0 * of_q + ",
         "test_diffusion.py::test_the_loss_of_a_learned_variance_is_the_bound",

@@ -439,6 +439,45 @@ def test_a_new_denoiser_says_zero_and_tells_times_apart_once_trained():
     np.testing.assert_allclose(alone, one[2:3], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("predict", "bounded"), [("data", True), ("data", False), ("velocity", True)]
+)
+def test_an_estimate_beyond_the_range_of_the_data_counts_as_at_its_end(predict, bounded):
+    """If the output is x_0 of bounded data; the gradient goes on as if it were not cut."""
+    model = diffusion([0.2], features=2, predict=predict, bounded=bounded)
+    output = numpy.array([[-3.0, 0.5], [0.2, 7.0]], numpy.float32)
+    output = tg.tensor(placed(output), requires_grad=True)
+    model.held, model.network = (
+        tg.tensor(0.0),
+        lambda x, t: output,
+    )  # a model is where its arrays are
+    x = numpy.array([[0.6, 0.75], [0.1, 1.0]], numpy.float32)
+    loss = model.loss(placed(x), Generator(0))["loss"]
+    loss.backward()
+    x0 = 2 * x - 1 if bounded else x
+    if predict == "velocity":
+        draw = Generator(0)
+        draw.integers(1, 2, 2)
+        noise = on_cpu(draw.normal((2, 2)))
+        target = sqrt(0.8) * noise - sqrt(0.2) * x0
+    else:
+        target = x0
+    taken = on_cpu(output.data)
+    if predict == "data" and bounded:
+        taken = numpy.clip(taken, -1, 1)
+    error = taken - target
+    assert loss.item() == approx((error**2).mean(), rel=1e-5)
+    np.testing.assert_allclose(output.grad.data, placed(2 * error / 4), rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_network_puts_out_and_its_width_depend_on_the_number_of_features():
+    few, many = (DDPM(n, blocks=1, steps=25) for n in (256, 257))
+    assert (few.predict, few.network.last.weight.shape[0]) == ("velocity", 256)
+    assert (many.predict, many.network.last.weight.shape[0]) == ("data", 512)
+    chosen = DDPM(257, blocks=1, steps=25, predict="noise", width=3)
+    assert (chosen.predict, chosen.network.last.weight.shape[0]) == ("noise", 3)
+
+
 def test_bounded_data_go_to_minus_one_and_one_and_back():
     model = DDPM(4, width=16, blocks=1, steps=25)
     x = rows(5)

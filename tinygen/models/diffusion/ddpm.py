@@ -24,6 +24,7 @@ from tinygen.training import History, Settings
 __all__ = ["DDPM", "TARGETS", "WEIGHTS"]
 
 Array = np.ndarray[Any, Any]
+LARGE = 256  # data with more features than this have other defaults: a network as wide is narrow for them
 DROPPED = 0.1  # of the labels in training, so that the network also knows x without one
 LEARNED = 1e-3  # weight of the bound's term for a learned variance (Nichol & Dhariwal 2021, eq. 16)
 
@@ -55,13 +56,16 @@ class DDPM(Model):
 
     steps: T. schedule: 'linear', 'cosine', 'sigmoid', or a NoiseSchedule, which has a T of its own.
     predict: what the network puts out: 'noise' (ε, as printed), 'data' (x_0), 'velocity' (Salimans
-        & Ho 2022), or a function like those of TARGETS. With 'noise' take the linear
-        schedule: at the cosine's last steps abar is so small that errors in ε grow 30-fold.
+        & Ho 2022), or a function like those of TARGETS; None: 'velocity' up to 256 features, 'data'
+        above, where a network cannot carry the noise of every feature to its output, which the
+        others ask of it. With 'noise' take the linear schedule: at the cosine's last steps abar is
+        so small that errors in ε grow 30-fold.
     weight: of the squared error: 'simple' (1 for the target itself), 'snr', 'min-snr', or a function
         like those of WEIGHTS.
     variance: of the reverse step, 'large' or 'small' (see NoiseSchedule.variance), 'learned' between
         the two (Nichol & Dhariwal 2021, eq. 15), or the numbers σ_0²..σ_T².
     classes: the number of labels of a class-conditional model; 0 for none.
+    width, blocks: of the network (`Denoiser`); None is 256, or 512 for more than 256 features.
     Bounded data are mapped to [-1, 1], and the estimate of x_0 is clipped to that in sampling. If
     the training data are grey levels k/(levels - 1), so are samples: the decoder p(x_0 given x_1) is
     over levels (§3.3), and the last step takes its most probable one.
@@ -76,16 +80,20 @@ class DDPM(Model):
         *,
         steps: int = 1000,
         schedule: str | NoiseSchedule = "cosine",
-        predict: str | Target = "velocity",
+        predict: str | Target | None = None,
         weight: str | Weight = "simple",
         variance: str | Sequence[float] = "small",
         classes: int = 0,
-        width: int = 256,
+        width: int | None = None,
         blocks: int = 3,
         bounded: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(features, bounded)
+        if predict is None:
+            predict = "data" if features > LARGE else "velocity"
+        if width is None:
+            width = 512 if features > LARGE else 256
         make = choose("schedule", schedule, SCHEDULES)
         self.schedule = make if isinstance(make, NoiseSchedule) else make(steps)
         if self.schedule.abar[-1] > 0.01:
@@ -215,8 +223,16 @@ class DDPM(Model):
         return x[:, :-1], (m.where(dropped, none, x[:, -1].astype(np.int64)),)
 
     def _error(self, output: Tensor, x: Array, t: Any, draw: kernels.Draw) -> Tensor:
-        """The weighted mean squared error of the target: the weights' roots scale both sides."""
+        """The weighted mean squared error of the target: the weights' roots scale both sides.
+
+        An output that is x_0 itself counts as sampling takes it, at the end of the data's range if
+        it lies beyond, while the gradient passes as if it did not: for an error e after the cut, the
+        gradient is e, that of a convex loss whose minimum is still the mean of x_0 given x_t. So a
+        background can be exactly black, where squared errors would have it a little grey.
+        """
         m = namespace_of(x)
+        if self.bounded and self.predict == "data":
+            output = output + (m.clip(output.data, -1.0, 1.0) - output.data)
         a, s = self.schedule.levels(t)
         on_data, on_noise = (_by_row(m, c, a) for c in self.target(a, s))
         if choose("weight", self.weight, WEIGHTS) is not None:

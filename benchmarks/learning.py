@@ -1,0 +1,133 @@
+"""What the models learn, from the command line's own commands: measures of their samples.
+
+    python -m benchmarks.learning [RUN ...] --out FOLDER [--data-dir FOLDER]
+
+Every run is `python -m tinygen train ...` in a process of its own, as printed, with seed 0; its folder
+FOLDER/RUN keeps checkpoint and pictures, and a run that is there already is measured again, not
+trained. 2000 samples are compared with held-out rows by `tinygen.evaluation`, beside real rows in
+their place ("floor"). C2ST is the share that a classifier tells right (.5: it cannot tell them
+apart); P, R, D, C are precision, recall, density and coverage; SW is the sliced Wasserstein distance;
+memory is the mean distance to the nearest training row, over that of held-out rows (below 1: nearer);
+classes is the share of the rarest of ten classes, as a classifier trained on the labels sees the
+samples (of its own errors on held-out rows, the first line tells).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from tinygen import data, nn, no_grad, ops
+from tinygen.evaluation import evaluate
+from tinygen.models import load
+from tinygen.optim import Adam, cosine
+from tinygen.random import Generator
+
+SAMPLES = 2000
+RUNS = {
+    **{f"digits-{model}": f"{model} --data digits" for model in ("ddpm", "vae", "gan")},
+    **{f"digits-{model}": f"{model} --data digits" for model in ("ae", "dae", "cae")},
+    "mnist-ddpm": "ddpm --data mnist",
+    "mnist-ddpm-long": "ddpm --data mnist --steps 60000",
+    "mnist-vae": "vae --data mnist",
+    "mnist-gan": "gan --data mnist",
+    "moons-ddpm": "ddpm --data two-moons",
+    "moons-gan": "gan --data two-moons",
+    "gaussians-ddpm": "ddpm --data eight-gaussians",
+    "gaussians-gan": "gan --data eight-gaussians",
+}
+
+
+def train(name: str, out: Path, data_dir: str | None) -> float:
+    """Run the command unless its folder is there; the seconds it took, all of the process."""
+    command = [*shlex.split(RUNS[name]), "--out", str(out / name)]
+    if data_dir and "mnist" in name:
+        command += ["--data-dir", data_dir]
+    if (out / name).exists():
+        return float("nan")
+    print(f"python -m tinygen train {RUNS[name]}", flush=True)
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-m", "tinygen", "train", *command], check=True)
+    return time.monotonic() - began
+
+
+@cache
+def classifier(name: str, data_dir: str | None) -> nn.MLP:
+    """A network that tells the ten classes of a labelled set."""
+    rows = data.load(name, data_dir)
+    rng = Generator(0)
+    net = nn.MLP([rows.x.shape[1], 256, 256, 10], rng=rng)
+    steps = 4000
+    adam = Adam(net.named_parameters(), cosine(1e-3, steps))
+    for _ in range(steps):
+        chosen = rng.integers(0, len(rows.x), 128)
+        adam.zero_grad()
+        ops.mean(ops.softmax_cross_entropy(net(rows.x[chosen]), rows.y[chosen])).backward()
+        adam.step()
+    wrong = (seen_classes(net, rows.test) != rows.y_test).mean()
+    print(f"the classifier of {name}: {100 * wrong:.1f} % of held-out rows wrong", flush=True)
+    return net
+
+
+def seen_classes(net: nn.MLP, x: np.ndarray) -> np.ndarray:
+    """The class of each row."""
+    with no_grad():
+        return np.concatenate(
+            [net(x[i : i + 1000]).numpy().argmax(axis=1) for i in range(0, len(x), 1000)]
+        )
+
+
+HEAD = f"{'run':18}{'minutes':>8}{'C2ST':>7}{'P':>6}{'R':>6}{'D':>6}{'C':>6}{'SW':>8}{'memory':>8}{'classes':>9}"
+
+
+def line(name: str, minutes: float, found: dict[str, float], classes: float) -> str:
+    """A row of the table."""
+    columns = (f"{found[key]:6.2f}" for key in ("precision", "recall", "density", "coverage"))
+    return (
+        f"{name:18}{minutes:8.1f}{found['c2st_accuracy']:7.3f}{''.join(columns)}"
+        f"{found['sliced_wasserstein']:8.4f}{found['memorisation_ratio']:8.2f}{100 * classes:8.1f}%"
+    )
+
+
+def rarest(x: np.ndarray, name: str, data_dir: str | None) -> float:
+    """The share of the rarest of the ten classes in rows x; NaN for data without labels."""
+    if data.load(name, data_dir).y is None:
+        return float("nan")
+    return np.bincount(seen_classes(classifier(name, data_dir), x), minlength=10).min() / len(x)
+
+
+def measure(name: str, out: Path, data_dir: str | None) -> None:
+    """Train if need be, and print the rows of the samples and of their floor."""
+    minutes = train(name, out, data_dir) / 60
+    model = load(out / name / "checkpoint.npz")
+    rows = data.load(shlex.split(RUNS[name])[2], data_dir)
+    samples = model.sample(SAMPLES, rng=Generator(0))
+    found = evaluate(model, rows, samples)
+    print(line(name, minutes, found["samples"], rarest(samples, rows.name, data_dir)))
+    print(line("  floor", float("nan"), found["floor"], rarest(rows.test, rows.name, data_dir)))
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Train, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=", ".join(RUNS))
+    parser.add_argument("--out", type=Path, required=True, help="where the runs' folders are")
+    parser.add_argument("--data-dir")
+    args = parser.parse_args()
+    if unknown := set(args.runs) - set(RUNS):
+        parser.error(f"no run {', '.join(sorted(unknown))}; there are {', '.join(RUNS)}")
+    print(HEAD)
+    for name in args.runs or RUNS:
+        measure(name, args.out, args.data_dir)
+
+
+if __name__ == "__main__":
+    main()
