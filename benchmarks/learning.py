@@ -84,16 +84,17 @@ def seen_classes(net: nn.MLP, x: np.ndarray) -> np.ndarray:
         )
 
 
-HEAD = f"{'run':18}{'minutes':>8}{'C2ST':>7}{'P':>6}{'R':>6}{'D':>6}{'C':>6}{'SW':>8}{'memory':>8}{'classes':>9}"
+COLUMNS = ("minutes", "C2ST", "P", "R", "D", "C", "SW", "memory", "classes")
+KEYS = (
+    "c2st_accuracy", "precision", "recall", "density", "coverage", "sliced_wasserstein",
+    "memorisation_ratio",
+)  # fmt: skip
 
 
 def line(name: str, minutes: float, found: dict[str, float], classes: float) -> str:
     """A row of the table."""
-    columns = (f"{found[key]:6.2f}" for key in ("precision", "recall", "density", "coverage"))
-    return (
-        f"{name:18}{minutes:8.1f}{found['c2st_accuracy']:7.3f}{''.join(columns)}"
-        f"{found['sliced_wasserstein']:8.4f}{found['memorisation_ratio']:8.2f}{100 * classes:8.1f}%"
-    )
+    numbers = (minutes, *(found[key] for key in KEYS), classes)
+    return f"{name:18}" + "".join(f"{number:9.3f}" for number in numbers)
 
 
 def rarest(x: np.ndarray, name: str, data_dir: str | None) -> float:
@@ -124,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.runs) - set(RUNS):
         parser.error(f"no run {', '.join(sorted(unknown))}; there are {', '.join(RUNS)}")
-    print(HEAD)
+    print(f"{'run':18}" + "".join(f"{column:>9}" for column in COLUMNS))
     for name in args.runs or RUNS:
         measure(name, args.out, args.data_dir)
 

@@ -1,0 +1,137 @@
+"""What each part of the diffusion model for 28×28 images is worth: the defaults, and without each.
+
+    python -m benchmarks.recipe [VARIANT ...] [--steps 8000] [--data-dir FOLDER]
+
+Every variant is trained on MNIST with the same batches and noise (seed 0) for as many steps, and
+judged by 2000 samples of DPM-Solver++ in 25 steps beside 2000 held-out images: the accuracy of three
+classifiers (mean), precision, recall, density, coverage and the sliced Wasserstein distance; one run
+each, so that differences of .01 mean nothing. Run two at once with OPENBLAS_NUM_THREADS=1, or one
+with all threads: the figures are the same up to rounding, the seconds are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinygen import data, ops
+from tinygen.autodiff.tensor import Tensor
+from tinygen.metrics import c2st, prdc, sliced_wasserstein
+from tinygen.models import DDPM
+from tinygen.models.diffusion.ddpm import TARGETS
+from tinygen.models.diffusion.network import TIME_WIDTH, Block
+from tinygen.nn import Linear
+from tinygen.random import Generator
+
+SAMPLES = 2000
+
+
+# -- other blocks for the network -----------------------------------------------------------------
+class NoSkip(Block):
+    """The block without its residual connection."""
+
+    def __call__(self, h: Tensor, time: Tensor) -> Tensor:
+        return super().__call__(h, time) - h
+
+
+class NoNorm(Block):
+    """The block without its normalisation."""
+
+    def __call__(self, h: Tensor, time: Tensor) -> Tensor:
+        bias = self.enter.bias + self.time(time)
+        return h + self.leave(ops.linear(h, self.enter.weight, bias, "silu"))
+
+
+class NoTime(Block):
+    """A block that does not see the time."""
+
+    def __call__(self, h: Tensor, time: Tensor) -> Tensor:
+        return super().__call__(h, time * 0.0)
+
+
+class AdaptiveNorm(Block):
+    """Scale and shift of the normalisation follow the time (Perez et al. 2018; Peebles & Xie 2023)."""
+
+    def __init__(self, width: int, *, rng: Generator) -> None:
+        super().__init__(width, rng=rng)
+        self.time = Linear(TIME_WIDTH, 2 * width, rng=rng)
+        self.time.weight.data[...] = 0
+
+    def __call__(self, h: Tensor, time: Tensor) -> Tensor:
+        scale, shift = ops.split(self.time(time), 2, axis=-1)
+        inside = ops.standardise(h) * (1.0 + scale) + shift
+        return h + self.leave(ops.linear(inside, self.enter.weight, self.enter.bias, "silu"))
+
+
+class Variant(NamedTuple):
+    """What differs from the defaults: options of the model, the blocks, the decay of the average."""
+
+    options: Mapping[str, Any] = MappingProxyType({})
+    block: type[Block] = Block
+    ema: float = 0.999
+
+
+VARIANTS = {
+    "defaults": Variant(),
+    "predict=velocity": Variant({"predict": "velocity"}),
+    "predict=noise, linear": Variant({"predict": "noise", "schedule": "linear"}),
+    "no cut in the loss": Variant({"predict": TARGETS["data"]}),  # by name it would be cut
+    "no skips": Variant(block=NoSkip),
+    "no norms in the blocks": Variant(block=NoNorm),
+    "time at no block": Variant(block=NoTime),
+    "adaptive norms": Variant(block=AdaptiveNorm),
+    "weight=snr": Variant({"weight": "snr"}),
+    "weight=min-snr": Variant({"weight": "min-snr"}),
+    "schedule=sigmoid": Variant({"schedule": "sigmoid"}),
+    "no average": Variant(ema=0.0),
+    "width=256": Variant({"width": 256}),
+}
+
+
+def trained(variant: Variant, x: np.ndarray, steps: int) -> DDPM:
+    """The model after so many steps."""
+    model = DDPM(x.shape[1], **variant.options)
+    if variant.block is not Block:
+        rng, network = Generator(0).child("blocks"), model.network
+        width = network.last.weight.shape[0]
+        network.blocks = [variant.block(width, rng=rng) for _ in network.blocks]
+    model.fit(x, steps=steps, ema=variant.ema, show_progress=True)
+    return model
+
+
+def row(model: DDPM, test: np.ndarray) -> str:
+    """The measures of samples of the model."""
+    x = model.sample(SAMPLES, sampler="dpm-solver", steps=25, rng=Generator(1))
+    real = test[Generator(3).permutation(len(test))[:SAMPLES]]
+    accuracy = np.mean([c2st(x, real, Generator(seed)).accuracy for seed in range(3)])
+    numbers = (accuracy, *prdc(x, real), sliced_wasserstein(x, real, Generator(1)))
+    return "".join(f"{number:8.3f}" for number in numbers)
+
+
+def main() -> None:
+    """Train, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--data-dir")
+    args = parser.parse_args()
+    if unknown := set(args.variants) - set(VARIANTS):
+        parser.error(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
+    mnist = data.load("mnist", args.data_dir)
+    print(f"MNIST, {args.steps} steps")
+    print(f"{'':24}{'seconds':>8}{'C2ST':>8}{'P':>8}{'R':>8}{'D':>8}{'C':>8}{'SW':>8}")
+    for name in args.variants or VARIANTS:
+        began = time.monotonic()
+        model = trained(VARIANTS[name], mnist.x, args.steps)
+        print(f"{name:24}{time.monotonic() - began:8.0f}{row(model, mnist.test)}")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
