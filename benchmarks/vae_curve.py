@@ -49,7 +49,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, nargs="+", default=UPDATES)
-    parser.add_argument("--k", type=int, default=5000)
+    parser.add_argument("--k", type=int, default=500)
     parser.add_argument("--data-dir")
     args = parser.parse_args()
     mnist = data.load("mnist", args.data_dir)

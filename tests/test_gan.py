@@ -35,7 +35,9 @@ def normals(*shape, seed=0, scale=1.0):
 
 
 def small(features=2, **options):
-    return GAN(features, **{"hidden": (8,), "latent": 2, "bounded": False, **options})
+    return GAN(
+        features, **{"hidden": (8,), "latent": 2, "bounded": False, "penalty": None, **options}
+    )
 
 
 # The Dirac-GAN (Mescheder et al. 2018): data at 0, samples at θ, D(x) = ψ x -------------------------
@@ -440,6 +442,14 @@ def test_the_discriminators_loss_is_the_games_and_the_weighted_penalty(name):
     assert terms["penalty"].item() == approx(3 * penalty, rel=1e-6)
     expected = plain["discriminator"].item() + 3 * penalty
     assert terms["discriminator"].item() == approx(expected, rel=1e-6)
+
+
+def test_the_weight_of_a_penalty_is_by_default_its_own():
+    usual = GAN(2, hidden=())
+    assert usual.penalty is r1 and usual.penalty_weight == 1
+    weights = [GAN(2, hidden=(), penalty=name).penalty_weight for name in ("wgan-gp", r1)]
+    assert weights == [10, 1]
+    assert GAN(2, hidden=(), penalty="wgan-gp", penalty_weight=3).penalty_weight == 3
 
 
 def test_a_penalty_and_a_loss_of_ones_own():

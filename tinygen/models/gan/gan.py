@@ -37,9 +37,11 @@ class GAN(Model):
     descends -log D(G(z)) unless told otherwise, since the other saturates where D is sure.)
 
     loss: 'non-saturating', 'minimax' (as printed), 'least-squares', 'wasserstein', or a `Loss`.
-    penalty: on D's gradient in the data, 'r1', 'wgan-gp', or a function like those; None for none.
-    penalty_weight: γ of R1 or λ of WGAN-GP, for both 10 in their papers; for points in the plane
-        1 trains better.
+    penalty: on D's gradient in the data, 'r1', 'wgan-gp', or a function like those; None for none,
+        as in the paper of 2014: the game may then diverge, as it does on MNIST, but D comes closest
+        to log p_data/p_model, and `js_bound` to what it bounds.
+    penalty_weight: γ of R1 or λ of WGAN-GP; None is 1 for R1 (10 in the paper, with which the
+        samples of digits vary less) and 10 for WGAN-GP, as in its paper.
     spectral: whether the layers of D are normalised by their largest singular value.
     discriminator_steps: k of algorithm 1, each step with a batch and a z of its own; Wasserstein
         and spectral want about 5.
@@ -57,8 +59,8 @@ class GAN(Model):
         latent: int = 32,
         activation: str = "leaky_relu",
         loss: str | Loss = "non-saturating",
-        penalty: str | Penalty | None = None,
-        penalty_weight: float = 10.0,
+        penalty: str | Penalty | None = "r1",
+        penalty_weight: float | None = None,
         spectral: bool = False,
         discriminator_steps: int = 1,
         bounded: bool = True,
@@ -68,6 +70,8 @@ class GAN(Model):
         self.latent = whole("latent", latent)
         self.discriminator_loss, self.generator_loss = _losses(loss)
         self.penalty = None if penalty is None else choose("penalty", penalty, PENALTIES)
+        if penalty_weight is None:
+            penalty_weight = 10.0 if penalty == "wgan-gp" else 1.0
         if not (penalty_weight >= 0 and isfinite(penalty_weight)):
             raise ValueError(f"penalty_weight is a number from 0, not {penalty_weight!r}")
         if loss == "wasserstein" and penalty is None and not spectral:
