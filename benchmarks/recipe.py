@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -30,10 +30,11 @@ from tinygen.nn import Linear
 from tinygen.random import Generator
 
 SAMPLES = 2000
+Change = Callable[[DDPM], None]
 
 
 # -- other blocks for the network -----------------------------------------------------------------
-class NoSkip(Block):
+class NoResidual(Block):
     """The block without its residual connection."""
 
     def __call__(self, h: Tensor, time: Tensor) -> Tensor:
@@ -41,54 +42,76 @@ class NoSkip(Block):
 
 
 class NoNorm(Block):
-    """The block without its normalisation."""
+    """The block without its normalisation, but with scale and shift."""
 
     def __call__(self, h: Tensor, time: Tensor) -> Tensor:
-        bias = self.enter.bias + self.time(time)
-        return h + self.leave(ops.linear(h, self.enter.weight, bias, "silu"))
+        scale, shift = ops.split(self.time(time), 2, axis=-1)
+        return h + self.leave(self.enter(h * (1.0 + scale) + shift))
 
 
 class NoTime(Block):
     """A block that does not see the time."""
 
     def __call__(self, h: Tensor, time: Tensor) -> Tensor:
-        return super().__call__(h, time * 0.0)
+        return h + self.leave(self.enter(ops.standardise(h)))
 
 
-class AdaptiveNorm(Block):
-    """Scale and shift of the normalisation follow the time (Perez et al. 2018; Peebles & Xie 2023)."""
+class TimeAsBias(Block):
+    """A block whose normalisation does not depend on the time, but the bias after it."""
 
     def __init__(self, width: int, *, rng: Generator) -> None:
         super().__init__(width, rng=rng)
-        self.time = Linear(TIME_WIDTH, 2 * width, rng=rng)
-        self.time.weight.data[...] = 0
+        self.time = Linear(TIME_WIDTH, width, rng=rng)
 
     def __call__(self, h: Tensor, time: Tensor) -> Tensor:
-        scale, shift = ops.split(self.time(time), 2, axis=-1)
-        inside = ops.standardise(h) * (1.0 + scale) + shift
-        return h + self.leave(ops.linear(inside, self.enter.weight, self.enter.bias, "silu"))
+        bias = self.enter.bias + self.time(time)
+        return h + self.leave(
+            ops.linear(ops.standardise(h), self.enter.weight, bias, self.enter.activation)
+        )
+
+
+# -- what differs from the defaults ---------------------------------------------------------------
+def with_blocks(block: type[Block]) -> Change:
+    """Other blocks in the network."""
+
+    def change(model: DDPM) -> None:
+        rng, network = Generator(0).child("blocks"), model.network
+        width = network.last.weight.shape[0]
+        network.blocks = [block(width, rng=rng) for _ in network.blocks]
+
+    return change
+
+
+def without_cut(model: DDPM) -> None:
+    """Outputs beyond the range of the data count as they are."""
+    model.predict = TARGETS["data"]  # by its name it would be cut
+
+
+def without_skip(model: DDPM) -> None:
+    """No multiple of x_t is added to the output."""
+    model.network.skip = None
 
 
 class Variant(NamedTuple):
-    """What differs from the defaults: options of the model, the blocks, the decay of the average."""
+    """Options of the model, a change of it before the training, the decay of the average."""
 
     options: Mapping[str, Any] = MappingProxyType({})
-    block: type[Block] = Block
+    change: Change = lambda model: None
     ema: float = 0.999
 
 
 VARIANTS = {
     "defaults": Variant(),
     "predict=velocity": Variant({"predict": "velocity"}),
-    "predict=noise, linear": Variant({"predict": "noise", "schedule": "linear"}),
-    "no cut in the loss": Variant({"predict": TARGETS["data"]}),  # by name it would be cut
-    "no skips": Variant(block=NoSkip),
-    "no norms in the blocks": Variant(block=NoNorm),
-    "time at no block": Variant(block=NoTime),
-    "adaptive norms": Variant(block=AdaptiveNorm),
-    "weight=snr": Variant({"weight": "snr"}),
+    "predict=noise": Variant({"predict": "noise", "schedule": "linear"}),
+    "no multiple of x_t": Variant(change=without_skip),
+    "no cut in the loss": Variant(change=without_cut),
+    "blocks without residual": Variant(change=with_blocks(NoResidual)),
+    "blocks without norm": Variant(change=with_blocks(NoNorm)),
+    "blocks without time": Variant(change=with_blocks(NoTime)),
+    "time as a bias": Variant(change=with_blocks(TimeAsBias)),
     "weight=min-snr": Variant({"weight": "min-snr"}),
-    "schedule=sigmoid": Variant({"schedule": "sigmoid"}),
+    "schedule=cosine": Variant({"schedule": "cosine"}),
     "no average": Variant(ema=0.0),
     "width=256": Variant({"width": 256}),
 }
@@ -97,10 +120,7 @@ VARIANTS = {
 def trained(variant: Variant, x: np.ndarray, steps: int) -> DDPM:
     """The model after so many steps."""
     model = DDPM(x.shape[1], **variant.options)
-    if variant.block is not Block:
-        rng, network = Generator(0).child("blocks"), model.network
-        width = network.last.weight.shape[0]
-        network.blocks = [variant.block(width, rng=rng) for _ in network.blocks]
+    variant.change(model)
     model.fit(x, steps=steps, ema=variant.ema, show_progress=True)
     return model
 

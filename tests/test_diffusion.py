@@ -27,6 +27,7 @@ from tinygen.models.diffusion import (
     dpm_solver,
     langevin,
     linear_schedule,
+    log_normal_schedule,
     ode_log_likelihood,
     score,
     sigmoid_schedule,
@@ -433,6 +434,7 @@ def test_a_new_denoiser_says_zero_and_tells_times_apart_once_trained():
     x = rows(6)
     assert (model.network(x, np.arange(1, 7)).data == 0).all()
     model.network.last.weight.data[...] = normals(16, 4)
+    model.network.blocks[0].time.weight.data[...] = normals(64, 32)
     one, other = model.network(x, np.full(6, 3)).data, model.network(x, np.full(6, 20)).data
     assert not np.allclose(one, other, atol=0.01)
     alone = model.network(x[2:3], np.array([3])).data
@@ -470,12 +472,35 @@ def test_an_estimate_beyond_the_range_of_the_data_counts_as_at_its_end(predict, 
     np.testing.assert_allclose(output.grad.data, placed(2 * error / 4), rtol=1e-5, atol=1e-6)
 
 
-def test_what_the_network_puts_out_and_its_width_depend_on_the_number_of_features():
+def test_what_is_best_for_many_features_is_the_default_above_256():
     few, many = (DDPM(n, blocks=1, steps=25) for n in (256, 257))
-    assert (few.predict, few.network.last.weight.shape[0]) == ("velocity", 256)
-    assert (many.predict, many.network.last.weight.shape[0]) == ("data", 512)
-    chosen = DDPM(257, blocks=1, steps=25, predict="noise", width=3)
-    assert (chosen.predict, chosen.network.last.weight.shape[0]) == ("noise", 3)
+    for model, predict, schedule, width in (
+        (few, "velocity", "cosine", 256),
+        (many, "data", "log-normal", 512),
+        (
+            DDPM(257, blocks=1, steps=25, predict="noise", schedule="linear", width=3),
+            "noise", "linear", 3,
+        ),
+    ):  # fmt: skip
+        assert (model.predict, model.network.last.weight.shape[0]) == (predict, width)
+        numpy.testing.assert_array_equal(model.schedule.abar, SCHEDULES[schedule](25).abar)
+
+
+@pytest.mark.parametrize("variance", ["small", "learned"])
+def test_the_output_has_a_multiple_of_x_t_that_depends_on_the_time(variance):
+    model = DDPM(3, width=8, blocks=1, steps=25, predict="data", variance=variance)
+    network, x, parts = model.network, rows(5, 3), 1 + (variance == "learned")
+    network.skip.bias.data[...] = np.array([2.0, -1.0])[:parts]
+    t = placed(numpy.array([1, 7, 7, 12, 25]))
+    found = on_cpu(network(x, t).data).reshape(5, parts, 3)
+    numpy.testing.assert_allclose(found[:, 0], 2 * on_cpu(x), rtol=1e-6)
+    if parts == 2:
+        numpy.testing.assert_allclose(found[:, 1], -on_cpu(x), rtol=1e-6)
+    network.skip.weight.data[...] = normals(64, parts)
+    shares = on_cpu(network(x, t).data).reshape(5, parts, 3) / on_cpu(x)[:, None]
+    numpy.testing.assert_allclose(shares, shares[:, :, :1].repeat(3, axis=2), rtol=1e-4)
+    numpy.testing.assert_allclose(shares[1], shares[2], rtol=1e-4)
+    assert (numpy.abs(shares[0] - shares[1]) > 0.01).all()
 
 
 def test_bounded_data_go_to_minus_one_and_one_and_back():
@@ -586,6 +611,12 @@ def test_the_sigmoid_schedule_is_that_of_the_paper():
     schedule = sigmoid_schedule(steps)
     np.testing.assert_allclose(schedule.abar[:-1], gamma[:-1], rtol=1e-9)
     assert schedule.beta[-1] == 0.999
+
+
+def test_the_log_normal_schedule_has_the_quantiles_of_its_law():
+    found = numpy.log(1 / log_normal_schedule(200, mean=1.0, std=1.1).snr[1:]) / 2
+    middle = scipy.stats.norm(1.0, 1.1).cdf(found)
+    numpy.testing.assert_allclose(middle, (numpy.arange(1, 201) - 0.5) / 200, rtol=1e-9)
 
 
 @given(st.sampled_from([*SCHEDULES]), st.integers(1, 400))

@@ -21,6 +21,7 @@ from tinygen.models.diffusion.schedule import (
     add_noise,
     cosine_schedule,
     linear_schedule,
+    log_normal_schedule,
     sigmoid_schedule,
 )
 from tinygen.models.diffusion.score import annealed_langevin, langevin, ode_log_likelihood, score
@@ -28,5 +29,6 @@ from tinygen.models.diffusion.score import annealed_langevin, langevin, ode_log_
 __all__ = [
     "DDPM", "SAMPLERS", "SCHEDULES", "TARGETS", "WEIGHTS", "Bound", "NoiseSchedule", "add_noise",
     "annealed_langevin", "cosine_schedule", "ddim", "ddpm", "dpm_solver", "langevin",
-    "linear_schedule", "ode_log_likelihood", "score", "sigmoid_schedule", "variational_bound",
+    "linear_schedule", "log_normal_schedule", "ode_log_likelihood", "score", "sigmoid_schedule",
+    "variational_bound",
 ]  # fmt: skip

@@ -24,7 +24,9 @@ from tinygen.training import History, Settings
 __all__ = ["DDPM", "TARGETS", "WEIGHTS"]
 
 Array = np.ndarray[Any, Any]
-LARGE = 256  # data with more features than this have other defaults: a network as wide is narrow for them
+MANY = 256  # features: with more, a network that is not wider is narrow for the data
+OF_FEW = {"schedule": "cosine", "predict": "velocity", "width": 256}  # defaults, and those of many:
+OF_MANY = {"schedule": "log-normal", "predict": "data", "width": 512}
 DROPPED = 0.1  # of the labels in training, so that the network also knows x without one
 LEARNED = 1e-3  # weight of the bound's term for a learned variance (Nichol & Dhariwal 2021, eq. 16)
 
@@ -54,7 +56,8 @@ WEIGHTS: dict[str, Weight | None] = {
 class DDPM(Model):
     """A chain x_T ~ N(0, I), ..., x_0 whose steps undo the addition of noise.
 
-    steps: T. schedule: 'linear', 'cosine', 'sigmoid', or a NoiseSchedule, which has a T of its own.
+    steps: T. schedule: 'linear', 'cosine', 'sigmoid', 'log-normal', or a NoiseSchedule, which has a T
+        of its own; None: 'cosine' up to 256 features, 'log-normal' above.
     predict: what the network puts out: 'noise' (ε, as printed), 'data' (x_0), 'velocity' (Salimans
         & Ho 2022), or a function like those of TARGETS; None: 'velocity' up to 256 features, 'data'
         above, where a network cannot carry the noise of every feature to its output, which the
@@ -79,7 +82,7 @@ class DDPM(Model):
         features: int,
         *,
         steps: int = 1000,
-        schedule: str | NoiseSchedule = "cosine",
+        schedule: str | NoiseSchedule | None = None,
         predict: str | Target | None = None,
         weight: str | Weight = "simple",
         variance: str | Sequence[float] = "small",
@@ -90,10 +93,10 @@ class DDPM(Model):
         seed: int = 0,
     ) -> None:
         super().__init__(features, bounded)
-        if predict is None:
-            predict = "data" if features > LARGE else "velocity"
-        if width is None:
-            width = 512 if features > LARGE else 256
+        usual: dict[str, Any] = OF_MANY if features > MANY else OF_FEW
+        schedule = usual["schedule"] if schedule is None else schedule
+        predict = usual["predict"] if predict is None else predict
+        width = usual["width"] if width is None else width
         make = choose("schedule", schedule, SCHEDULES)
         self.schedule = make if isinstance(make, NoiseSchedule) else make(steps)
         if self.schedule.abar[-1] > 0.01:
@@ -112,7 +115,8 @@ class DDPM(Model):
         rng = Generator(seed).child("weights")
         if bounded:
             self.levels = tensor(np.zeros((), np.float32))  # of the data; 0: they are not levels
-        self.network = Denoiser(features, outputs, width, blocks, self.classes, rng=rng)
+        skip = self.predict == "data"
+        self.network = Denoiser(features, outputs, width, blocks, self.classes, skip, rng=rng)
 
     def _check_target(self) -> None:
         a, s = np.sqrt(self.schedule.abar[1:]), np.sqrt(1 - self.schedule.abar[1:])

@@ -17,9 +17,12 @@ TIME_WIDTH = 64
 class Denoiser(Module):
     """A residual MLP of (x_t, t) and perhaps a label: every block sees the embedded time.
 
-    h ← h + W_2 silu(W_1 norm(h) + W_t time). The norms need no gain and bias of their own: the
-    layers after them have those. classes: 0, or the number of labels; label `classes` itself
-    stands for none.
+    h ← h + W_2 silu(W_1 ((1 + scale) norm(h) + shift)), where scale and shift are linear in the
+    embedded time (Perez et al. 2018). outputs: a multiple of the features. classes: 0, or the number of
+    labels; label `classes` itself stands for none.
+    skip: whether a multiple of x_t is added to the output, learned for each time, where Karras et
+        al. (2022, eq. 7) give one. For an output x_0: it is nearly x_t at low noise, and a network
+        narrower than x_t cannot pass that on.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class Denoiser(Module):
         width: int,
         blocks: int,
         classes: int = 0,
+        skip: bool = False,
         *,
         rng: Generator,
     ) -> None:
@@ -40,6 +44,9 @@ class Denoiser(Module):
         self.blocks = [Block(width, rng=rng) for _ in range(blocks)]
         self.last = Linear(width, outputs, rng=rng)
         self.last.weight.data[...] = 0  # starts by predicting 0, the mean of every target
+        self.skip = Linear(TIME_WIDTH, outputs // features, rng=rng) if skip else None
+        if self.skip:
+            self.skip.weight.data[...] = 0
 
     def __call__(self, x: Any, t: Any, labels: Any = None) -> Tensor:
         """Rows x (n, features) at times t (n,), or (1,) for all rows, to the output (n, outputs)."""
@@ -49,19 +56,22 @@ class Denoiser(Module):
         h = self.first(x)
         for block in self.blocks:
             h = block(h, time)
-        return self.last(ops.standardise(h))
+        y = self.last(ops.standardise(h))
+        if self.skip is None:
+            return y
+        share = ops.expand_dims(self.skip(time), -1)
+        return y + ops.reshape(share * ops.expand_dims(x, 1), y.shape)
 
 
 class Block(Module):
     """One residual block of the denoiser."""
 
     def __init__(self, width: int, *, rng: Generator) -> None:
-        self.time = Linear(TIME_WIDTH, width, rng=rng)
-        self.enter = Linear(width, width, rng=rng)
+        self.time = Linear(TIME_WIDTH, 2 * width, rng=rng)
+        self.time.weight.data[...] = 0
+        self.enter = Linear(width, width, "silu", rng=rng)
         self.leave = Linear(width, width, rng=rng)
 
     def __call__(self, h: Tensor, time: Tensor) -> Tensor:
-        inside = ops.linear(
-            ops.standardise(h), self.enter.weight, self.enter.bias + self.time(time), "silu"
-        )
-        return h + self.leave(inside)
+        scale, shift = ops.split(self.time(time), 2, axis=-1)
+        return h + self.leave(self.enter(ops.standardise(h) * (1.0 + scale) + shift))

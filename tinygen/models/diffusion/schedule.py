@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from math import pi
+from math import log, pi
 from typing import Any
 
 import numpy as np
+from scipy.special import expit, ndtri
 
 from tinygen.autodiff.tensor import as_array
 from tinygen.backend import namespace_of, to_device
@@ -15,7 +16,7 @@ from tinygen.errors import whole
 
 __all__ = [
     "SCHEDULES", "NoiseSchedule", "add_noise", "cosine_schedule", "linear_schedule",
-    "sigmoid_schedule",
+    "log_normal_schedule", "sigmoid_schedule",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
@@ -127,6 +128,16 @@ def sigmoid_schedule(steps: int) -> NoiseSchedule:
     return _from_abar(1 / (1 + np.exp(6 * t - 3)) - 1 / (1 + np.exp(3)))
 
 
+def log_normal_schedule(steps: int, mean: float = 0.8, std: float = 1.2) -> NoiseSchedule:
+    """σ_t = sqrt((1 - abar_t) / abar_t), the noise beside x_0, at the quantiles (t - 1/2)/T of a law:
+    ln σ ~ N(mean, std²), as Karras et al. (2022, table 1) train; mean -1.2 in theirs. The last is at
+    least 32, so that x_T is close to pure noise for any T."""
+    whole("the number of diffusion steps T", steps)
+    log_noise = mean + std * ndtri((np.arange(1, steps + 1) - 0.5) / steps)
+    log_noise[-1] = max(log_noise[-1], log(32))
+    return _from_abar(np.append(1.0, expit(-2 * log_noise)))
+
+
 def _from_abar(abar: Array) -> NoiseSchedule:
     return NoiseSchedule(np.minimum(1 - abar[1:] / abar[:-1], 0.999))
 
@@ -135,6 +146,7 @@ SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
     "linear": linear_schedule,
     "cosine": cosine_schedule,
     "sigmoid": sigmoid_schedule,
+    "log-normal": log_normal_schedule,
 }
 
 
