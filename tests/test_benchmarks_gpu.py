@@ -438,11 +438,13 @@ def test_pytorch_trains_the_same_networks(monkeypatch):
         model = make()
         assert all(loss.isfinite() for loss in steps.twin(peer, name, model)(peer.torch.tensor(x)))
     model = steps.MODELS["ddpm"]()
-    model.network.last.weight.data[...] = rng.standard_normal(model.network.last.weight.shape)
+    network = model.network
+    for layer in (network.last, network.skip, *(block.time for block in network.blocks)):
+        layer.weight.data[...] = rng.standard_normal(layer.weight.shape)
     t = np.array([1, 2, 10, 50, 100, 300, 700, 1000])
     p = steps.parameters(peer, model)
     theirs = steps.denoiser(peer.torch, p, *map(peer.torch.tensor, (x, t)), 3).detach().numpy()
-    np.testing.assert_allclose(theirs, model.network(x, t).data, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(theirs, network(x, t).data, rtol=1e-4, atol=1e-3)
     vae = steps.MODELS["vae"]()
     silu = peer.torch.nn.functional.silu
     p = steps.parameters(peer, vae)

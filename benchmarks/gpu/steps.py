@@ -23,9 +23,9 @@ __all__ = ["MODELS", "TWINS", "measure", "twin"]
 ROWS, FEATURES = 4096, 784
 WARM = 20  # steps before the time counts: CuPy still compiles
 MODELS: dict[str, Callable[[], Any]] = {
-    "ddpm": lambda: models.DDPM(FEATURES),
+    "ddpm": lambda: models.DDPM(FEATURES, predict="data"),
     "vae": lambda: models.VAE(FEATURES),
-    "gan": lambda: models.GAN(FEATURES),
+    "gan": lambda: models.GAN(FEATURES, penalty=None),
 }
 
 
@@ -83,10 +83,12 @@ def denoiser(torch: Any, p: Parameters, x: Any, t: Any, blocks: int) -> Any:
     h = _linear(torch, p, "network.first", x)
     for i in range(blocks):
         name = f"network.blocks.{i}"
-        inside = _linear(torch, p, f"{name}.enter", f.layer_norm(h, h.shape[1:]))
-        inside = f.silu(inside + _linear(torch, p, f"{name}.time", time))
+        scale, shift = _linear(torch, p, f"{name}.time", time).chunk(2, 1)
+        inside = torch.addcmul(shift, f.layer_norm(h, h.shape[1:]), 1 + scale)
+        inside = f.silu(_linear(torch, p, f"{name}.enter", inside))
         h = h + _linear(torch, p, f"{name}.leave", inside)
-    return _linear(torch, p, "network.last", f.layer_norm(h, h.shape[1:]))
+    y = _linear(torch, p, "network.last", f.layer_norm(h, h.shape[1:]))
+    return torch.addcmul(y, _linear(torch, p, "network.skip", time), x)
 
 
 # -- losses: from (torch, model, parameters, batch) ------------------------------------------------
@@ -96,7 +98,8 @@ def _ddpm(torch: Any, model: Any, p: Parameters, x: Any) -> Any:
     a, s = p["signal"][t][:, None], p["noise"][t][:, None]
     noise = torch.randn_like(x)
     output = denoiser(torch, p, a * x + s * noise, t, len(model.network.blocks))
-    return torch.nn.functional.mse_loss(output, a * noise - s * x)  # the velocity
+    output = output + (output.clamp(-1, 1) - output).detach()
+    return torch.nn.functional.mse_loss(output, x)
 
 
 def _vae(torch: Any, model: Any, p: Parameters, x: Any) -> Any:
