@@ -3,9 +3,10 @@
     python -m benchmarks.learning [RUN ...] --out FOLDER [--data-dir FOLDER]
 
 Every run is `python -m tinygen train ...` in a process of its own, as printed, with seed 0; its folder
-FOLDER/RUN keeps checkpoint and pictures, and a run that is there already is measured again, not
-trained. 2000 samples (of diffusion by the whole chain, and by DPM-Solver++ in 25 steps) are compared
-with held-out rows by `tinygen.evaluation`, beside real rows in their place ("floor").
+FOLDER/RUN keeps checkpoint and pictures, and a run that was finished is measured again, not trained.
+2000 samples, for digits as many as there are held-out rows (of diffusion by the whole chain, and by
+DPM-Solver++ in 25 steps) are compared with held-out rows by `tinygen.evaluation`, beside real rows in
+their place ("floor").
 
 minutes: of the process, training, its own measures and pictures included. C2ST: the share that a
 classifier tells right (.5: it cannot tell them apart). P, R, D, C: precision, recall, density, coverage.
@@ -49,12 +50,14 @@ RUNS = {
 
 
 def train(name: str, out: Path, data_dir: str | None) -> float:
-    """Run the command unless its folder is there; the seconds it took, all of the process."""
+    """Run the command unless that was done; the seconds it took, all of the process."""
     command = [*shlex.split(RUNS[name]), "--out", str(out / name)]
     if data_dir and "mnist" in name:
         command += ["--data-dir", data_dir]
-    if (out / name).exists():
+    if (out / name / "metrics.json").exists():  # the last file of a run
         return nan
+    if (out / name).exists():
+        command += ["--resume"]
     print(f"python -m tinygen train {RUNS[name]}", flush=True)
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "tinygen", "train", *command], check=True)

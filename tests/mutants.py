@@ -89,6 +89,22 @@ MUTANTS = [
         "test_diffusion.py::test_an_error_of_the_network_weighs_alike_whatever_the_target",
     ),
     Mutant(
+        "a score that takes an estimate beyond the range of the data as it is", SCORE,
+        "    if model.cuts:", "    if False:",
+        "test_diffusion.py::"
+        "test_an_estimate_beyond_the_range_is_at_its_end_in_scores_and_likelihoods",
+    ),
+    Mutant(
+        "a learned variance for estimates that sampling never takes", DDPM,
+        "x0 = namespace_of(x).clip(x0, -1.0, 1.0)", "pass",
+        "test_diffusion.py::test_a_learned_variance_is_that_of_clipped_estimates",
+    ),
+    Mutant(
+        "the variance of the log-normal schedule's noise for its deviation", SCHEDULE,
+        "expit(-2 * log_noise)", "expit(-log_noise)",
+        "test_diffusion.py::test_the_log_normal_schedule_has_the_quantiles_of_its_law",
+    ),
+    Mutant(
         "no gradient for an estimate beyond the range of the data", DDPM,
         "output = output + (m.clip(output.data, -1.0, 1.0) - output.data)",
         "output = ops.clip(output, -1.0, 1.0)",

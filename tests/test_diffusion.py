@@ -472,6 +472,54 @@ def test_an_estimate_beyond_the_range_of_the_data_counts_as_at_its_end(predict, 
     np.testing.assert_allclose(output.grad.data, placed(2 * error / 4), rtol=1e-5, atol=1e-6)
 
 
+def says(value, features=2, **options):
+    """A model of bounded data whose network puts out x_0 = value everywhere."""
+    model = DDPM(features, width=4, blocks=1, steps=25, predict="data", **options)
+    model.network.skip.bias.data[...] = 0
+    model.network.last.bias.data[...] = np.array(value)
+    return model
+
+
+def test_an_estimate_beyond_the_range_is_at_its_end_in_scores_and_likelihoods():
+    x = rows(5, 2)
+    for t in (1, 12, 25):
+        np.testing.assert_array_equal(*(score(says(v), x, t) for v in (3.0, 1.0)))
+    np.testing.assert_array_equal(*(ode_log_likelihood(says(v), x) for v in (-2.0, -1.0)))
+
+
+def test_guidance_is_between_estimates_in_the_range_of_the_data():
+    model = says(0.0, classes=1, variance="learned")
+    beyond = placed(numpy.array([[3.0, -3.0, 3.0, 3.0]], numpy.float32))  # two of them a variance
+    inside = placed(numpy.array([[0.5, 0.25, 0.1, 0.1]], numpy.float32))
+    model.network = lambda x, t, labels: tg.Tensor((beyond if labels[0] == 0 else inside).copy())
+    found = model.guided(placed(numpy.array([0])), 2.0)(
+        placed(numpy.zeros((1, 2), numpy.float32)), 5
+    )
+    numpy.testing.assert_allclose(on_cpu(found), [[2 - 0.5, -2 - 0.25, 3.0, 3.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("predict", TARGETS)
+def test_a_learned_variance_is_that_of_clipped_estimates(predict):
+    """The estimate of x_0 of all rows is far outside; as it would be at the end of the range."""
+    x = rows(6, 2)
+    model = DDPM(2, width=4, blocks=1, schedule=NoiseSchedule([0.3, 0.99]), predict=predict,
+                 variance="learned")  # fmt: skip
+    a, s = (numpy.sqrt(v) for v in (model.schedule.abar, 1 - model.schedule.abar))
+    bounds = []
+    for x0 in (1.0, 50.0):
+
+        def network(xt, t, x0=x0):
+            a_t, s_t = (v[on_cpu(t)][:, None] for v in (a, s))
+            u, v = TARGETS[predict](a_t, s_t)
+            prediction = u * x0 + v * (on_cpu(xt) - a_t * x0) / s_t
+            both = numpy.concatenate([prediction, 0 * prediction], axis=1)
+            return tg.Tensor(placed(both.astype(numpy.float32)))
+
+        model.held, model.network = tg.tensor(0.0), network
+        bounds.append(model.loss(x, Generator(0))["bound"].item())
+    assert bounds[0] == approx(bounds[1], rel=1e-3)
+
+
 def test_what_is_best_for_many_features_is_the_default_above_256():
     few, many = (DDPM(n, blocks=1, steps=25) for n in (256, 257))
     for model, predict, schedule, width in (
@@ -484,6 +532,8 @@ def test_what_is_best_for_many_features_is_the_default_above_256():
     ):  # fmt: skip
         assert (model.predict, model.network.last.weight.shape[0]) == (predict, width)
         numpy.testing.assert_array_equal(model.schedule.abar, SCHEDULES[schedule](25).abar)
+        named = {name: model.config[name] for name in ("predict", "schedule", "width")}
+        assert named == {"predict": predict, "schedule": schedule, "width": width}
 
 
 @pytest.mark.parametrize("variance", ["small", "learned"])
@@ -501,6 +551,8 @@ def test_the_output_has_a_multiple_of_x_t_that_depends_on_the_time(variance):
     numpy.testing.assert_allclose(shares, shares[:, :, :1].repeat(3, axis=2), rtol=1e-4)
     numpy.testing.assert_allclose(shares[1], shares[2], rtol=1e-4)
     assert (numpy.abs(shares[0] - shares[1]) > 0.01).all()
+    alone = network(x[1:3], placed(numpy.array([7]))).data  # one time for all rows
+    numpy.testing.assert_allclose(on_cpu(alone), on_cpu(network(x, t).data)[1:3], rtol=1e-4)
 
 
 def test_bounded_data_go_to_minus_one_and_one_and_back():

@@ -447,8 +447,11 @@ def test_the_discriminators_loss_is_the_games_and_the_weighted_penalty(name):
 def test_the_weight_of_a_penalty_is_by_default_its_own():
     usual = GAN(2, hidden=())
     assert usual.penalty is r1 and usual.penalty_weight == 1
-    weights = [GAN(2, hidden=(), penalty=name).penalty_weight for name in ("wgan-gp", r1)]
-    assert weights == [10, 1]
+    weights = [GAN(2, hidden=(), penalty=name).penalty_weight for name in ("wgan-gp", wgan_gp, r1)]
+    assert weights == [10, 10, 1]
+    assert usual.config["penalty_weight"] == 1  # a file names what was chosen
+    with pytest.raises(ValueError, match=r"no minimum: penalty='wgan-gp'"):
+        GAN(2, hidden=(), loss="wasserstein")  # R1 bounds the slope at the data alone
     assert GAN(2, hidden=(), penalty="wgan-gp", penalty_weight=3).penalty_weight == 3
 
 

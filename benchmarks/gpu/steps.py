@@ -25,7 +25,7 @@ WARM = 20  # steps before the time counts: CuPy still compiles
 MODELS: dict[str, Callable[[], Any]] = {
     "ddpm": lambda: models.DDPM(FEATURES, predict="data"),
     "vae": lambda: models.VAE(FEATURES),
-    "gan": lambda: models.GAN(FEATURES, penalty=None),
+    "gan": lambda: models.GAN(FEATURES, penalty=None),  # whose gradient the twin has not
 }
 
 

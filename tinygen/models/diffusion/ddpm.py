@@ -24,7 +24,7 @@ from tinygen.training import History, Settings
 __all__ = ["DDPM", "TARGETS", "WEIGHTS"]
 
 Array = np.ndarray[Any, Any]
-MANY = 256  # features: with more, a network that is not wider is narrow for the data
+MANY = 256  # features: with more, a network of the usual width is narrower than the data
 OF_FEW = {"schedule": "cosine", "predict": "velocity", "width": 256}  # defaults, and those of many:
 OF_MANY = {"schedule": "log-normal", "predict": "data", "width": 512}
 DROPPED = 0.1  # of the labels in training, so that the network also knows x without one
@@ -93,10 +93,11 @@ class DDPM(Model):
         seed: int = 0,
     ) -> None:
         super().__init__(features, bounded)
-        usual: dict[str, Any] = OF_MANY if features > MANY else OF_FEW
-        schedule = usual["schedule"] if schedule is None else schedule
-        predict = usual["predict"] if predict is None else predict
-        width = usual["width"] if width is None else width
+        usual = OF_MANY if features > MANY else OF_FEW
+        for name, value in usual.items():
+            if self.config[name] is None:  # so that a file names what was chosen
+                self.config[name] = value
+        schedule, predict, width = (self.config[name] for name in usual)
         make = choose("schedule", schedule, SCHEDULES)
         self.schedule = make if isinstance(make, NoiseSchedule) else make(steps)
         if self.schedule.abar[-1] > 0.01:
@@ -116,6 +117,7 @@ class DDPM(Model):
         if bounded:
             self.levels = tensor(np.zeros((), np.float32))  # of the data; 0: they are not levels
         skip = self.predict == "data"
+        self.cuts = bounded and skip  # outputs are x_0, and those beyond its range are at its end
         self.network = Denoiser(features, outputs, width, blocks, self.classes, skip, rng=rng)
 
     def _check_target(self) -> None:
@@ -235,7 +237,7 @@ class DDPM(Model):
         background can be exactly black, where squared errors would have it a little grey.
         """
         m = namespace_of(x)
-        if self.bounded and self.predict == "data":
+        if self.cuts:
             output = output + (m.clip(output.data, -1.0, 1.0) - output.data)
         a, s = self.schedule.levels(t)
         on_data, on_noise = (_by_row(m, c, a) for c in self.target(a, s))
@@ -266,6 +268,8 @@ class DDPM(Model):
         u, v = (c if isinstance(c, (int, float)) else c[:, None] for c in self.target(a, s))
         a, s = a[:, None], s[:, None]
         x0 = (v * xt - s * output) / (a * v - s * u)
+        if self.bounded:
+            x0 = namespace_of(x).clip(x0, -1.0, 1.0)  # as in sampling
         on_x0 = schedule.table("on x0", self._posterior_of_x0, t)[:, None]
         lower = schedule.table("log small", lambda: self._log_limits()[0], t)[:, None]
         upper = schedule.table("log large", lambda: self._log_limits()[1], t)[:, None]
@@ -358,14 +362,21 @@ class DDPM(Model):
             return self.network(x, m.full(1, t), labels).data
 
         def between(x: Array, t: int) -> Array:
-            output = network(x, t, labels)
-            further = (guidance - 1) * (output - network(x, t, None))
+            output, plain = (self._cut(network(x, t, known)) for known in (labels, None))
+            further = (guidance - 1) * (output - plain)
             further[:, self.features :] = 0
             return output + further
 
         if guidance == 0:
             labels = None
         return between if guidance not in (0, 1) else lambda x, t: network(x, t, labels)
+
+    def _cut(self, output: Array) -> Array:
+        """The output, in place, with what it says of x_0 in the range of the data."""
+        if self.cuts:
+            prediction = output[:, : self.features]
+            namespace_of(output).clip(prediction, -1.0, 1.0, out=prediction)
+        return output
 
     # -- sampling --------------------------------------------------------------------------------
     def denoise_step(

@@ -20,9 +20,9 @@ class Denoiser(Module):
     h ← h + W_2 silu(W_1 ((1 + scale) norm(h) + shift)), where scale and shift are linear in the
     embedded time (Perez et al. 2018). outputs: a multiple of the features. classes: 0, or the number of
     labels; label `classes` itself stands for none.
-    skip: whether a multiple of x_t is added to the output, learned for each time, where Karras et
-        al. (2022, eq. 7) give one. For an output x_0: it is nearly x_t at low noise, and a network
-        narrower than x_t cannot pass that on.
+    skip: whether a multiple of x_t is added to each part of the output, learned as a function of time
+        and label, where Karras et al. (2022, eq. 7) give one. For an output x_0: it is nearly x_t at
+        low noise, and a network narrower than x_t cannot pass that on.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Denoiser(Module):
         self.last = Linear(width, outputs, rng=rng)
         self.last.weight.data[...] = 0  # starts by predicting 0, the mean of every target
         self.skip = Linear(TIME_WIDTH, outputs // features, rng=rng) if skip else None
-        if self.skip:
+        if self.skip is not None:
             self.skip.weight.data[...] = 0
 
     def __call__(self, x: Any, t: Any, labels: Any = None) -> Tensor:
@@ -68,7 +68,7 @@ class Block(Module):
 
     def __init__(self, width: int, *, rng: Generator) -> None:
         self.time = Linear(TIME_WIDTH, 2 * width, rng=rng)
-        self.time.weight.data[...] = 0
+        self.time.weight.data[...] = 0  # starts as a plain norm
         self.enter = Linear(width, width, "silu", rng=rng)
         self.leave = Linear(width, width, rng=rng)
 

@@ -131,7 +131,7 @@ def sigmoid_schedule(steps: int) -> NoiseSchedule:
 def log_normal_schedule(steps: int, mean: float = 0.8, std: float = 1.2) -> NoiseSchedule:
     """σ_t = sqrt((1 - abar_t) / abar_t), the noise beside x_0, at the quantiles (t - 1/2)/T of a law:
     ln σ ~ N(mean, std²), as Karras et al. (2022, table 1) train; mean -1.2 in theirs. The last is at
-    least 32, so that x_T is close to pure noise for any T."""
+    least 32 (β ≤ 0.999: 31.6 for T = 1), so that x_T is close to pure noise for any T."""
     whole("the number of diffusion steps T", steps)
     log_noise = mean + std * ndtri((np.arange(1, steps + 1) - 0.5) / steps)
     log_noise[-1] = max(log_noise[-1], log(32))

@@ -32,7 +32,8 @@ EXACT = 16  # features up to which the divergence is computed exactly
 @no_grad()
 def score(model: DDPM, xt: Array, t: int, labels: Any = None) -> Array:
     """∇ log q(x_t) at rows x_t (n, features): -ε / sqrt(1 - abar_t), ε the model's (not ε itself, as
-    the handout has it), without clipping; with labels (n,) that of q(x_t | label)."""
+    the handout has it), without clipping, except of an output that is x_0 of bounded data; with
+    labels (n,) that of q(x_t | label)."""
     labels = None if labels is None else model.check_labels(labels, len(xt))
     noise = _noise(model, tensor(xt), float(t), labels).data
     return -noise / sqrt(1 - model.schedule.abar[t])
@@ -141,6 +142,8 @@ def _noise(model: DDPM, xt: Tensor, t: float, labels: Any) -> Tensor:
     else:
         output = model.network(xt, m.full(1, t))
     output = output[:, : model.features]
+    if model.cuts:
+        output = ops.clip(output, -1.0, 1.0)  # beyond, training leaves it as it comes
     u, v = model.target(a, s)
     return (a * output - u * xt) / (a * v - s * u)
 

@@ -14,7 +14,7 @@ from tinygen.backend import to_device
 from tinygen.errors import whole
 from tinygen.models.gan.losses import LOSSES, Loss, cross_entropy
 from tinygen.models.gan.optimum import JSBound, js_bound
-from tinygen.models.gan.penalties import PENALTIES, Penalty
+from tinygen.models.gan.penalties import PENALTIES, Penalty, r1, wgan_gp
 from tinygen.models.gan.watch import LEAST_ROWS, Watch, look
 from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import MLP, Linear, SpectralLinear
@@ -40,9 +40,10 @@ class GAN(Model):
     penalty: on D's gradient in the data, 'r1', 'wgan-gp', or a function like those; None for none,
         as in the paper of 2014: the game may then diverge, as it does on MNIST, but D comes closest
         to log p_data/p_model, and `js_bound` to what it bounds.
-    penalty_weight: γ of R1 or λ of WGAN-GP; None is 1 for R1 (10 in the paper, with which the
-        samples of digits vary less) and 10 for WGAN-GP, as in its paper.
-    spectral: whether the layers of D are normalised by their largest singular value.
+    penalty_weight: γ of R1 or λ of WGAN-GP; None is 10 for WGAN-GP, as in its paper, and 1 for others
+        (10 in the paper of R1, with which samples of digits vary less).
+    spectral: whether the layers of D are normalised by their largest singular value (Miyato et al.
+        2018, who have no penalty beside it).
     discriminator_steps: k of algorithm 1, each step with a batch and a z of its own; Wasserstein
         and spectral want about 5.
 
@@ -71,10 +72,11 @@ class GAN(Model):
         self.discriminator_loss, self.generator_loss = _losses(loss)
         self.penalty = None if penalty is None else choose("penalty", penalty, PENALTIES)
         if penalty_weight is None:
-            penalty_weight = 10.0 if penalty == "wgan-gp" else 1.0
+            penalty_weight = 10.0 if self.penalty is wgan_gp else 1.0
+            self.config["penalty_weight"] = penalty_weight  # so that a file names it
         if not (penalty_weight >= 0 and isfinite(penalty_weight)):
             raise ValueError(f"penalty_weight is a number from 0, not {penalty_weight!r}")
-        if loss == "wasserstein" and penalty is None and not spectral:
+        if loss == "wasserstein" and self.penalty in (None, r1) and not spectral:
             raise ValueError(
                 "the Wasserstein loss needs a D of bounded slope, else it has no minimum: "
                 "penalty='wgan-gp' or spectral=True"

@@ -86,30 +86,33 @@ STATES = [
         lambda s: s.range > 100 or s.spread > 10 or s.distance > 5, LOOKS, True,
         "training diverges: D's outputs range over ±{s.range:.3g}, the samples' variance is "
         "{s.spread:.3g} times the data's, their mean {s.distance:.1f} standard deviations away",
-        "a smaller lr, penalty='r1' or 'wgan-gp', or spectral=True",
+        "a smaller lr, penalty='r1' with a larger penalty_weight, or spectral=True",
     ),
     State(
         lambda s: s.doubt is not None and s.doubt < 0.02, LOOKS, True,
         "the discriminator is certain: its loss is {s.doubt:.1g} nats, and log 4 would be no idea; "
         "it teaches the generator little",
-        "penalty='r1', spectral=True, fewer discriminator_steps, or a loss that does not saturate",
+        "penalty='r1' with a larger penalty_weight, spectral=True, fewer discriminator_steps, or a "
+        "loss that does not saturate",
     ),
     State(
         lambda s: s.spread < 0.1, LOOKS, False,
         "mode collapse: the samples' variance is {s.spread:.2g} of the data's",
-        "penalty='r1', a smaller lr, or loss='wasserstein' with penalty='wgan-gp'",
+        "penalty='r1' with a larger penalty_weight, a smaller lr, or loss='wasserstein' with "
+        "penalty='wgan-gp'",
     ),
     State(
         lambda s: s.precision > 0.5 and s.coverage < 0.3 * s.precision, LOOKS, False,
         "mode collapse: {s.precision:.0%} of the samples lie among the data, but only "
         "{s.coverage:.0%} of the data have samples among them",
-        "penalty='r1', a larger batch, or loss='wasserstein' with penalty='wgan-gp'",
+        "penalty='r1' with another penalty_weight, a larger batch, or loss='wasserstein' with "
+        "penalty='wgan-gp'",
     ),
     State(
         lambda s: s.order < 0.25, 2, False,
         "the players circle: of a data row and a sample, D prefers the data row in only "
         "{s.order:.0%} of pairs, so it does not keep up with G",
-        "more discriminator_steps, a smaller lr, or penalty='r1'",
+        "more discriminator_steps, a smaller lr, or penalty='r1' with a smaller penalty_weight",
     ),
 ]  # fmt: skip
 """From the gravest to the mildest: of several, the first is told."""
