@@ -84,8 +84,9 @@ def seen(x: np.ndarray, name: str, data_dir: str | None) -> tuple[float, float]:
     """Of rows x, the share of the rarest of the ten classes and of clear ones; NaN without labels."""
     if data.load(name, data_dir).y is None:
         return nan, nan
+    net = classifier(name, data_dir)
     with no_grad():
-        probs = ops.softmax(classifier(name, data_dir)(x)).numpy()
+        probs = ops.softmax(net(x)).numpy()
     counts = np.bincount(probs.argmax(axis=1), minlength=10)
     return counts.min() / len(x), (probs.max(axis=1) >= 0.9).mean()
 
