@@ -127,7 +127,7 @@ def trained(variant: Variant, x: np.ndarray, steps: int) -> DDPM:
 
 def row(model: DDPM, test: np.ndarray) -> str:
     """The measures of samples of the model."""
-    x = model.sample(SAMPLES, sampler="dpm-solver", steps=25, rng=Generator(1))
+    x = model.sample(SAMPLES, rng=Generator(1))
     real = test[Generator(3).permutation(len(test))[:SAMPLES]]
     accuracy = np.mean([c2st(x, real, Generator(seed)).accuracy for seed in range(3)])
     numbers = (accuracy, *prdc(x, real), sliced_wasserstein(x, real, Generator(1)))

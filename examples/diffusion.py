@@ -8,7 +8,7 @@ digits = data.load("digits")
 model = DDPM(features=64, steps=1000, schedule="cosine")
 model.fit(digits.x, show_progress=True)
 
-pictures.image_grid("diffusion.png", model.sample(100), digits.image_shape)
+pictures.image_grid("diffusion.png", model.sample(100, sampler="ddpm"), digits.image_shape)
 print("diffusion.png: samples, by the 1000 steps of the chain")
 
 bound = variational_bound(model, digits.test[:100])

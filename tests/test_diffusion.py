@@ -332,7 +332,7 @@ def test_the_chain_of_gaussian_data_has_the_variance_of_its_recursion(kind, pred
     """V ← A² V + σ², and the mean likewise exactly, for any schedule."""
     model = diffusion(BETAS, perfect(predict), variance=kind, predict=predict)
     n = 20_000
-    x = model.sample(n, rng=Generator(1)).astype(float)
+    x = model.sample(n, sampler="ddpm", rng=Generator(1)).astype(float)
     mean, variance = 0.0, 1.0
     for gain, shift, sigma in chain(model.schedule, kind):
         mean, variance = gain * mean + shift, gain**2 * variance + sigma**2
@@ -346,7 +346,7 @@ def test_the_chain_of_gaussian_data_has_the_variance_of_its_recursion(kind, pred
 def test_every_sample_of_the_chain_with_the_same_noise(kind, predict):
     """An exact test: it sees a loop that stops early, noise at t = 1, and any wrong number."""
     model = diffusion(BETAS, perfect(predict), variance=kind, predict=predict)
-    found = model.sample(500, rng=Generator(3))
+    found = model.sample(500, sampler="ddpm", rng=Generator(3))
     rng = Generator(3)
     x = rng.normal((500, 1)).astype(float)  # an oracle on the CPU
     for gain, shift, sigma in chain(model.schedule, kind):
@@ -363,7 +363,7 @@ def test_the_network_is_asked_for_every_t_from_the_last_to_the_first():
         seen.append(int(t[0]))
         return 0 * x
 
-    diffusion([0.1, 0.2, 0.3, 0.4], network).sample(3)
+    diffusion([0.1, 0.2, 0.3, 0.4], network).sample(3, sampler="ddpm")
     assert seen == [4, 3, 2, 1]
 
 
@@ -404,7 +404,7 @@ def test_a_network_that_knows_the_only_point_has_no_loss_and_samples_it(predict,
     model = diffusion(BETAS, network, predict=predict, bounded=bounded)
     x = np.full((500, 1), point, np.float32)
     assert model.loss(x, Generator(0))["loss"].item() < 1e-9
-    np.testing.assert_allclose(model.sample(5), point, rtol=1e-4)
+    np.testing.assert_allclose(model.sample(5, sampler="ddpm"), point, rtol=1e-4)
 
 
 def test_times_are_uniform_from_the_first_to_the_last():
@@ -577,7 +577,7 @@ subsets = st.lists(st.integers(1, 20), min_size=1, max_size=20, unique=True).map
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_the_chain_through_any_times_has_the_law_of_its_recursion(times, kind):
     model = diffusion(BETAS, perfect("noise"), variance=kind, predict="noise")
-    found = model.sample(40, steps=times, rng=Generator(3))
+    found = model.sample(40, sampler="ddpm", steps=times, rng=Generator(3))
     rng = Generator(3)
     x = rng.normal((40, 1)).astype(float)
     for gain, shift, sigma in chain(model.schedule, kind, times):
@@ -1119,10 +1119,10 @@ def test_samples_lie_on_the_levels_of_the_training_data():
     model = DDPM(2, steps=3, width=4, blocks=1)
     x = placed((numpy.random.default_rng(0).integers(0, 5, (50, 2)) / 4).astype(np.float32))
     model.fit(x, steps=2)
-    found = on_cpu(model.sample(200)) * 4
+    found = on_cpu(model.sample(200, sampler="ddpm")) * 4
     assert numpy.unique(found).tolist() == [0, 1, 2, 3, 4]
     model.fit(rows(50, 2), steps=1)
-    assert len(numpy.unique(on_cpu(model.sample(200)))) > 100
+    assert len(numpy.unique(on_cpu(model.sample(200, sampler="ddpm")))) > 100
 
 
 def test_a_variance_of_zero_has_no_bound():
@@ -1140,10 +1140,27 @@ def test_variances_that_do_not_fit_are_refused(variance):
         DDPM(1, steps=3, variance=variance, width=4, blocks=1)
 
 
+def test_the_usual_sampler_is_dpm_solver_in_25_steps_and_for_inpainting_the_chain():
+    model = GAUSSIAN.model(even(40))
+
+    def draws(**options):
+        return model.sample(20, rng=Generator(1), **options)
+
+    usual = draws()
+    np.testing.assert_array_equal(usual, draws(sampler="dpm-solver", steps=25))
+    np.testing.assert_array_equal(draws(steps=7), draws(sampler="dpm-solver", steps=7))
+    short = GAUSSIAN.model(even(6))
+    found = short.sample(20, rng=Generator(1))
+    expected = short.sample(20, sampler="dpm-solver", rng=Generator(1))
+    np.testing.assert_array_equal(found, expected)
+    kept = {"known": np.zeros(1), "mask": np.array([False]), "resample": 2}
+    np.testing.assert_array_equal(draws(**kept), draws(sampler="ddpm", **kept))
+
+
 def test_given_variances_are_of_single_steps():
     model = DDPM(1, steps=3, variance=[0.1] * 4, width=4, blocks=1)
     with pytest.raises(ValueError, match="a step from 3 to 1"):
-        model.sample(2, steps=[3, 1])
+        model.sample(2, sampler="ddpm", steps=[3, 1])
     assert model.sample(2, steps=[3, 1], sampler="ddim").shape == (2, 1)
 
 
@@ -1216,7 +1233,9 @@ def test_the_best_variance_lies_between_the_limits_and_is_found():
 def test_the_ends_of_a_learned_variance_are_the_small_and_the_large_one(share, kind, times):
     model = learning(NoiseSchedule(BETAS), lambda t: share)
     plain = GAUSSIAN.model(NoiseSchedule(BETAS), variance=kind)
-    found, expected = (m.sample(50, steps=times, rng=Generator(2)) for m in (model, plain))
+    found, expected = (
+        m.sample(50, sampler="ddpm", steps=times, rng=Generator(2)) for m in (model, plain)
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     for sampler in ("ddim", "dpm-solver"):
         found, expected = (
@@ -1230,7 +1249,7 @@ def test_a_learned_variance_needs_two_steps():
         DDPM(1, steps=1, variance="learned", width=4, blocks=1)
     model = DDPM(2, steps=2, variance="learned", width=4, blocks=1)
     history = model.fit(rows(9, 2), steps=3)
-    assert set(history) == {"loss", "bound"} and np.isfinite(model.sample(4)).all()
+    assert set(history) == {"loss", "bound"} and np.isfinite(model.sample(4, sampler="ddpm")).all()
     assert np.isfinite(variational_bound(model, rows(9, 2)).total).all()
 
 
