@@ -4,14 +4,14 @@
 
 Every run is `python -m tinygen train ...` in a process of its own, as printed, with seed 0; its folder
 FOLDER/RUN keeps checkpoint and pictures, and a run that was finished is measured again, not trained.
-2000 samples, for digits as many as there are held-out rows (of diffusion by DPM-Solver++ in 25 steps,
-and by the whole chain) are compared with held-out rows by `tinygen.evaluation`, beside real rows in
+2000 samples, for digits as many as there are held-out rows (of diffusion on images by DPM-Solver++ in
+25 steps, and by the whole chain) are compared with held-out rows by `tinygen.evaluation`, beside real rows in
 their place ("floor").
 
 minutes: of the process, training, its own measures and pictures included. C2ST: the share that a
 classifier tells right (.5: it cannot tell them apart). P, R, D, C: precision, recall, density, coverage.
 SW: sliced Wasserstein distance. memory: mean distance to the nearest training row, over that of
-held-out rows (below 1: nearer). rarest: the share of the rarest of the ten classes, clear: that of
+held-out rows (below 1: nearer). rarest: the share of the rarest class, clear: that of
 samples told with a probability of .9 or more, as a classifier trained on the labels sees them.
 """
 
@@ -66,10 +66,10 @@ def train(name: str, out: Path, data_dir: str | None) -> float:
 
 @cache
 def classifier(name: str, data_dir: str | None) -> nn.MLP:
-    """A network that tells the ten classes of a labelled set."""
+    """A network that tells the classes of a labelled set."""
     rows = data.load(name, data_dir)
     rng = Generator(0)
-    net = nn.MLP([rows.x.shape[1], 256, 256, 10], rng=rng)
+    net = nn.MLP([rows.x.shape[1], 256, 256, rows.y.max() + 1], rng=rng)
     steps = 4000
     adam = Adam(net.named_parameters(), cosine(1e-3, steps))
     for _ in range(steps):
@@ -81,13 +81,13 @@ def classifier(name: str, data_dir: str | None) -> nn.MLP:
 
 
 def seen(x: np.ndarray, name: str, data_dir: str | None) -> tuple[float, float]:
-    """Of rows x, the share of the rarest of the ten classes and of clear ones; NaN without labels."""
+    """Of rows x, the share of the rarest class and of clear ones; NaN without labels."""
     if data.load(name, data_dir).y is None:
         return nan, nan
     net = classifier(name, data_dir)
     with no_grad():
         probs = ops.softmax(net(x)).numpy()
-    counts = np.bincount(probs.argmax(axis=1), minlength=10)
+    counts = np.bincount(probs.argmax(axis=1), minlength=probs.shape[1])
     return counts.min() / len(x), (probs.max(axis=1) >= 0.9).mean()
 
 
@@ -110,7 +110,7 @@ def measure(name: str, out: Path, data_dir: str | None) -> None:
     model = load(out / name / "checkpoint.npz")
     rows = data.load(shlex.split(RUNS[name])[2], data_dir)
     drawn = {name: model.sample(SAMPLES, rng=Generator(0))}
-    if isinstance(model, DDPM):
+    if isinstance(model, DDPM) and model.bounded:
         drawn["  whole chain"] = model.sample(SAMPLES, sampler="ddpm", rng=Generator(0))
     for what, samples in drawn.items():
         found = evaluate(model, rows, samples)

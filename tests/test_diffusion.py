@@ -474,7 +474,7 @@ def test_an_estimate_beyond_the_range_of_the_data_counts_as_at_its_end(predict, 
 
 def says(value, features=2, **options):
     """A model of bounded data whose network puts out x_0 = value everywhere."""
-    model = DDPM(features, width=4, blocks=1, steps=25, predict="data", **options)
+    model = DDPM(features, **{"width": 4, "blocks": 1, "steps": 25, "predict": "data", **options})
     model.network.skip.bias.data[...] = 0
     model.network.last.bias.data[...] = np.array(value)
     return model
@@ -1140,21 +1140,23 @@ def test_variances_that_do_not_fit_are_refused(variance):
         DDPM(1, steps=3, variance=variance, width=4, blocks=1)
 
 
-def test_the_usual_sampler_is_dpm_solver_in_25_steps_and_for_inpainting_the_chain():
-    model = GAUSSIAN.model(even(40))
-
-    def draws(**options):
+def test_the_usual_sampler_is_the_chain_and_for_images_dpm_solver_in_25_steps():
+    def draws(model, **options):
         return model.sample(20, rng=Generator(1), **options)
 
-    usual = draws()
-    np.testing.assert_array_equal(usual, draws(sampler="dpm-solver", steps=25))
-    np.testing.assert_array_equal(draws(steps=7), draws(sampler="dpm-solver", steps=7))
-    short = GAUSSIAN.model(even(6))
-    found = short.sample(20, rng=Generator(1))
-    expected = short.sample(20, sampler="dpm-solver", rng=Generator(1))
-    np.testing.assert_array_equal(found, expected)
-    kept = {"known": np.zeros(1), "mask": np.array([False]), "resample": 2}
-    np.testing.assert_array_equal(draws(**kept), draws(sampler="ddpm", **kept))
+    images = says(0.5, features=3, steps=40)
+    images.network.last.weight.data[...] = normals(4, 3)
+    usual = draws(images)
+    np.testing.assert_array_equal(usual, draws(images, sampler="dpm-solver", steps=25))
+    np.testing.assert_array_equal(
+        draws(images, steps=7), draws(images, sampler="dpm-solver", steps=7)
+    )
+    kept = {"known": np.zeros(3), "mask": np.zeros(3, bool), "resample": 2}
+    np.testing.assert_array_equal(draws(images, **kept), draws(images, sampler="ddpm", **kept))
+    points = GAUSSIAN.model(even(40))
+    np.testing.assert_array_equal(draws(points), draws(points, sampler="ddpm"))
+    short = DDPM(3, width=4, blocks=1, steps=21)
+    np.testing.assert_array_equal(draws(short), draws(short, sampler="dpm-solver"))
 
 
 def test_given_variances_are_of_single_steps():

@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 MANY = 256  # features: with more, a network of the usual width is narrower than the data
 OF_FEW = {"schedule": "cosine", "predict": "velocity", "width": 256}  # defaults, and those of many:
 OF_MANY = {"schedule": "log-normal", "predict": "data", "width": 512}
-FEW_STEPS = 25  # of DPM-Solver++: samples as good as those of the whole chain
+FEW_STEPS = 25  # of DPM-Solver++: images as good as the chain's, but shapes in the plane suffer
 DROPPED = 0.1  # of the labels in training, so that the network also knows x without one
 LEARNED = 1e-3  # weight of the bound's term for a learned variance (Nichol & Dhariwal 2021, eq. 16)
 
@@ -431,8 +431,8 @@ class DDPM(Model):
     ) -> Array:
         """n rows (n, features), from x_T ~ N(0, I) through the times of `steps` down to x_0.
 
-        sampler: 'ddpm', 'ddim', 'dpm-solver', or a function like those of samplers.py; None is
-            'dpm-solver' in 25 steps, for inpainting 'ddpm'.
+        sampler: 'ddpm', 'ddim', 'dpm-solver', or a function like those of samplers.py; None is 'ddpm',
+            but for bounded data, unless inpainted, 'dpm-solver' in 25 steps.
         steps: how many times, evenly spaced; or the times themselves; None for all T.
         labels, guidance: for a class-conditional model, see `guided`.
         known, mask: inpainting: data (features,) or (n, features), and the truth values (of the same
@@ -452,8 +452,9 @@ class DDPM(Model):
         if not abs(guidance) < inf:
             raise ValueError(f"guidance is a finite number, not {guidance}")
         if sampler is None:
-            sampler = "dpm-solver" if known is None else "ddpm"
-            if known is None and steps is None:
+            quick = self.bounded and known is None
+            sampler = "dpm-solver" if quick else "ddpm"
+            if quick and steps is None:
                 steps = min(FEW_STEPS, self.schedule.steps)
         pairs = self.schedule.pairs(steps)
         kept = self._kept(known, mask, n)
