@@ -30,14 +30,14 @@ import numpy as np
 
 from tinygen import data, nn, no_grad, ops
 from tinygen.evaluation import evaluate
-from tinygen.models import DDPM, load
+from tinygen.models import DDPM, MODELS, load
 from tinygen.optim import Adam, cosine
 from tinygen.random import Generator
 
 SAMPLES = 2000
+rows_of = cache(data.load)  # of a name and a folder
 RUNS = {
-    **{f"digits-{model}": f"{model} --data digits" for model in ("ddpm", "vae", "gan")},
-    **{f"digits-{model}": f"{model} --data digits" for model in ("ae", "dae", "cae")},
+    **{f"digits-{model}": f"{model} --data digits" for model in MODELS},
     "mnist-ddpm": "ddpm --data mnist --steps 14000",
     "mnist-ddpm-long": "ddpm --data mnist --steps 56000",
     "mnist-vae": "vae --data mnist",
@@ -67,7 +67,7 @@ def train(name: str, out: Path, data_dir: str | None) -> float:
 @cache
 def classifier(name: str, data_dir: str | None) -> nn.MLP:
     """A network that tells the classes of a labelled set."""
-    rows = data.load(name, data_dir)
+    rows = rows_of(name, data_dir)
     rng = Generator(0)
     net = nn.MLP([rows.x.shape[1], 256, 256, rows.y.max() + 1], rng=rng)
     steps = 4000
@@ -82,7 +82,7 @@ def classifier(name: str, data_dir: str | None) -> nn.MLP:
 
 def seen(x: np.ndarray, name: str, data_dir: str | None) -> tuple[float, float]:
     """Of rows x, the share of the rarest class and of clear ones; NaN without labels."""
-    if data.load(name, data_dir).y is None:
+    if rows_of(name, data_dir).y is None:
         return nan, nan
     net = classifier(name, data_dir)
     with no_grad():
@@ -108,7 +108,7 @@ def measure(name: str, out: Path, data_dir: str | None) -> None:
     """Train if need be, and print the rows of the samples and of their floor."""
     minutes = train(name, out, data_dir) / 60
     model = load(out / name / "checkpoint.npz")
-    rows = data.load(shlex.split(RUNS[name])[2], data_dir)
+    rows = rows_of(shlex.split(RUNS[name])[2], data_dir)
     drawn = {name: model.sample(SAMPLES, rng=Generator(0))}
     if isinstance(model, DDPM) and model.bounded:
         drawn["  whole chain"] = model.sample(SAMPLES, sampler="ddpm", rng=Generator(0))

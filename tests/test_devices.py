@@ -19,6 +19,7 @@ import numpy as np
 import on_device
 import pytest
 from cuda_on_cpu import COMPILER
+from interrupted import Interrupted, stop_at
 from strict_cupy import installed
 
 import tinygen as tg
@@ -293,24 +294,10 @@ def test_a_run_resumes_on_the_other_device(name, start, tmp_path):
     """The moments, the average and the order of the data come along: as if never moved."""
     settings = {"batch": 16, "warmup": 2, "ema": 0.9, "steps": 8}
 
-    class Interrupted(Exception):
-        pass
-
     def run(device, stop=None, **options):
         model = MODELS[name](64, **SMALL[name]).to(device)
         if stop is not None:
-            objectives = model.objectives
-            calls = iter(range(stop))
-
-            def stopping(loss):
-                def stopped(x, rng):
-                    if next(calls, None) is None:
-                        raise Interrupted
-                    return loss(x, rng)
-
-                return stopped
-
-            model.objectives = lambda: [o._replace(loss=stopping(o.loss)) for o in objectives()]
+            stop_at(model, stop)
         return model, model.fit(to_device(X, device), **settings, **options)
 
     with pytest.raises(Interrupted):

@@ -10,6 +10,7 @@ import scipy.special
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupted import Interrupted, stop_at
 from on_device import DEVICE, approx, np, on_cpu, on_device, placed, special, stats, tg
 
 from tinygen import kernels
@@ -449,10 +450,8 @@ def test_an_estimate_beyond_the_range_of_the_data_counts_as_at_its_end(predict, 
     model = diffusion([0.2], features=2, predict=predict, bounded=bounded)
     output = numpy.array([[-3.0, 0.5], [0.2, 7.0]], numpy.float32)
     output = tg.tensor(placed(output), requires_grad=True)
-    model.held, model.network = (
-        tg.tensor(0.0),
-        lambda x, t: output,
-    )  # a model is where its arrays are
+    model.network = lambda x, t: output
+    model.held = tg.tensor(0.0)  # a model is where its arrays are
     x = numpy.array([[0.6, 0.75], [0.1, 1.0]], numpy.float32)
     loss = model.loss(placed(x), Generator(0))["loss"]
     loss.backward()
@@ -1666,15 +1665,8 @@ def test_every_option_is_kept_in_a_file_and_through_a_stop(options, tmp_path):
     whole = DDPM(3, **options)
     history = whole.fit(x, **run)
     stopped = DDPM(3, **options)
-    loss, calls = stopped.loss, iter(range(4))
-
-    def stopping(x, rng):
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return loss(x, rng)
-
-    stopped.loss = stopping
-    with pytest.raises(KeyboardInterrupt):
+    stop_at(stopped, 4)
+    with pytest.raises(Interrupted):
         stopped.fit(x, **run, folder=tmp_path, checkpoint_seconds=0.0)
     resumed = DDPM(3, **options, seed=9)  # other initial weights
     assert resumed.fit(x, **run, folder=tmp_path, resume=True) == history

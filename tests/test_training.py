@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from interrupted import Interrupted, stop_at
 from on_device import np, on_cpu, on_device, placed, tg
 
 from tinygen import checkpoint, data, models, training
@@ -38,29 +39,6 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
-class Interrupted(Exception):
-    pass
-
-
-def stop_at(model, step):
-    """Let the loss of `model` raise when it has been asked for `step` batches."""
-    calls = iter(range(step))
-    objectives = model.objectives
-
-    def counted():
-        def wrap(loss):
-            def interrupted(x, rng):
-                if next(calls, None) is None:
-                    raise Interrupted
-                return loss(x, rng)
-
-            return interrupted
-
-        return [o._replace(loss=wrap(o.loss)) for o in objectives()]
-
-    model.objectives = counted
 
 
 # -- determinism and resume ----------------------------------------------------------------------
