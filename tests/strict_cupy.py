@@ -439,9 +439,9 @@ class RawModule:
     """Kernels in CUDA, compiled for the CPU."""
 
     def __init__(self, *, code: str, options: Sequence[str] = (), backend: str = "nvrtc") -> None:
-        from cuda_on_cpu import run_kernel_source  # a compiler is needed only here
+        from cuda_on_cpu import FROM_CUPY, run_kernel_source  # a compiler is needed only here
 
-        self._module = run_kernel_source(code, tuple(options))
+        self._module = run_kernel_source(code, (*options, *FROM_CUPY))
 
     def compile(self) -> None:
         """Done already."""

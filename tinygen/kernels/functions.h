@@ -237,12 +237,14 @@ SHARED float soft_plus(float x) {
 
 // -- the standard normal -------------------------------------------------------------------------
 // Its density and its distribution function, both accurate relative to themselves in the left tail.
+// Beyond |x| = 12.9 they stay what they are there: what is subnormal a GPU flushes.
+constexpr float TAIL = 12.9f;
 struct Gaussian {
     float density, below;
 };
 
 SHARED Gaussian gaussian(float x) {
-    const float a = bounded(magnitude(x), 0.0f, 13.19f);  // beyond, nothing changes by 1e-38
+    const float a = bounded(magnitude(x), 0.0f, TAIL);
     const float square = a * a, rest = fused(a, a, -square);  // a^2 in two parts
     const float coarse = tame_exponential(-0.5f * square), e = fused(coarse, -0.5f * rest, coarse);
     const float t = 1.0f / fused(0.35f, a, 1.0f);
