@@ -15,6 +15,7 @@ import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import on_device
 import pytest
@@ -427,6 +428,11 @@ def test_importing_tinygen_does_not_import_cupy():
         "assert not any(name.startswith('cupy') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_property_has_all_the_time_that_its_first_call_needs():
+    """On a GPU every function is compiled when it is first called."""
+    assert hypothesis.settings().deadline is None
 
 
 # -- the command line ----------------------------------------------------------------------------

@@ -30,7 +30,7 @@ FACTOR, FACTOR_2 = rng.normal(size=(3, 3)), rng.normal(size=(3, 3))
 POINTS = rng.normal(size=(5, 3))
 P, Q = MultivariateNormal(MEAN, COVARIANCE), MultivariateNormal(MEAN_2, COVARIANCE_2)
 
-laws = settings(max_examples=60, deadline=None)
+laws = settings(max_examples=60)
 seeds = st.integers(0, 2**32 - 1)
 lengths = st.integers(1, 5)
 
