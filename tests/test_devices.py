@@ -414,6 +414,16 @@ def test_without_a_gpu_the_reason_is_told(installed, cupy, rows, monkeypatch, ca
     assert json.loads((folder / "metrics.json").read_text())["device"] == "cpu"
 
 
+def test_a_gpu_without_cublas_is_not_usable(cupy, monkeypatch):
+    def refuse(*args):
+        raise ImportError("libcublas.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(cupy, "matmul", refuse)
+    backend.gpu_problem.cache_clear()
+    with pytest.raises(DeviceError, match="no usable GPU: libcublas.so.13"):
+        tg.tensor([1.0], device="gpu")
+
+
 def test_devices_are_two_words():
     for call in (lambda d: tg.tensor(1.0, device=d), lambda d: tg.tensor(1.0).to(d)):
         for word in ("cuda", "CPU", ""):
