@@ -193,6 +193,17 @@ def test_nothing_leaves_the_gpu_unasked():
         np.asarray(t)
 
 
+@pytest.mark.parametrize("bad", [[[1.0, 2.0], [2.0, 1.0]], np.ones((2, 2)), -np.eye(2)])
+def test_a_matrix_without_a_cholesky_factor_gives_nan_or_an_error(bad):
+    """NaN where nothing waits for values; CuPy itself gives numbers."""
+    stack = np.stack([[[4.0, 2.0], [2.0, 3.0]], bad]).astype(np.float32)
+    factors = tg.cholesky(tg.tensor(stack, device="gpu"))
+    assert factors.dtype == np.float32 and np.isnan(factors.numpy()[1]).all()
+    np.testing.assert_allclose(factors.numpy()[0], np.linalg.cholesky(stack[0]), rtol=1e-6)
+    with pytest.raises(ValueError, match="not positive definite: the smallest eigenvalue is"):
+        distributions.MultivariateNormal(0.0, tg.tensor(bad, device="gpu"))
+
+
 # -- modules -------------------------------------------------------------------------------------
 class Net(nn.Module):
     def __init__(self):

@@ -118,6 +118,14 @@ def test_numbers_and_the_explicit_ways(cupy):
     assert not np.isfinite((x / 0).get()).any()  # without a warning
 
 
+def test_cholesky_does_not_raise(cupy):
+    a = np.array([[4.0, 2.0], [2.0, 3.0]])
+    stack = cupy.asarray(np.stack([a, [[1.0, 2.0], [2.0, 1.0]]]).astype(np.float32))
+    good, bad = cupy.linalg.cholesky(stack).get()
+    assert good.dtype == np.float32 and np.isfinite(bad).all() and bad[1, 1] <= 0
+    np.testing.assert_allclose(good, np.linalg.cholesky(a), rtol=1e-6)
+
+
 def test_another_operand_may_take_over(cupy):
     class Other:
         def __array_ufunc__(self, ufunc, method, *inputs):
