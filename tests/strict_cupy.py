@@ -370,6 +370,8 @@ _install_operators()
 class _Ufunc:
     """A ufunc: called as a function, and `at`."""
 
+    calls = 0
+
     def __init__(self, name: str, ufunc: Any) -> None:
         self.__name__, self._ufunc = name, ufunc
 
@@ -381,7 +383,14 @@ class _Ufunc:
             raise NotImplementedError(f"`{self.__name__}.at` is not supported yet")
         if not isinstance(a, ndarray):
             raise TypeError(f"Unsupported type {type(a)}")
-        self._ufunc.at(a._array, _key(indices), _inside(b))
+        # Its atomic operations come in any order: here backwards at every second call.
+        _Ufunc.calls += 1
+        places = np.arange(a.size).reshape(a.shape)[_key(indices)]
+        values = np.broadcast_to(_inside(b), places.shape).reshape(-1)
+        result = a._array.reshape(-1).copy()
+        order = slice(None, None, (-1) ** _Ufunc.calls)
+        self._ufunc.at(result, places.reshape(-1)[order], values[order])
+        a._array[...] = result.reshape(a.shape)
 
 
 def _find(module: str, name: str) -> Any:

@@ -30,6 +30,7 @@ from tinygen.backend import to_device
 from tinygen.errors import DeviceError
 from tinygen.evaluation import evaluate
 from tinygen.models import MODELS, load
+from tinygen.ops import shape
 from tinygen.random import Generator
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -346,6 +347,26 @@ def test_nothing_in_a_step_waits_for_the_gpu(name, cupy):
     assert cupy.ndarray.waits == before
 
 
+@pytest.mark.parametrize("few", [0, shape.FEW])
+def test_the_gradient_of_an_embedding_repeats_bit_for_bit(few, monkeypatch):
+    """Whatever order the GPU adds in, so that a run resumes as if it had not stopped."""
+    monkeypatch.setattr(shape, "FEW", few)
+    embedding = nn.Embedding(40, 3, rng=Generator(0)).to("gpu")
+    numbers = np.random.default_rng(0).integers(39, size=(20, 50))
+    weights = np.random.default_rng(1).standard_normal((20, 50, 3), np.float32)
+
+    def gradient():
+        loss = (embedding(to_device(numbers, "gpu")) * to_device(weights, "gpu")).sum()
+        return tg.gradients(loss, embedding.table).numpy()
+
+    first = gradient()
+    equal(first, gradient())
+    assert not first[39].any()
+    expected = np.zeros((40, 3))
+    np.add.at(expected, numbers, weights)
+    np.testing.assert_allclose(first, expected, rtol=1e-5, atol=1e-5)
+
+
 @needs_compiler
 def test_evaluation_is_the_same():
     found = []
@@ -431,7 +452,7 @@ def test_a_gpu_without_cublas_is_not_usable(cupy, monkeypatch):
 
     monkeypatch.setattr(cupy, "matmul", refuse)
     backend.gpu_problem.cache_clear()
-    with pytest.raises(DeviceError, match="no usable GPU: libcublas.so.13"):
+    with pytest.raises(DeviceError, match="no usable GPU: libcublas"):
         tg.tensor([1.0], device="gpu")
 
 
