@@ -12,10 +12,13 @@ if (
 
 import on_device
 import pytest
+from hypothesis import settings
 
 import tinygen as tg
 from tinygen import backend
 
+settings.register_profile("tinygen", deadline=None)  # a kernel's first call compiles it
+settings.load_profile("tinygen")
 _gpu = ExitStack()
 
 

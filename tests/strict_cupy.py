@@ -28,6 +28,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import scipy.special
 
 RECORD = Path(__file__).with_name("cupy_names.txt")
@@ -369,6 +370,8 @@ _install_operators()
 class _Ufunc:
     """A ufunc: called as a function, and `at`."""
 
+    calls = 0
+
     def __init__(self, name: str, ufunc: Any) -> None:
         self.__name__, self._ufunc = name, ufunc
 
@@ -380,7 +383,14 @@ class _Ufunc:
             raise NotImplementedError(f"`{self.__name__}.at` is not supported yet")
         if not isinstance(a, ndarray):
             raise TypeError(f"Unsupported type {type(a)}")
-        self._ufunc.at(a._array, _key(indices), _inside(b))
+        # Its atomic operations come in any order: here backwards at every second call.
+        _Ufunc.calls += 1
+        places = np.arange(a.size).reshape(a.shape)[_key(indices)]
+        values = np.broadcast_to(_inside(b), places.shape).reshape(-1)
+        result = a._array.reshape(-1).copy()
+        order = slice(None, None, (-1) ** _Ufunc.calls)
+        self._ufunc.at(result, places.reshape(-1)[order], values[order])
+        a._array[...] = result.reshape(a.shape)
 
 
 def _find(module: str, name: str) -> Any:
@@ -435,13 +445,22 @@ def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> ndarray:
     return _outside(array.__dlpack__()._array[...])
 
 
+def cholesky(a: ndarray) -> ndarray:
+    """It never raises: of a matrix that has no factor it gives what was computed by then."""
+    factors = a._array.copy()
+    for index in np.ndindex(factors.shape[:-2]):
+        potrf = scipy.linalg.lapack.get_lapack_funcs("potrf", [factors])
+        factors[index], _ = potrf(factors[index], lower=True, clean=True)
+    return _outside(factors)
+
+
 class RawModule:
     """Kernels in CUDA, compiled for the CPU."""
 
     def __init__(self, *, code: str, options: Sequence[str] = (), backend: str = "nvrtc") -> None:
-        from cuda_on_cpu import run_kernel_source  # a compiler is needed only here
+        from cuda_on_cpu import FROM_CUPY, run_kernel_source  # a compiler is needed only here
 
-        self._module = run_kernel_source(code, tuple(options))
+        self._module = run_kernel_source(code, (*options, *FROM_CUPY))
 
     def compile(self) -> None:
         """Done already."""
@@ -494,6 +513,7 @@ def _modules() -> dict[str, ModuleType]:
             setattr(modules[parent], last, module)
         if name in LIBRARIES:
             vars(module)["__getattr__"] = functools.partial(_find, name)
+    vars(modules["cupy.linalg"]).update(cholesky=cholesky)
     vars(modules["cupy"]).update(OWN, is_available=lambda: True, __version__="stand-in")
     stream = SimpleNamespace(ptr=0, synchronize=lambda: None)
     device = SimpleNamespace(attributes={"MultiProcessorCount": 2}, synchronize=lambda: None)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from cuda_on_cpu import cached
+from cuda_on_cpu import FROM_CUPY, cached
 
 from tinygen.kernels import cuda
 from tinygen.kernels.signatures import signatures
@@ -32,7 +32,6 @@ pytestmark = pytest.mark.cpu_only("nothing runs here")
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"]
 TABLE = Path(__file__).parent / "cuda_registers.txt"
 MOST_REGISTERS = 64  # with any compiler: then a multiprocessor holds 1024 threads
-FROM_CUPY = ["-ftz=true"]  # which CuPy adds to the options of every kernel
 
 # The bytes of an argument, as declared and as PTX has it.
 DECLARED_BYTES = {"float": 4, "i32": 4, "u32": 4, "double": 8, "i64": 8, "u64": 8}

@@ -13,7 +13,14 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from test_cuda_compile import Nvcc, Nvrtc, declared_entry_points, entry_points
-from test_cuda_kernels import SHAPES, check_bits, check_sameness, check_values, run_sanitized
+from test_cuda_kernels import (
+    OPTIONS,
+    SHAPES,
+    check_bits,
+    check_sameness,
+    check_values,
+    run_sanitized,
+)
 
 from tinygen.kernels import cuda
 
@@ -40,7 +47,7 @@ class Mutant(NamedTuple):
 
     def build(self) -> cuda_on_cpu.Kernels:
         """The kernel with the mistake."""
-        return cuda_on_cpu.build(self.source(), cuda.OPTIONS, only=[self.kernel])
+        return cuda_on_cpu.build(self.source(), OPTIONS, only=[self.kernel])
 
 
 # What the order of the threads, their number, or the place of the arrays brings to light.
@@ -195,6 +202,6 @@ def test_arguments_that_python_does_not_know_of_are_seen(find_compiler):
 )
 def test_arguments_of_a_wrong_type_are_seen(monkeypatch, kind, wrong, message):
     monkeypatch.setitem(cuda._NUMBERS, kind, wrong)
-    kernels = cuda_on_cpu.build(cuda.source(), cuda.OPTIONS)
+    kernels = cuda_on_cpu.build(cuda.source(), OPTIONS)
     with pytest.raises(TypeError, match=message):
         check_values(kernels, "denoise_step" if kind == "float" else "fill_bits", SHAPES[-1])

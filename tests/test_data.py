@@ -174,7 +174,7 @@ def test_idx_files_become_scaled_rows(tmp_path, no_network, zipped):
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=3, min_side=0)), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_idx_round_trip(tmp_path_factory, values, zipped):
     path = tmp_path_factory.mktemp("idx") / "values"
     path.write_bytes(gzip.compress(idx(values)) if zipped else idx(values))
@@ -410,7 +410,7 @@ def split(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         elements={"allow_nan": False, "allow_infinity": False, "min_value": 0, "max_value": 100},
     )
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_npy_round_trip(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("npy") / "values.npy"
     np.save(path, values)
@@ -431,7 +431,7 @@ def test_npy_round_trip(tmp_path_factory, values):
     ),
     st.booleans(),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_csv_round_trip(tmp_path_factory, values, header):
     path = tmp_path_factory.mktemp("csv") / "values.csv"
     lines = [",".join(repr(float(cell)) for cell in row) for row in values]

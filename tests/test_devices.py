@@ -15,6 +15,7 @@ import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import on_device
 import pytest
@@ -29,6 +30,7 @@ from tinygen.backend import to_device
 from tinygen.errors import DeviceError
 from tinygen.evaluation import evaluate
 from tinygen.models import MODELS, load
+from tinygen.ops import shape
 from tinygen.random import Generator
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -192,6 +194,17 @@ def test_nothing_leaves_the_gpu_unasked():
         np.asarray(t)
 
 
+@pytest.mark.parametrize("bad", [[[1.0, 2.0], [2.0, 1.0]], np.ones((2, 2)), -np.eye(2)])
+def test_a_matrix_without_a_cholesky_factor_gives_nan_or_an_error(bad):
+    """NaN where nothing waits for values; CuPy itself gives numbers."""
+    stack = np.stack([[[4.0, 2.0], [2.0, 3.0]], bad]).astype(np.float32)
+    factors = tg.cholesky(tg.tensor(stack, device="gpu"))
+    assert factors.dtype == np.float32 and np.isnan(factors.numpy()[1]).all()
+    np.testing.assert_allclose(factors.numpy()[0], np.linalg.cholesky(stack[0]), rtol=1e-6)
+    with pytest.raises(ValueError, match="not positive definite: the smallest eigenvalue is"):
+        distributions.MultivariateNormal(0.0, tg.tensor(bad, device="gpu"))
+
+
 # -- modules -------------------------------------------------------------------------------------
 class Net(nn.Module):
     def __init__(self):
@@ -334,6 +347,26 @@ def test_nothing_in_a_step_waits_for_the_gpu(name, cupy):
     assert cupy.ndarray.waits == before
 
 
+@pytest.mark.parametrize("few", [0, shape.FEW])
+def test_the_gradient_of_an_embedding_repeats_bit_for_bit(few, monkeypatch):
+    """Whatever order the GPU adds in, so that a run resumes as if it had not stopped."""
+    monkeypatch.setattr(shape, "FEW", few)
+    embedding = nn.Embedding(40, 3, rng=Generator(0)).to("gpu")
+    numbers = np.random.default_rng(0).integers(39, size=(20, 50))
+    weights = np.random.default_rng(1).standard_normal((20, 50, 3), np.float32)
+
+    def gradient():
+        loss = (embedding(to_device(numbers, "gpu")) * to_device(weights, "gpu")).sum()
+        return tg.gradients(loss, embedding.table).numpy()
+
+    first = gradient()
+    equal(first, gradient())
+    assert not first[39].any()
+    expected = np.zeros((40, 3))
+    np.add.at(expected, numbers, weights)
+    np.testing.assert_allclose(first, expected, rtol=1e-5, atol=1e-5)
+
+
 @needs_compiler
 def test_evaluation_is_the_same():
     found = []
@@ -413,6 +446,16 @@ def test_without_a_gpu_the_reason_is_told(installed, cupy, rows, monkeypatch, ca
     assert json.loads((folder / "metrics.json").read_text())["device"] == "cpu"
 
 
+def test_a_gpu_without_cublas_is_not_usable(cupy, monkeypatch):
+    def refuse(*args):
+        raise ImportError("libcublas.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(cupy, "matmul", refuse)
+    backend.gpu_problem.cache_clear()
+    with pytest.raises(DeviceError, match="no usable GPU: libcublas"):
+        tg.tensor([1.0], device="gpu")
+
+
 def test_devices_are_two_words():
     for call in (lambda d: tg.tensor(1.0, device=d), lambda d: tg.tensor(1.0).to(d)):
         for word in ("cuda", "CPU", ""):
@@ -427,6 +470,11 @@ def test_importing_tinygen_does_not_import_cupy():
         "assert not any(name.startswith('cupy') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_property_has_all_the_time_that_its_first_call_needs():
+    """On a GPU every function is compiled when it is first called."""
+    assert hypothesis.settings().deadline is None
 
 
 # -- the command line ----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def within(values, expected, errors=4.0, rounding=1e-9):
 # Diffusion: schedules ---------------------------------------------------------------------------
 
 betas = st.lists(st.floats(1e-4, 0.999), min_size=1, max_size=12)
-many = settings(max_examples=60, deadline=None, derandomize=True)
+many = settings(max_examples=60, derandomize=True)
 
 
 def test_the_linear_schedule_is_that_of_the_paper():
@@ -573,7 +573,7 @@ subsets = st.lists(st.integers(1, 20), min_size=1, max_size=20, unique=True).map
 
 
 @given(subsets, st.sampled_from(["small", "large"]))
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 def test_the_chain_through_any_times_has_the_law_of_its_recursion(times, kind):
     model = diffusion(BETAS, perfect("noise"), variance=kind, predict="noise")
     found = model.sample(40, sampler="ddpm", steps=times, rng=Generator(3))
@@ -815,7 +815,7 @@ def test_the_true_variance_recovers_the_law_of_the_data_at_every_time(beta, pred
 
 
 @given(subsets)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 def test_ddim_with_eta_1_is_ddpm_with_the_small_variance(times):
     model = TWO.model(NoiseSchedule(BETAS), predict="velocity")
     found, expected = (

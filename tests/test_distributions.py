@@ -382,7 +382,7 @@ def vectors(count):
     return st.integers(2, 6).flatmap(of_length)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(vectors(2))
 def test_discrete_agrees_with_exact_arithmetic(pair):
     for p, q in (pair, pair[::-1]):

@@ -78,7 +78,7 @@ half_ = Decimal("0.5")
 # Values -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.floats(-1.0, 1.0) | st.floats(-1e3, 1e3) | st.floats(-1e12, 1e12),
     st.floats(-12.0, 12.0).map(lambda e: 10.0**e),

@@ -240,7 +240,7 @@ def test_standard_errors_are_calibrated(estimator):
     assert float(found[:, 0].std()) == approx(float(found[:, 1].mean()), rel=4 / 800**0.5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_mixing_makes_no_divergence(seed):
     """KL is convex: KL(Σ w p_k ‖ Σ w q_k) ≤ Σ w KL(p_k ‖ q_k), here of categories, in exact sums."""

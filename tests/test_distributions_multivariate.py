@@ -30,7 +30,7 @@ FACTOR, FACTOR_2 = rng.normal(size=(3, 3)), rng.normal(size=(3, 3))
 POINTS = rng.normal(size=(5, 3))
 P, Q = MultivariateNormal(MEAN, COVARIANCE), MultivariateNormal(MEAN_2, COVARIANCE_2)
 
-laws = settings(max_examples=60, deadline=None)
+laws = settings(max_examples=60)
 seeds = st.integers(0, 2**32 - 1)
 lengths = st.integers(1, 5)
 
@@ -328,13 +328,6 @@ def test_errors_of_use():
         tg.cholesky(np.ones((2, 3)))
     with pytest.raises(ValueError, match="two dimensions"):
         tg.solve(I2, np.ones(2))
-
-
-def test_the_error_comes_as_well_where_the_factor_is_nan(monkeypatch):
-    """As CuPy makes it."""
-    monkeypatch.setattr("tinygen.ops.cholesky", lambda a: a * np.nan)
-    with pytest.raises(ValueError, match=r"not positive definite: .* eigenvalue is -1$"):
-        MultivariateNormal([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]])
 
 
 def test_rounding_does_not_make_a_covariance_asymmetric():

@@ -26,7 +26,7 @@ from tinygen.random import Generator, default_generator
 GAN, MLP, SpectralLinear = map(on_device, (GAN, MLP, SpectralLinear))
 RNG = Generator(0)
 long = pytest.mark.cpu_only("trains for many steps")
-many = settings(max_examples=40, deadline=None, derandomize=True)
+many = settings(max_examples=40, derandomize=True)
 numbers = st.floats(-3, 3)
 
 

@@ -75,6 +75,11 @@ def backward(name: str, g: Any, *inputs: Any, **params: Any) -> Any:
     return rule(M, g, forward(name, *inputs, **params), *inputs, **params)
 
 
+def misaligned(x):
+    """As a structure of bytes may hold it."""
+    return np.frombuffer(b"-" + x.tobytes(), x.dtype, offset=1).reshape(x.shape)
+
+
 class Inputs:
     """Arrays to compute with: (rows, columns), and numbers for each row or column."""
 
@@ -449,6 +454,7 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "every second": lambda x: np.repeat(x, 2, 1)[:, ::2],
     "backwards": lambda x: x[::-1, ::-1],
     "rows apart": lambda x: np.pad(x, ((0, 0), (0, 3)))[:, : x.shape[1]],
+    "misaligned": misaligned,
     "offset by an element": lambda x: np.pad(x.ravel(), (1, 0))[1:].reshape(x.shape),
 }
 
@@ -790,6 +796,7 @@ OTHERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "byte-swapped": lambda x: x.astype(x.dtype.newbyteorder()),
     "every second": lambda x: np.repeat(x, 2, -1)[..., ::2],
     "backwards": lambda x: np.ascontiguousarray(x[::-1])[::-1],
+    "misaligned": misaligned,
 }
 TAKING: dict[str, Callable[[Inputs], Any]] = {
     name: FUNCTIONS[name]

@@ -119,7 +119,7 @@ def test_wasserstein_of_unequal_sets_is_that_of_equal_sets_of_repeated_points(n,
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), m=st.integers(1, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_wasserstein_under_motions(seed, n, m):
     x, y, a = normal(seed, n, 3), normal(seed + 1, m, 3), normal(seed + 2, 3)
     both = moved(np.concatenate([x, y]), seed + 3)
@@ -233,7 +233,7 @@ def prdc_by_definition(samples, real, k):
     seed=st.integers(0, 10**6), n=st.integers(6, 30), m=st.integers(6, 30), k=st.integers(1, 5),
     d=st.integers(1, 4), whole=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_prdc_agrees_with_its_definition(seed, n, m, k, d, whole):
     """With whole numbers too, among which many points and distances are equal."""
     x, y = normal(seed, n, d), normal(seed + 1, m, d)

@@ -14,7 +14,7 @@ from scipy.stats import gaussian_kde, multivariate_normal
 from tinygen.metrics import _points
 from tinygen.metrics.parzen import parzen, parzen_log_density
 
-many = settings(max_examples=40, deadline=None, derandomize=True)
+many = settings(max_examples=40, derandomize=True)
 widths = st.floats(0.05, 5)
 
 

@@ -113,7 +113,7 @@ def test_philox_gives_the_known_answers_of_random123(counter, key, words):
     assert result.dtype == np.uint32 and result.tolist() == [expected]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(uint64s, uint64s, uint64s, st.integers(0, 5))
 def test_philox_equals_the_oracle(seed, draw, block, count):
     def expected(b):
@@ -362,7 +362,7 @@ def test_each_call_is_one_draw(method):
     assert np.any(g.bits(40) != g.bits(40))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(uint64s, st.integers(0, 2**64 - 3), st.sampled_from(list(METHODS.values())))
 def test_a_restored_state_continues_the_stream(seed, draws, method):
     g = Generator(seed, draws)
@@ -459,14 +459,14 @@ def test_uniform_never_reaches_high(dtype, philox_gives):
     assert (Generator().uniform(3, 2, 2, dtype) == 2).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(-(2**62), 2**62), st.integers(1, 2**32), uint64s)
 def test_integers_stay_in_range(low, size, seed):
     result = Generator(seed).integers(low, low + size, 50)
     assert result.min() >= low and result.max() < low + size
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 200), uint64s)
 def test_permutation_is_one(n, seed):
     assert sorted(Generator(seed).permutation(n).tolist()) == list(range(n))

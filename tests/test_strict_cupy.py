@@ -118,6 +118,23 @@ def test_numbers_and_the_explicit_ways(cupy):
     assert not np.isfinite((x / 0).get()).any()  # without a warning
 
 
+def test_atomic_additions_come_in_any_order(cupy):
+    found = []
+    for _ in range(2):
+        x = cupy.zeros((1, 2), np.float32)
+        cupy.add.at(x, cupy.asarray([0, 0, 0]), cupy.asarray(np.float32([[1e8], [-1e8], [1.0]])))
+        found.append(x.tolist())
+    assert sorted(found) == [[[0.0, 0.0]], [[1.0, 1.0]]]
+
+
+def test_cholesky_does_not_raise(cupy):
+    a = np.array([[4.0, 2.0], [2.0, 3.0]])
+    stack = cupy.asarray(np.stack([a, [[1.0, 2.0], [2.0, 1.0]]]).astype(np.float32))
+    good, bad = cupy.linalg.cholesky(stack).get()
+    assert good.dtype == np.float32 and np.isfinite(bad).all() and bad[1, 1] <= 0
+    np.testing.assert_allclose(good, np.linalg.cholesky(a), rtol=1e-6)
+
+
 def test_another_operand_may_take_over(cupy):
     class Other:
         def __array_ufunc__(self, ufunc, method, *inputs):

@@ -273,7 +273,7 @@ compositions = st.lists(
     max_size=4,
 )
 points = st.lists(st.floats(-1.5, 1.5), min_size=3, max_size=3).map(np.array)
-laws = settings(max_examples=100, deadline=None, derandomize=True)
+laws = settings(max_examples=100, derandomize=True)
 
 
 def composed(steps):
@@ -329,7 +329,7 @@ def test_the_gradient_is_linear_in_the_seed(steps, x, u, v, c):
     np.testing.assert_allclose(together, apart, rtol=1e-9, atol=1e-11)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(compositions, points)
 def test_compositions_pass_gradcheck(steps, x):
     assert tg.gradcheck(composed(steps), [x], rtol=1e-5)

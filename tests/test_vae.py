@@ -157,7 +157,7 @@ def test_the_bound_rises_with_k_to_the_log_density_and_its_bias_is_that_of_the_d
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=12), st.floats(-1e4, 1e4))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_the_log_of_a_mean_and_its_error(values, shift):
     """By NumPy on the weights themselves; a factor of all weights only shifts the logarithm."""
     total = LogMean()

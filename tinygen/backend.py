@@ -106,7 +106,9 @@ def gpu_problem() -> str | None:
             raise
         return "CuPy is not installed: pip install 'tinygen[gpu]'"
     try:
-        float(cupy.arange(3.0).sum())  # what needs a kernel, and so a driver and a compiler
+        # What needs a driver; a compiler, for a kernel; cuBLAS.
+        square = cupy.arange(4.0).reshape(2, 2)
+        float(cupy.matmul(square, square).sum())
     except Exception as error:  # whatever CUDA answers
         return f"no usable GPU: {error}"
     return None

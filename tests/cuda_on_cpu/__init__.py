@@ -21,7 +21,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,16 +30,20 @@ import numpy as np
 
 __all__ = [
     "COMPILER",
+    "FROM_CUPY",
     "Kernels",
     "LaunchError",
     "Prototype",
     "build",
     "cached",
+    "flushing",
     "run_kernel_source",
     "sanitizer_environment",
 ]
 
 COMPILER = shutil.which("g++")
+FROM_CUPY = ("-ftz=true",)
+"""What CuPy adds to the options of every kernel."""
 
 _HEADER = (Path(__file__).parent / "cuda.h").read_text()
 _FLAGS = ["-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-strict-aliasing"]
@@ -184,6 +189,31 @@ def build(
     version = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True)
     parts = [_HEADER, source, *flags, *only, version.stdout, Path(__file__).read_text()]
     return Kernels(cached(parts, lambda path: _compile(source, flags, only, path)))
+
+
+_REGISTER = f"""
+#ifdef __SSE__
+#include <xmmintrin.h>
+extern "C" {_VISIBLE} unsigned read() {{ return _mm_getcsr(); }}
+extern "C" {_VISIBLE} void write(unsigned flags) {{ _mm_setcsr(flags); }}
+#else
+extern "C" {_VISIBLE} unsigned read() {{ return 0; }}
+extern "C" {_VISIBLE} void write(unsigned) {{}}
+#endif
+"""
+
+
+@contextmanager
+def flushing() -> Iterator[None]:
+    """Inside the block, subnormal numbers are 0 for this thread, as for kernels with -ftz=true."""
+    path = cached([_REGISTER, *_FLAGS], lambda path: _gpp([*_FLAGS, "-o", str(path)], _REGISTER))
+    register = ctypes.PyDLL(str(path))
+    before = register.read()
+    register.write(before | 0x8040)
+    try:
+        yield
+    finally:
+        register.write(before)
 
 
 def cached(parts: Sequence[str], make: Callable[[Path], object]) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygen.errors import DeviceError, unknown
 
-__all__ = ["Launch", "description", "launcher"]
+__all__ = ["Launch", "aligned", "description", "launcher"]
 
 Launch = Callable[..., None]
 
@@ -25,7 +25,7 @@ def launcher(m: Any, *arrays: Any) -> Launch | None:
     """`launch(name, *arguments)` of the kernels for arrays of namespace m.
 
     None where the plain form is to compute: there are no kernels, or one of `arrays` is not a
-    contiguous array of float32, or m is `tinygen.ops`, which makes a graph of what is computed.
+    contiguous, aligned array of float32, or m is `tinygen.ops`, which makes a graph of what is computed.
     """
     device = getattr(m, "device", None)
     launch = None if device is None else _found(device)[0]
@@ -33,9 +33,15 @@ def launcher(m: Any, *arrays: Any) -> Launch | None:
         for array in arrays:
             if array.dtype is not _FLOAT32 and array.dtype != _FLOAT32:
                 return None
-            if not array.flags.c_contiguous:
+            flags = array.flags
+            if not (flags.c_contiguous and aligned(flags)):
                 return None
     return launch
+
+
+def aligned(flags: Any) -> bool:
+    """True if elements begin at multiples of their size; CuPy's do, and their flags do not say so."""
+    return getattr(flags, "aligned", True)
 
 
 def description(device: str) -> str:

@@ -29,7 +29,7 @@ SHARED float factor(float u) { return bounded(u, -104.0f, 104.0f); }
 SHARED float silu(float u) {
     return (u < -104.0f ? -104.0f : u) / (1.0f + tame_exponential(-u));
 }
-SHARED float gelu(float u) { return (u < -104.0f ? -104.0f : u) * gaussian(u).below; }
+SHARED float gelu(float u) { return (u < -TAIL ? -TAIL : u) * gaussian(u).below; }
 
 SHARED float tanh_slope(float y) { return fused(-y, y, 1.0f); }
 SHARED float sigmoid_slope(float y) { return y * (1.0f - y); }
@@ -41,7 +41,7 @@ SHARED float silu_slope(float u) {
 }
 SHARED float gelu_slope(float u) {
     const Gaussian n = gaussian(u);
-    return fused(factor(u), n.density, n.below);
+    return fused(bounded(u, -TAIL, TAIL), n.density, n.below);
 }
 
 // -- likelihoods ---------------------------------------------------------------------------------

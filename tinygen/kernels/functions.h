@@ -95,8 +95,9 @@ SHARED float logarithm(float x) {
 }
 
 SHARED double logarithm(double x) {
-    const i64 e = (bits_of(x) - 0x3FE6A09E667F3BCDLL) >> 52;
-    const double f = double_of(bits_of(x) - (i64)((u64)e << 52)) - 1.0;
+    const u64 above = (u64)(bits_of(x) - 0x3FE6A09E667F3BCDLL);
+    const i32 e = (i32)(above >> 32) >> 20;  // AVX2 shifts signed numbers of 32 bits, not of 64
+    const double f = double_of(bits_of(x) - (i64)(above & 0xFFF0000000000000ull)) - 1.0;
     const double s = f / (2.0 + f), z = s * s;  // log(1 + f) = 2 atanh(s) = 2 s + s^3 p
     double p = 0.147959459539238483;            // 2e-18
     p = fused(p, z, 0.15314050916391637);
@@ -106,7 +107,7 @@ SHARED double logarithm(double x) {
     p = fused(p, z, 0.399999999994146885);
     p = fused(p, z, 0.666666666666673441);
     // 2 s = f - s f exactly; log 2 in two parts, the first with trailing zeros.
-    const double n = (double)(i32)e;
+    const double n = (double)e;
     const double tail = fused(s, z * p - f, n * 1.90821492927058770002e-10);
     return fused(n, 6.93147180369123816490e-01, f + tail);
 }
@@ -236,12 +237,14 @@ SHARED float soft_plus(float x) {
 
 // -- the standard normal -------------------------------------------------------------------------
 // Its density and its distribution function, both accurate relative to themselves in the left tail.
+// Beyond |x| = 12.9 they stay what they are there: what is subnormal a GPU flushes.
+constexpr float TAIL = 12.9f;
 struct Gaussian {
     float density, below;
 };
 
 SHARED Gaussian gaussian(float x) {
-    const float a = bounded(magnitude(x), 0.0f, 13.19f);  // beyond, nothing changes by 1e-38
+    const float a = bounded(magnitude(x), 0.0f, TAIL);
     const float square = a * a, rest = fused(a, a, -square);  // a^2 in two parts
     const float coarse = tame_exponential(-0.5f * square), e = fused(coarse, -0.5f * rest, coarse);
     const float t = 1.0f / fused(0.35f, a, 1.0f);

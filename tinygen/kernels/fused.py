@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygen.kernels import reference
-from tinygen.kernels.dispatch import Launch, launcher
+from tinygen.kernels.dispatch import Launch, aligned, launcher
 
 __all__ = [
     "NO_DRAW", "AdamStep", "Denoising", "Draw", "activation_backward", "adam", "bce_with_logits",
@@ -292,7 +292,7 @@ def bce_with_logits_backward(m: Any, g: Array, logits: Array, targets: Array) ->
     if not _alike(g, logits) or not _alike(logits, targets):
         return None
     launch = launcher(m, logits, targets)
-    if launch is None or g.dtype != logits.dtype or not logits.size:
+    if launch is None or g.dtype != logits.dtype or not (logits.size and aligned(g.flags)):
         return None
     d = m.empty_like(logits)
     if not any(g.strides):  # one number

@@ -8,10 +8,12 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +45,24 @@ def load() -> tuple[Callable[..., None], str]:
     compiler = _compiler()
     source = inlined("kernels.cpp")
     command = [*compiler, *FLAGS, *_processor_flags()]
-    key = hashlib.sha256("\0".join([source, *command, _version(compiler), _processor()]).encode())
-    name = f"kernels-{key.hexdigest()[:32]}.so"
+    version = _version(compiler)
+    key = hashlib.sha256("\0".join([source, *command, version, _processor()]).encode())
     folder = _private_folder()
+    path = folder and folder / f"kernels-{key.hexdigest()[:32]}.so"
+    if path and (kept := _read(path)):
+        with suppress(Unavailable):  # else whatever it is, a new one may be better
+            return _open(kept), f"{version}, {path}"
     try:
-        if folder is None:  # nowhere to keep it: compile for this process alone
-            with tempfile.TemporaryDirectory(prefix="tinygen-") as temporary:
-                return _open(_build(command, source, Path(temporary) / name)), _version(compiler)
-        path = folder / name
-        if not _trustworthy(path):
-            _build(command, source, path)
-    except OSError as error:  # a full disk, no temporary folder, something else of that name
-        raise Unavailable(f"the compiled kernels cannot be kept: {error}") from error
-    return _open(path), f"{_version(compiler)}, {path}"
+        library = _build(command, source)
+        launch = _open(library)
+    except OSError as error:  # a full disk, no temporary folder
+        raise Unavailable(f"the kernels cannot be compiled: {error}") from error
+    try:
+        if path:
+            _keep(library, path)
+    except OSError as error:  # a full disk, something else of that name
+        return launch, f"{version}, for this process alone: {error}"
+    return launch, f"{version}, {path}" if path else version
 
 
 def _compiler() -> list[str]:
@@ -94,38 +101,37 @@ def _processor() -> str:
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(kept)))
 
 
-def _build(command: list[str], source: str, path: Path) -> Path:
-    """Compile into a file of its own, then give it its name: others see all of it or nothing.
-
-    The digest of the library stands behind it, where the loader does not look.
-    """
-    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(handle)
-    try:
-        _run([*command, "-x", "c++", "-", "-o", temporary], source)
-        library = Path(temporary).read_bytes()
-        with open(temporary, "wb") as file:
-            file.write(library + hashlib.sha256(library).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o700)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
+def _build(command: list[str], source: str) -> bytes:
+    """The library that the compiler makes."""
+    with tempfile.TemporaryDirectory(prefix="tinygen-") as folder:
+        path = Path(folder) / "kernels.so"
+        _run([*command, "-x", "c++", "-", "-o", str(path)], source)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise Unavailable(f"{command[0]} made nothing") from None
 
 
 def _run(command: list[str], text: str = "") -> str:
     try:
-        done = subprocess.run(
-            command, input=text, capture_output=True, text=True, errors="replace", timeout=LIMIT
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
         raise Unavailable(f"{command[0]} does not run: {error}") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
+    with process:
+        try:
+            output, errors = process.communicate(text, LIMIT)
+        except subprocess.TimeoutExpired as error:
+            raise Unavailable(f"{command[0]} does not run: {error}") from error
+        finally:
+            if process.returncode is None:  # too slow, or Ctrl-C: it ends with all that it started
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        lines = [line for line in errors.splitlines() if "error" in line] or ["no message"]
         raise Unavailable(f"{command[0]} failed: {lines[0].strip()}")
-    return done.stdout
+    return output
 
 
 # -- the cache: a library is code, so only what this user wrote may be loaded ----------------------
@@ -137,25 +143,44 @@ def _private_folder() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         private = folder / "kernels"
         private.mkdir(mode=0o700, exist_ok=True)
-        return (
-            private
-            if _ours(private.lstat(), stat.S_ISDIR) and os.access(private, os.W_OK)
-            else None
-        )
+        ours = _ours(folder.stat(), stat.S_ISDIR) and _ours(private.lstat(), stat.S_ISDIR)
+        return private if ours and os.access(private, os.W_OK) else None
     except (OSError, RuntimeError):  # not writable; no home
         return None
 
 
-def _trustworthy(path: Path) -> bool:
-    """True for a whole file that nobody else could have written. (Loading half of one may crash.)"""
+def _keep(library: bytes, path: Path) -> None:
+    """Write a file of its own, then give it its name: others see all of it or nothing.
+
+    The digest of the library stands behind it.
+    """
+    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
     try:
-        if not _ours(path.lstat(), stat.S_ISREG):
-            return False
-        content = path.read_bytes()
+        with open(handle, "wb") as file:
+            file.write(library + hashlib.sha256(library).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> bytes | None:
+    """The library in a whole file that nobody else could have written. (Loading half of one may
+    crash.) What is read here is loaded, whatever becomes of the file."""
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(
+        os, "O_NONBLOCK", 0
+    )  # no link; no wait for a pipe
+    try:
+        with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+            if not _ours(os.fstat(file.fileno()), stat.S_ISREG):
+                return None
+            content = file.read()
     except OSError:
-        return False
+        return None
     size = hashlib.sha256().digest_size
-    return hashlib.sha256(content[:-size]).digest() == content[-size:]
+    library = content[:-size]
+    return library if hashlib.sha256(library).digest() == content[-size:] else None
 
 
 def _ours(status: os.stat_result, kind: Callable[[int], bool]) -> bool:
@@ -180,12 +205,28 @@ _DTYPES = {
 _memory = (ctypes.c_char * 0).from_buffer  # a third of the cost of `array.ctypes.data`
 
 
-def _open(path: Path) -> Callable[..., None]:
+def _loaded(library: bytes) -> ctypes.CDLL:
+    """From memory, where the system can, else from a folder of this process alone: caches may be
+    mounted noexec."""
+    if hasattr(os, "memfd_create"):
+        with suppress(OSError):  # forbidden, or no /proc
+            # It stays open: the loader takes the same name for the same library.
+            handle = os.memfd_create("tinygen")
+            with open(handle, "wb", closefd=False) as file:
+                file.write(library)
+            return ctypes.CDLL(f"/proc/self/fd/{handle}")
+    with tempfile.TemporaryDirectory(prefix="tinygen-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "kernels.so"
+        path.write_bytes(library)
+        return ctypes.CDLL(str(path))
+
+
+def _open(library: bytes) -> Callable[..., None]:
     try:
-        library = ctypes.CDLL(str(path))
-        functions = {name: getattr(library, name) for name in signatures()}
+        loaded = _loaded(library)
+        functions = {name: getattr(loaded, name) for name in signatures()}
     except (OSError, AttributeError) as error:
-        raise Unavailable(f"{path} cannot be loaded: {error}") from error
+        raise Unavailable(f"the compiled kernels cannot be loaded: {error}") from error
     for name, function in functions.items():
         function.restype = None
         function.argtypes = [_argument_type(kind) for kind, _ in signatures()[name]]

@@ -78,8 +78,8 @@ SHARED Pair<float> box_muller(u32 word0, u32 word1) {
 SHARED Pair<double> box_muller(Words w) {
     const double u = unit(w.w0, w.w1) + 0x1p-53;
     const double radius = square_root(-2.0 * logarithm(u));
-    const u64 turn = (u64)(w.w2 >> 5) << 26 | w.w3 >> 6;  // 53 bits
-    const double angle = (double)((i64)(turn << 13) >> 13) * 6.9757369960172635e-16;  // 2 pi 2^-53
+    const double high = (double)((i32)(w.w2 << 2) >> 7), low = (double)(i32)(w.w3 >> 6);
+    const double angle = (high * 0x1p26 + low) * 6.9757369960172635e-16;  // 2 pi 2^-53
     const Pair<double> p = turned(w.w2, sine(angle), cosine(angle));
     return Pair<double>{radius * p.cosine, radius * p.sine};
 }

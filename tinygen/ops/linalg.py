@@ -52,9 +52,14 @@ _solve = operation(
 def _cholesky_forward(m: Any, a: Any) -> Any:
     symmetric = _symmetric(m, a)
     try:
-        return m.linalg.cholesky(symmetric)
+        factor = m.linalg.cholesky(symmetric)
     except np.linalg.LinAlgError:
         raise not_positive_definite(symmetric) from None
+    if m.device == "cpu":
+        return factor
+    # CuPy leaves what was computed before the pivot that is not positive.
+    found = (m.diagonal(factor, axis1=-2, axis2=-1) > 0).all(-1)
+    return m.where(found[..., None, None], factor, np.nan)
 
 
 def _cholesky_rule(m: Any, g: Any, y: Any, _a: Any) -> Any:
