@@ -168,8 +168,10 @@ def clip_oracle(x: Any, low: Any = None, high: Any = None) -> Any:
 elementwise("clip", clip_oracle, normal, low=-0.5, high=0.5)
 case("clip", clip_oracle, normal(2, 3), low=0.1)
 case("clip", clip_oracle, normal(2, 3), high=0.1)
-case("clip", clip_oracle, normal(2, 3), low=np.array([-1.0, 0.0, 0.2]), high=0.9)
-case("clip", clip_oracle, normal(3), low=np.array([[-1.0], [0.0]]))
+case("clip", clip_oracle, normal(2, 3), normal(3), high=0.9)
+case("clip", clip_oracle, normal(3), normal(2, 1))
+elementwise("clip", clip_oracle, normal, fraction, positive)
+case("clip", clip_oracle, normal(6), positive(6), fraction(6))  # the limits crossed
 
 # Trigonometry and special functions
 elementwise("sin", np.sin, normal)
@@ -184,7 +186,7 @@ def log_mass_oracle(u: Any, w: Any) -> Any:
 
 elementwise("log_mass", log_mass_oracle, fraction, positive, call=log_mass)
 case("log_mass", lambda u, w: log_mass_oracle(-u, 2 * w), fraction(3, 2), positive(3, 2),
-     call=lambda u, w: log_mass(-u, 2 * w))  # fmt: skip
+     call=lambda u, w: log_mass(-1.0 * u, 2.0 * w))  # fmt: skip
 
 # Activations, also through `linear` below
 ACTIVATIONS: dict[str, Callable[..., Any]] = {
@@ -244,10 +246,11 @@ case("var", var_oracle, normal(4, 3), ddof=1.5, keepdims=True)
 case("cumsum", np.cumsum, normal(2, 3))
 for axis in (-1, 0, 1):
     case("cumsum", np.cumsum, normal(2, 3), axis=axis)
-    case("softmax", lambda x, axis: np.exp(x) / np.exp(x).sum(axis, keepdims=True), normal(3, 4),
+for axis in (-1, 0, 1, None, (0, 2), (-1, 0)):
+    case("softmax", lambda x, axis: np.exp(x) / np.exp(x).sum(axis, keepdims=True), normal(3, 1, 4),
          axis=axis)  # fmt: skip
     case("log_softmax", lambda x, axis: x - np.log(np.exp(x).sum(axis, keepdims=True)),
-         normal(3, 4), axis=axis)  # fmt: skip
+         normal(3, 2, 2), axis=axis)  # fmt: skip
 case("cumsum", np.cumsum, normal(2, 0), axis=-1)
 
 case("standardise", lambda x: (x - x.mean(-1, keepdims=True))
@@ -363,11 +366,14 @@ for shapes, axis in [
 for shape, axis in [((2, 3), 0), ((2, 3), -1), ((2, 3), 1), ((), 0)]:
     case("stack", lambda *xs, axis: np.stack(xs, axis), normal(*shape), normal(*shape),
          call=lambda *xs, axis: tg.stack(xs, axis), axis=axis)  # fmt: skip
-for parts, axis in [(2, 0), (3, -1), ([1], 0), ([1, 4], 1), ([-1], 1), ([2, 2], 1)]:
+for parts, axis in [(2, 0), (np.int64(3), -1), ([1], 0), ([1, 4], 1), ([-1], 1), ([2, 2], 1)]:
     for piece in (0, -1):
         case("split", lambda x, parts, axis, piece: np.split(x, parts, axis)[piece], normal(4, 6),
              call=lambda x, parts, axis, piece: tg.split(x, parts, axis)[piece],
              parts=parts, axis=axis, piece=piece)  # fmt: skip
+
+case("split", lambda x, parts: np.split(x, parts)[1], normal(0, 2),
+     call=lambda x, parts: tg.split(x, parts)[1], parts=2)  # fmt: skip
 
 KEYS: list[Any] = [
     1, -1, np.int64(2), (0, 1), slice(1, 3), slice(None, None, -1), slice(3, 0, -2), slice(0, 0),
@@ -489,8 +495,10 @@ POINTS: list[tuple[str, Callable[[tg.Tensor], tg.Tensor], Any, Any, Any]] = [
     ("sigmoid, small values", tg.sigmoid, [-50.0], [np.exp(-50.0)], [np.exp(-50.0)]),
     ("softplus, tails", tg.softplus, [-800.0, 0.0, 800.0], [0.0, np.log(2), 800.0], [0.0, 0.5, 1.0]),
     ("softplus, small values", tg.softplus, [-50.0], [np.exp(-50.0)], [np.exp(-50.0)]),
-    ("silu, tails", tg.silu, [-800.0, 0.0, 800.0], [0.0, 0.0, 800.0], [0.0, 0.5, 1.0]),
-    ("gelu, tails", tg.gelu, [-40.0, 0.0, 40.0], [0.0, 0.0, 40.0], [0.0, 0.5, 1.0]),
+    ("silu, tails", tg.silu, [-INF, -1e36, -800.0, 0.0, 800.0, INF], [0.0] * 4 + [800.0, INF],
+     [0.0, 0.0, 0.0, 0.5, 1.0, 1.0]),
+    ("gelu, tails", tg.gelu, [-INF, -1e36, -40.0, 0.0, 40.0, INF], [0.0] * 4 + [40.0, INF],
+     [0.0, 0.0, 0.0, 0.5, 1.0, 1.0]),
     ("gelu, small values", tg.gelu, [-10.0], [-10 * 7.61985302416052606597e-24],
      [7.61985302416052606597e-24 - 10 * np.exp(-50) / np.sqrt(2 * np.pi)]),
     ("elu, tail", tg.elu, [-800.0, 0.0, 800.0], [-1.0, 0.0, 800.0], [0.0, 1.0, 1.0]),
@@ -509,6 +517,8 @@ POINTS: list[tuple[str, Callable[[tg.Tensor], tg.Tensor], Any, Any, Any]] = [
     ("gaussian_kl at the prior", lambda x: tg.gaussian_kl(x, 0.0), [0.0, 2.0], [0.0, 2.0], [0.0, 2.0]),
     ("gaussian_kl, variance to 0", lambda x: tg.gaussian_kl(0.0, x), [-1000.0, 0.0], [499.5, 0.0],
      [-0.5, 0.0]),
+    ("gaussian_kl near the prior", lambda x: tg.gaussian_kl(0.0, x), [1e-6, -1e-9],
+     [2.5e-13 * (1 + 1e-6 / 3), 2.5e-19 * (1 - 1e-9 / 3)], [5e-7 * (1 + 5e-7), -5e-10 * (1 - 5e-10)]),
     ("cross entropy, sure and wrong", lambda x: tg.softmax_cross_entropy(x, placed(np.array([0, 1]))),
      [[0.0, 1e4], [0.0, 1e4]], [1e4, 0.0], [[-1.0, 1.0], [0.0, 0.0]]),
     ("cross entropy, an impossible class", lambda x: tg.softmax_cross_entropy(x, placed(np.array([0]))),

@@ -253,6 +253,165 @@ def test_memory_layout_does_not_matter(case, layout):
         np.testing.assert_allclose(a.grad.data, b.grad.data, **TIGHT)
 
 
+# -- NaN in, NaN out -------------------------------------------------------------------------------
+PROBES = (-9.0, -0.4, 0.6, 9.0)
+
+
+def moves(case: Case, f: Any, arrays: list[np.ndarray], i: int, place: Any) -> list[np.ndarray]:
+    """Which elements of the arrays f(*arrays) depend on the element of input i at `place`."""
+    found = [numpy.zeros(numpy.shape(y), bool) for y in f(*arrays)]
+    for probe in PROBES:
+        moved = [x.copy() for x in arrays]
+        moved[i][place] = probe
+        with numpy.errstate(all="ignore"):
+            if not numpy.isfinite(case.expected(*moved)).all():
+                continue  # out of the function's domain
+            for y, other, hit in zip(f(*arrays), f(*moved), found, strict=True):
+                hit |= ~numpy.isclose(y, other, rtol=1e-9, atol=0.0)
+    return found
+
+
+@every_case
+@both_dtypes
+def test_nan_in_nan_out(case, dtype):
+    """What depends on an element is NaN where that is: values, and gradients of both kinds.
+
+    A derivative is as unknown at a NaN as a value is: relu's, which jumps at 0, is no exception.
+    """
+    arrays = case.arrays()
+    y = case.expected(*arrays)
+    g = weights(case, "seed", y.shape)
+    for i, x in enumerate(arrays):
+        if x.dtype.kind != "f" or not x.size:
+            continue
+        place = tuple(n // 2 for n in x.shape)
+        (of_y,) = moves(case, lambda *xs: [case.expected(*xs)], arrays, i, place)
+        of_gradients = moves(case, lambda *xs: exact_gradients(case, list(xs), g), arrays, i, place)
+        inputs = variables(case, dtype)
+        inputs[i].data[place] = np.nan
+        try:
+            y = case(*inputs)
+        except ValueError as error:  # what some LAPACKs find of a NaN
+            assert case.name == "cholesky" and "not positive definite" in str(error)
+            continue
+        assert numpy.isnan(on_cpu(y.data))[of_y].all()
+        for create_graph in (False, True):
+            found = tg.gradients(y, leaves(inputs), g, retain_graph=True, create_graph=create_graph)
+            for d, hit in zip(found, of_gradients, strict=True):
+                assert numpy.isnan(on_cpu(d.data))[hit].all()
+
+
+def test_nan_is_no_perfect_loss():
+    x = tg.tensor([[np.nan, 1.0, 2.0], [0.0, 0.0, 0.0]])
+    for y in (tg.logsumexp(x, 1), tg.softmax_cross_entropy(x, [1, 0])):
+        np.testing.assert_allclose(y.data, [np.nan, np.log(3)], rtol=1e-15)
+    for y in (tg.softmax(x, 1), tg.log_softmax(x, 1)):
+        assert np.isnan(y.data[0]).all() and np.isfinite(y.data[1]).all()
+
+
+# -- whole numbers ---------------------------------------------------------------------------------
+@every_case
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
+def test_whole_numbers_are_floats_before_the_arithmetic(case, dtype):
+    """Where the result is a float it is that of the same values in float64: nothing wraps around.
+
+    (A product of matrices, the first part of `linear`, stays whole, as NumPy's: its numbers are small.)
+    """
+    rng = numpy.random.default_rng(len(case.id))
+    whole = [
+        x if draw.kind in ("bits", "labels")
+        else rng.integers(1, 9, x.shape) + 90 * numpy.eye(x.shape[-1], dtype=int)
+        if draw.kind == "dominant"
+        else rng.integers(*((1, 5) if case.name == "linear" else (90, 120)), x.shape)
+        for x, draw in zip(case.arrays(), case.draws, strict=True)
+    ]  # fmt: skip
+    if case.id.endswith("p=-1"):
+        return  # NumPy has no integer powers below 0 of integers
+    y = case(*(
+        x if draw.kind in ("bits", "labels") else tg.tensor(placed(x.astype(dtype)))
+        for x, draw in zip(whole, case.draws, strict=True)
+    ))  # fmt: skip
+    if y.dtype.kind == "f" and case.name != "astype":
+        floats = [
+            x.astype(float) if draw.kind not in ("bits", "labels") else x
+            for x, draw in zip(whole, case.draws, strict=True)
+        ]
+        single = any(getattr(p, "dtype", None) == np.float32 for p in case.params.values())
+        assert y.dtype == (np.float32 if single else np.float64)
+        close = 1e-6 if single else 1e-14
+        np.testing.assert_allclose(y.data, case(*floats).data, rtol=close)
+
+
+def test_whole_numbers_that_overflowed():
+    uint8, int8 = (lambda *x: np.array(x, np.uint8)), (lambda *x: np.array(x, np.int8))
+    np.testing.assert_allclose(tg.norm(uint8(200, 100)).data, np.sqrt(50000.0), rtol=1e-15)
+    assert tg.mse(uint8(200, 0), uint8(0, 10)).item() == (200**2 + 10**2) / 2
+    assert (tg.tensor([2**40]) ** 2.0).data[0] == 2.0**80
+    assert (tg.tensor([2**20]) ** 2).data[0] == 2**40  # whole to the whole stays whole
+    np.testing.assert_allclose(tg.softplus(uint8(3)).data, [np.log1p(np.exp(3.0))], rtol=1e-15)
+    loss = tg.bce_with_logits(uint8(200, 3), uint8(1, 0))
+    np.testing.assert_allclose(loss.data, [0.0, np.log1p(np.exp(3.0))], atol=1e-15)
+    product = tg.prod(int8(100, 100))  # in 64 bits, as NumPy's
+    assert product.item() == 10000 and product.dtype == np.int64
+    assert tg.prod(int8(2, 3).reshape(2, 1), 0, keepdims=True).shape == (1, 1)
+
+
+# -- long sums -------------------------------------------------------------------------------------
+@pytest.mark.cpu_only("NumPy's sums are mended; CuPy's need nothing")
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((1_000_000, 2), 0), ((1_000_000, 1), 0), ((3000, 3), 0), ((200_001, 2, 2), (0, 2)),
+     ((2, 70_001, 3), 1), ((2, 70_001, 3), None)],
+)  # fmt: skip
+def test_long_sums_in_float32_keep_their_digits(shape, axis):
+    """Sums and means, of equal numbers, whose errors all have one sign, and of a view."""
+    for x in (np.full(shape, 0.1, np.float32), np.full((*shape, 2), 0.1, np.float32)[..., 0]):
+        exact = np.sum(x, axis, dtype=np.float64)
+        for y in (tg.sum(x, axis), tg.sum(x, axis, keepdims=True)):
+            assert y.dtype == np.float32
+            np.testing.assert_allclose(y.data, exact.reshape(y.shape), rtol=1e-6)
+        np.testing.assert_allclose(tg.mean(x, axis).data, np.float32(0.1), rtol=1e-6)
+
+
+@pytest.mark.cpu_only("NumPy's sums are mended; CuPy's need nothing")
+def test_the_gradient_of_a_bias_under_many_rows_keeps_its_digits():
+    x, b = (
+        np.zeros((1_000_000, 2), np.float32),
+        tg.tensor(np.zeros(2, np.float32), requires_grad=True),
+    )
+    for y in (tg.add(x, b), tg.linear(x, np.eye(2, dtype=np.float32), b, "leaky_relu")):
+        found = tg.gradients(y, b, np.full(y.shape, 10.0, np.float32))
+        slope = 1.0 if y.node.op.name == "add" else 0.01
+        np.testing.assert_allclose(found.data, np.full(2, 1e7 * slope), rtol=1e-6)
+
+
+def test_means_of_float16_do_not_overflow():
+    x = np.full((300, 4), 1000.0, np.float16)
+    np.testing.assert_array_equal(tg.mean(x, 0).data, np.full(4, 1000.0))
+
+
+# -- joining many ----------------------------------------------------------------------------------
+def test_the_gradient_of_one_part_does_not_look_at_the_others(monkeypatch):
+    """So n parts take n steps, not n²."""
+    given, record = [], REGISTRY["concatenate"]
+    rule = record.variadic
+
+    def counted(m, g, _y, *_xs, axis, ends, i):
+        given.append(len(_xs))
+        return rule(m, g, _y, *_xs, axis=axis, ends=ends, i=i)
+
+    monkeypatch.setattr(record, "variadic", counted)
+    monkeypatch.setitem(record.plans, 1 << 500, None)
+    del record.plans[1 << 500]  # planned anew, with the rule above
+    xs = [tg.tensor([float(i)], requires_grad=True) for i in range(500)]
+    for joined in (tg.concatenate, tg.stack):
+        given.clear()
+        y = joined(xs)
+        found = tg.gradients(y, xs, np.arange(500.0).reshape(y.shape))
+        np.testing.assert_array_equal([d.item() for d in found], np.arange(500.0))
+        assert len(given) == 500 and sum(given) < 5000
+
+
 # -- exact answers ---------------------------------------------------------------------------------
 @every_point
 def test_point(f, x, value, gradient):
@@ -274,6 +433,48 @@ def test_point_in_float32(f, x, value, gradient):
     assert y.dtype == found.dtype == np.float32
     np.testing.assert_allclose(y.data, value, rtol=1e-4, atol=1e-30)
     np.testing.assert_allclose(found.data, gradient, rtol=1e-4, atol=1e-30)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("name", ["sigmoid", "silu", "gelu", "softplus", "tanh", "elu"])
+def test_activations_are_right_to_the_ends_of_a_dtype(name, dtype):
+    """Value and slope, as close to the truth as the dtype has numbers."""
+    from scipy.special import expit, ndtr  # on the CPU, for the truth
+
+    end, kind = numpy.finfo(dtype).max, numpy.finfo(dtype)
+    x = numpy.array(
+        [-end, -1e3, -100.0, -50.0, -15.0, -5.0, 0.0, 2.0, 15.0, 100.0, 1e3, end], dtype
+    )
+    t = x.astype(float)
+    s, low = expit(t), numpy.clip(t, -800.0, 800.0)
+    density = numpy.exp(-low * low / 2) / numpy.sqrt(2 * numpy.pi)
+    value, slope = {
+        "sigmoid": (s, s * expit(-t)),
+        "silu": (low * s + (t - low) * (t > 0), s * (1 + low * expit(-t))),
+        "gelu": (low * ndtr(t) + (t - low) * (t > 0), ndtr(t) + low * density),
+        "softplus": (numpy.logaddexp(0.0, t), s),
+        "tanh": (numpy.tanh(t), 1 - numpy.tanh(t) ** 2),
+        "elu": (numpy.maximum(t, numpy.expm1(numpy.minimum(t, 0.0))), numpy.exp(numpy.minimum(t, 0.0))),
+    }[name]  # fmt: skip
+    leaf = tg.tensor(placed(x), requires_grad=True)
+    y = getattr(tg, name)(leaf)
+    # Among the subnormals a factor of x has few digits; a slope of 1 - y has those of the 1.
+    last = float(kind.smallest_subnormal) * numpy.clip(abs(t), 4.0, 800.0)
+    found = tg.gradients(y, leaf, np.ones(x.shape))
+    for actual, expected, least in [(y, value, last), (found, slope, 4 * kind.eps)]:
+        error = abs(on_cpu(actual.data).astype(float) - expected)
+        assert (error <= 8 * kind.eps * abs(expected) + least).all()
+
+
+def test_the_derivative_in_the_exponent_of_0():
+    """0 to a negative power falls from infinity as steeply as can be; to others it stays 0."""
+    for a in (0.0, placed(np.zeros(3))):
+        p = tg.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+        with np.errstate(divide="ignore"):
+            y = tg.power(a, p)
+        for create_graph in (False, True):
+            d = tg.gradients(y, p, np.ones(3), retain_graph=True, create_graph=create_graph)
+            np.testing.assert_array_equal(d.data, [-np.inf, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(
@@ -325,7 +526,7 @@ BINARY = [
     tg.add, tg.subtract, tg.multiply, tg.divide, tg.power, tg.maximum, tg.minimum, tg.mse,
     tg.bce_with_logits, tg.gaussian_kl, lambda a, b: tg.where(True, a, b),
     lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b, lambda a, b: a / b,
-    lambda a, b: a**b,
+    lambda a, b: a**b, lambda a, b: tg.clip(a, b), lambda a, b: tg.clip(a, high=b),
 ]  # fmt: skip
 WEAK = [
     2.0, 2, True, np.float64(2.0), np.float32(2.0), np.float16(2.0), np.int64(2), np.array(2.0),
@@ -468,6 +669,17 @@ a23, a4, f32 = np.ones((2, 3)), np.ones(4), np.ones(3, np.float32)
         (lambda: tg.matmul(2.0, a23), ValueError, ["matmul", "one dimension"]),
         (lambda: tg.sum(a23, 2), ValueError, ["sum", "axis 2", "2 dimensions"]),
         (lambda: tg.mean(a23, (0, -2)), ValueError, ["mean", "twice"]),
+        (lambda: tg.sum(a23, axis=1.0), TypeError, ["sum", "whole number", "not 1.0"]),
+        (lambda: tg.sum(a23, axis=(0, 1.0)), TypeError, ["sum", "not (0, 1.0)"]),
+        (lambda: tg.sum(a23, axis="rows"), TypeError, ["sum", "not 'rows'"]),
+        (lambda: tg.concatenate([a23], axis=1.0), TypeError, ["concatenate", "not 1.0"]),
+        (lambda: tg.softmax(a23, ()), ValueError, ["softmax", "axis=()", "no axis"]),
+        (lambda: tg.log_softmax(a23, []), ValueError, ["log_softmax", "no axis"]),
+        (lambda: tg.cumsum(a23, (0, 1)), TypeError, ["cumsum", "one axis", "(0, 1)"]),
+        (lambda: tg.cumsum(a23, ()), TypeError, ["cumsum", "one axis", "()"]),
+        (lambda: tg.pad(a23, 1.5), TypeError, ["pad", "whole numbers", "1.5"]),
+        (lambda: tg.pad(a23, -1), ValueError, ["pad", "-1"]),
+        (lambda: tg.pad(a23, (1, 2, 3)), ValueError, ["pad", "(1, 2, 3)", "2 axes"]),
         (lambda: tg.var(np.ones(1), ddof=1), ValueError, ["var", "ddof=1"]),
         (lambda: tg.reshape(a23, (4,)), ValueError, ["reshape", "float64[2, 3]", "(4,)"]),
         (lambda: tg.transpose(a23, (0, 2)), ValueError, ["transpose", "axis 2"]),
@@ -479,12 +691,23 @@ a23, a4, f32 = np.ones((2, 3)), np.ones(4), np.ones(3, np.float32)
         (lambda: tg.concatenate([a23, a4]), ValueError, ["concatenate", "float64[4]"]),
         (lambda: tg.concatenate([]), ValueError, ["concatenate", "at least one"]),
         (lambda: tg.split(a4, 3), ValueError, ["split", "length 4", "3"]),
+        (lambda: tg.split(a4, np.int64(3)), ValueError, ["split", "length 4", "3"]),
+        (lambda: tg.split(a4, 2.0), TypeError, ["split", "2.0"]),
         (lambda: tg.tensor(a23)[5], IndexError, ["index", "float64[2, 3]", "5"]),
         (lambda: tg.diagonal(a4), ValueError, ["diagonal", "two dimensions"]),
         (lambda: tg.diagonal(a23, 0, 1, -1), ValueError, ["diagonal", "both 1"]),
         (lambda: tg.einsum("ij,jk", a23), ValueError, ["einsum", "2 terms", "1 operands"]),
         (lambda: tg.einsum("ij->i", a4), ValueError, ["einsum", "'ij'", "1 dimensions"]),
         (lambda: tg.einsum("ij,jk->ik", a23, a23), ValueError, ["einsum", "float64[2, 3]"]),
+        (lambda: tg.einsum(a23, "ij->ji"), TypeError, ["einsum", "'ij,jk->ik'", "first", "ndarray"]),
+        (lambda: tg.einsum(tg.tensor(a23), "ij"), TypeError, ["einsum", "first", "Tensor"]),
+        (lambda: tg.einsum("ii", a23), ValueError, ["einsum", "'ii'", "2 and 3", "'i'"]),
+        (lambda: tg.einsum("i1->i", a23), ValueError, ["einsum", "'i1->i'", "'1'"]),
+        (lambda: tg.einsum("i%->i", a23), ValueError, ["einsum", "'i%->i'", "'%'"]),
+        (lambda: tg.einsum("i.->i", a23), ValueError, ["einsum", "'i.->i'", "'.'"]),
+        (lambda: tg.einsum("ij->i->j", a23), ValueError, ["einsum", "'ij->i->j'"]),
+        (lambda: tg.einsum("ij->k", a23), ValueError, ["einsum", "'k'"]),
+        (lambda: tg.einsum("ij->ii", a23), ValueError, ["einsum", "'i'"]),
         (lambda: tg.max(np.ones((0, 2))), ValueError, ["max", "float64[0, 2]"]),
         (lambda: tg.linear(a23, a23.T, None, "rellu"), ValueError, ["rellu", "'relu'"]),
         (lambda: tg.softmax_cross_entropy(a23, [0.0, 1.0]), ValueError, ["float64"]),

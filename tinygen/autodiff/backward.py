@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from tinygen.autodiff.modes import WATCH, mode, recording
-from tinygen.autodiff.operation import Node
+from tinygen.autodiff.operation import NONE, Node
 from tinygen.autodiff.tensor import Leaf, Tensor, array_on
 from tinygen.backend import namespace_of
 from tinygen.errors import NonFiniteError
@@ -135,6 +135,8 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
         n = len(values)
         if params:
             n = 0  # called in the general way
+            if plan.keep is NONE and plan.op.variadic:
+                values = ()  # of none too many: n of them for each of n rules would take n² steps
             moved = moved or (raw and "device" in params)
         if plan.common is not None:
             g = plan.common(m, g, y, *values, **params)

@@ -119,7 +119,8 @@ class Plan:
 class Operation:
     """A differentiable function of arrays; call it with Tensors, arrays or numbers.
 
-    Floating-point inputs of different widths meet at the widest; integers join the floats' dtype;
+    Floating-point inputs of different widths meet at the widest; integers join the floats' dtype,
+    or are taken as float64 where all are integers but the result is none (`whole`);
     Python and NumPy scalars take the dtype of the Tensors, and a Tensor without axes that of arrays
     with axes. All inputs must live on one device.
     """
@@ -132,6 +133,7 @@ class Operation:
         variadic: Rule | None,
         common: Rule | None,
         keeps_dtype: bool,
+        whole: bool,
         module: str,
     ) -> None:
         self.name = name
@@ -141,6 +143,7 @@ class Operation:
         self.variadic = variadic
         self.common = common
         self.keeps_dtype = keeps_dtype
+        self.whole = whole
         # A rule of ours returns a new array, or one that `backward` recognises; others may not.
         self.trusted = module.startswith("tinygen.") and common is None
         self.plans: dict[int, Plan] = {}
@@ -289,7 +292,7 @@ def _function(op: Operation) -> Callable[..., Tensor]:
 
     This is the hot path. Every operation of every model comes through here.
     """
-    calls, plans, keeps_dtype = op.calls, op.plans, op.keeps_dtype
+    calls, plans, keeps_dtype, whole = op.calls, op.plans, op.keeps_dtype, op.whole
     arity = len(op.rules)
     new_tensor, new_node = Tensor.__new__, Node.__new__
 
@@ -322,6 +325,10 @@ def _function(op: Operation) -> Callable[..., Tensor]:
             key = 2 + (p is None)
         if not plain:
             arrays, parents, kind, dtype, key = op.collect(inputs)
+        constant = not key & (key + 1)
+        if constant and not whole and dtype.kind != "f":  # before the arithmetic: it would overflow
+            dtype = np.dtype(np.float64)
+            arrays = [a.astype(dtype) if type(a) is kind else a for a in arrays]
         call = calls.get(kind) or op.call_for(kind)
         try:
             if params or n > 2:
@@ -339,14 +346,13 @@ def _function(op: Operation) -> Callable[..., Tensor]:
                 out = out.astype(dtype, copy=False)
             else:
                 dtype = out.dtype
-                if dtype.kind != "f":
-                    key = 1  # whole numbers and truth values have no gradient
+                constant |= dtype.kind != "f"  # whole numbers and truth values have no gradient
         flags = mode.flags
         if flags & WATCH:
             op.watch(arrays, parents, out)
         result = new_tensor(Tensor)
         result.data = out
-        if not key & (key + 1) or not flags & RECORD:
+        if constant or not flags & RECORD:
             result.node = None
             return result
         plan = plans.get(key) or op.make_plan(key, parents)
@@ -393,6 +399,7 @@ def operation(
     variadic: Rule | None = None,
     common: Rule | None = None,
     keeps_dtype: bool = True,
+    whole: bool = False,
     doc: str = "",
 ) -> Callable[..., Tensor]:
     """Define an operation and enter it in the registry: this is how a user adds one.
@@ -405,6 +412,7 @@ def operation(
     common(m, g, y, *inputs, **params): work that the rules share; it is done once, and its result
         takes the place of `g` in every rule.
     keeps_dtype: the result has the dtype of the floating-point inputs (all but a cast).
+    whole: whole numbers alone are computed with as they are, as a sum of them is; else as float64.
 
     Example, x ↦ x³ with derivatives of every order:
 
@@ -416,7 +424,7 @@ def operation(
     module = sys._getframe(1).f_globals["__name__"]  # where it is defined
     if name in REGISTRY and REGISTRY[name].module != module:  # a notebook's cell may run again
         raise ValueError(f"an operation named {name!r} exists already; choose another name")
-    record = Operation(name, forward, rules, variadic, common, keeps_dtype, module)
+    record = Operation(name, forward, rules, variadic, common, keeps_dtype, whole, module)
     REGISTRY[name] = record
     raw_forms[name] = record.forward
     function = _function(record)

@@ -33,8 +33,8 @@ SHARED float gelu(float u) { return (u < -TAIL ? -TAIL : u) * gaussian(u).below;
 
 SHARED float tanh_slope(float y) { return fused(-y, y, 1.0f); }
 SHARED float sigmoid_slope(float y) { return y * (1.0f - y); }
-SHARED float relu_slope(float y) { return y > 0.0f ? 1.0f : 0.0f; }
-SHARED float leaky_relu_slope(float u) { return u > 0.0f ? 1.0f : 0.01f; }
+SHARED float relu_slope(float y) { return y > 0.0f ? 1.0f : y; }  // y is 0 elsewhere, or NaN
+SHARED float leaky_relu_slope(float u) { return u > 0.0f ? 1.0f : u <= 0.0f ? 0.01f : u; }
 SHARED float silu_slope(float u) {
     const Logistic s = logistic_pair(u);
     return s.value * fused(factor(u), s.rest, 1.0f);

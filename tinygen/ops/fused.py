@@ -7,6 +7,7 @@ composition in value, gradient and second derivative).
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import factorial
 from typing import Any
 
 from tinygen import kernels
@@ -180,7 +181,17 @@ def noise_error(output: Any, data: Any, on_data: Any, on_noise: Any, draw: Draw)
 
 
 def _gaussian_kl(m: Any, mean: Any, log_var: Any) -> Any:
-    return 0.5 * (m.square(mean) + m.expm1(log_var) - log_var)
+    return 0.5 * (m.square(mean) + _exp_less_linear(m, log_var))
+
+
+def _exp_less_linear(m: Any, x: Any) -> Any:
+    """e^x - 1 - x, by its series near 0, where the difference cancels."""
+    near = m.abs(x) < 0.1
+    small = m.where(near, x, 0.0)
+    series = 1.0 / factorial(9)
+    for n in range(8, 1, -1):
+        series = series * small + 1.0 / factorial(n)
+    return m.where(near, small * small * series, m.expm1(x) - x)
 
 
 gaussian_kl = operation(

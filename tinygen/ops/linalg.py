@@ -16,7 +16,8 @@ from tinygen.ops.shape import _axis, _ndim, expand_dims, index, moveaxis, reshap
 _matmul = operation(
     "matmul", lambda m, a, b: m.matmul(a, b),
     lambda m, g, _y, _a, b: m.matmul(g, m.swapaxes(b, -1, -2)),
-    lambda m, g, _y, a, _b: m.matmul(m.swapaxes(a, -1, -2), g))  # fmt: skip
+    lambda m, g, _y, a, _b: m.matmul(m.swapaxes(a, -1, -2), g),
+    whole=True)  # fmt: skip
 
 
 def _einsum_rule(
@@ -33,13 +34,14 @@ def _einsum_rule(
 _einsum = operation(
     "einsum",
     lambda m, *xs, terms, out: m.einsum(",".join(terms) + "->" + out, *xs, optimize=len(xs) > 2),
-    variadic=_einsum_rule)  # fmt: skip
+    variadic=_einsum_rule, whole=True)  # fmt: skip
 
 
 def _solve_forward(m: Any, a: Any, b: Any) -> Any:
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's does not broadcast
     a, b = (m.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
-    return m.linalg.solve(a, b)
+    unknown = m.isnan(a).any(axis=(-2, -1), keepdims=True)  # LAPACK's pivoting steps around a NaN
+    return m.where(unknown, m.nan, m.linalg.solve(a, b))
 
 
 _solve = operation(
@@ -146,8 +148,9 @@ def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
 def einsum(subscripts: str, *operands: Any) -> Tensor:
     """The sum of products that Einstein's convention describes, e.g. 'bij,bjk->bik'.
 
-    NumPy's subscript strings, with explicit or implicit output and ellipses. ValueError: the
-    number of terms is not that of the operands, or a term does not fit its operand.
+    NumPy's subscript strings, with explicit or implicit output and ellipses. ValueError: another
+    sign than letters, the number of terms is not that of the operands, or a term does not fit its
+    operand. TypeError: the operands stand first.
     """
     terms, out = _parse(subscripts, operands)
     prepared = []
@@ -158,6 +161,12 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
             while term.count(letter) > 1:
                 a = term.index(letter)
                 b = term.index(letter, a + 1)
+                lengths = as_array(x).shape[a], as_array(x).shape[b]
+                if lengths[0] != lengths[1]:
+                    raise ValueError(
+                        f"einsum: {letter!r} has the lengths {lengths[0]} and {lengths[1]} in term "
+                        f"{i} of {subscripts!r}"
+                    )
                 x = diagonal(x, axis1=a, axis2=b)
                 term = term[:a] + term[a + 1 : b] + term[b + 1 :] + letter
         elsewhere = set(out).union(*(t for j, t in enumerate(terms) if j != i))
@@ -171,8 +180,16 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
 
 def _parse(subscripts: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
     """The terms and the output with every ellipsis written out in letters."""
+    if not isinstance(subscripts, str):
+        raise TypeError(
+            "einsum: the subscripts come first, as in einsum('ij,jk->ik', a, b), not a "
+            f"{type(subscripts).__name__}"
+        )
     left, arrow, out = subscripts.replace(" ", "").partition("->")
     terms = left.split(",")
+    for sign in "".join([*terms, out]).replace("...", ""):
+        if not (sign.isascii() and sign.isalpha()):
+            raise ValueError(f"einsum: an index is a letter, not {sign!r} as in {subscripts!r}")
     if len(terms) != len(operands):
         raise ValueError(
             f"einsum: {subscripts!r} has {len(terms)} terms, {len(operands)} operands were given"

@@ -12,7 +12,8 @@ from typing import Any
 
 from tinygen.autodiff.operation import operation
 from tinygen.autodiff.tensor import Tensor, as_array
-from tinygen.ops.elementwise import square
+from tinygen.backend import namespace_of
+from tinygen.ops.elementwise import nan_where, square
 from tinygen.ops.shape import concatenate, reshape, transpose
 
 Axis = int | tuple[int, ...] | None
@@ -28,7 +29,8 @@ def _spread(m: Any, g: Any, shape: tuple[int, ...], axis: tuple[int, ...], keepd
 
 _sum = operation(
     "sum", lambda m, x, axis, keepdims: m.sum(x, axis=axis, keepdims=keepdims),
-    lambda m, g, _y, _x, axis, keepdims: _spread(m, g, _x.shape, axis, keepdims))  # fmt: skip
+    lambda m, g, _y, _x, axis, keepdims: _spread(m, g, _x.shape, axis, keepdims),
+    whole=True)  # fmt: skip
 
 _mean = operation(
     "mean", lambda m, x, axis, keepdims: m.mean(x, axis=axis, keepdims=keepdims),
@@ -42,36 +44,38 @@ def _count(shape: tuple[int, ...], axis: tuple[int, ...]) -> int:
 
 def _extremum_rule(m: Any, g: Any, y: Any, x: Any, axis: Any, keepdims: bool) -> Any:
     """The gradient goes to the extreme element; ties share it equally."""
-    hit = x == _expand(m, y, axis, keepdims)
-    share = _expand(m, g, axis, keepdims) / m.sum(hit, axis=axis, keepdims=True)
-    return m.where(hit, share, 0.0)
+    top = _expand(m, y, axis, keepdims)
+    hit = x == top
+    among = m.maximum(m.sum(hit, axis=axis, keepdims=True), 1)  # nothing equals a NaN
+    return nan_where(m, top, m.where(hit, _expand(m, g, axis, keepdims) / among, 0.0))
 
 
 _max = operation(
     "max", lambda m, x, axis, keepdims: m.max(x, axis=axis, keepdims=keepdims),
-    _extremum_rule)  # fmt: skip
+    _extremum_rule, whole=True)  # fmt: skip
 
 _min = operation(
     "min", lambda m, x, axis, keepdims: m.min(x, axis=axis, keepdims=keepdims),
-    _extremum_rule)  # fmt: skip
+    _extremum_rule, whole=True)  # fmt: skip
 
 _cumsum = operation(
     "cumsum", lambda m, x, axis: m.cumsum(x, axis=axis),
-    lambda m, g, _y, _x, axis: m.flip(m.cumsum(m.flip(g, axis), axis=axis), axis))  # fmt: skip
+    lambda m, g, _y, _x, axis: m.flip(m.cumsum(m.flip(g, axis), axis=axis), axis),
+    whole=True)  # fmt: skip
 
 
 def _finite_max(m: Any, x: Any, axis: tuple[int, ...]) -> Any:
-    """The shift that keeps exp from overflowing; 0 where a whole row is infinite, or empty."""
-    if not _count(x.shape, axis):
+    """The shift that keeps exp from overflowing; 0 where it is infinite, or there is nothing."""
+    if not x.size:
         return 0.0
     top = m.max(x, axis=axis, keepdims=True)
-    return m.where(m.isfinite(top), top, 0.0)
+    return m.where(m.isinf(top), 0.0, top)  # a NaN stays
 
 
 def _logsumexp_forward(m: Any, x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
     top = _finite_max(m, x, axis)
     total = m.sum(m.exp(x - top), axis=axis, keepdims=True)
-    y = m.where(total > 0, m.log(m.where(total > 0, total, 1.0)), -m.inf) + top
+    y = m.where(total == 0, -m.inf, m.log(m.where(total == 0, 1.0, total))) + top
     return y if keepdims else m.squeeze(y, axis=axis)
 
 
@@ -87,8 +91,8 @@ def _logsumexp_rule(m: Any, g: Any, y: Any, x: Any, axis: tuple[int, ...], keepd
 _logsumexp = operation("logsumexp", _logsumexp_forward, _logsumexp_rule)
 
 
-def _softmax_forward(m: Any, x: Any, axis: int) -> Any:
-    e = m.exp(x - _finite_max(m, x, (axis,)))
+def _softmax_forward(m: Any, x: Any, axis: tuple[int, ...]) -> Any:
+    e = m.exp(x - _finite_max(m, x, axis))
     return e / m.sum(e, axis=axis, keepdims=True)
 
 
@@ -97,9 +101,9 @@ _softmax = operation(
     lambda m, g, y, _x, axis: y * (g - m.sum(g * y, axis=axis, keepdims=True)))  # fmt: skip
 
 
-def _log_softmax_forward(m: Any, x: Any, axis: int) -> Any:
-    below = x - _finite_max(m, x, (axis,))
-    return below - _logsumexp_forward(m, below, (axis,), True)
+def _log_softmax_forward(m: Any, x: Any, axis: tuple[int, ...]) -> Any:
+    below = x - _finite_max(m, x, axis)
+    return below - _logsumexp_forward(m, below, axis, True)
 
 
 _log_softmax = operation(
@@ -125,7 +129,12 @@ def _axes(what: str, x: Any, axis: Axis) -> tuple[int, ...]:
     ndim = x.ndim if type(x) is Tensor else as_array(x).ndim
     if axis is None:
         return tuple(range(ndim))
-    given = tuple(axis) if isinstance(axis, (tuple, list)) else (index(axis),)
+    try:
+        given = tuple(index(a) for a in (axis if isinstance(axis, (tuple, list)) else (axis,)))
+    except TypeError:
+        raise TypeError(
+            f"{what}: axis is a whole number, a tuple of them or None, not {axis!r}"
+        ) from None
     for a in given:
         if not -ndim <= a < ndim:
             raise ValueError(f"{what}: axis {a} does not exist in an array of {ndim} dimensions")
@@ -172,7 +181,11 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     where elements are zero: no division by them.
     """
     axes = _axes("prod", x, axis)
-    shape = as_array(x).shape
+    array = as_array(x)
+    if array.dtype.kind != "f":  # NumPy's product, in 64 bits: it has no derivative
+        m = namespace_of(array)
+        return Tensor(m.asarray(m.prod(array, axis=axes, keepdims=keepdims)))
+    shape = array.shape
     rest = tuple(a for a in range(len(shape)) if a not in axes)
     n = _count(shape, axes)
     y = reshape(transpose(x, rest + axes), (*(shape[a] for a in rest), n))
@@ -191,6 +204,8 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def cumsum(x: Any, axis: int | None = None) -> Tensor:
     """The running sum along one axis, or of all elements in C order if None."""
+    if isinstance(axis, (tuple, list)):
+        raise TypeError(f"cumsum runs along one axis, not along {axis}; call it once for each")
     if axis is None:
         x, axis = reshape(x, -1), 0
     return _cumsum(x, axis=_axes("cumsum", x, axis)[0])
@@ -201,14 +216,21 @@ def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return _logsumexp(x, axis=_axes("logsumexp", x, axis), keepdims=keepdims)
 
 
-def softmax(x: Any, axis: int = -1) -> Tensor:
-    """exp(x) / Σ exp(x) along one axis, without overflow."""
-    return _softmax(x, axis=_axes("softmax", x, axis)[0])
+def softmax(x: Any, axis: Axis = -1) -> Tensor:
+    """exp(x) / Σ exp(x) along `axis`, without overflow: together over all that it names."""
+    return _softmax(x, axis=_some_axes("softmax", x, axis))
 
 
-def log_softmax(x: Any, axis: int = -1) -> Tensor:
-    """log softmax(x) along one axis, without overflow or log 0."""
-    return _log_softmax(x, axis=_axes("log_softmax", x, axis)[0])
+def log_softmax(x: Any, axis: Axis = -1) -> Tensor:
+    """log softmax(x) along `axis`, without overflow or log 0: together over all that it names."""
+    return _log_softmax(x, axis=_some_axes("log_softmax", x, axis))
+
+
+def _some_axes(what: str, x: Any, axis: Axis) -> tuple[int, ...]:
+    axes = _axes(what, x, axis)
+    if not axes and axis is not None:
+        raise ValueError(f"{what}: axis={axis} names no axis; None stands for all")
+    return axes
 
 
 def norm(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:

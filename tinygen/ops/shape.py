@@ -18,31 +18,37 @@ FEW = 2**22
 
 _reshape = operation(
     "reshape", lambda m, x, shape: m.reshape(x, shape),
-    lambda m, g, _y, _x, shape: m.reshape(g, _x.shape))  # fmt: skip
+    lambda m, g, _y, _x, shape: m.reshape(g, _x.shape),
+    whole=True)  # fmt: skip
 
 _transpose = operation(
     "transpose", lambda m, x, axes: m.transpose(x, axes),
     lambda m, g, _y, _x, axes: m.transpose(g, tuple(axes.index(a) for a in range(len(axes)))),
+    whole=True,
 )  # fmt: skip
 
 _broadcast_to = operation(
     "broadcast_to", lambda m, x, shape: m.broadcast_to(x, shape),
-    lambda m, g, _y, _x, shape: g)  # fmt: skip
+    lambda m, g, _y, _x, shape: g,
+    whole=True)  # fmt: skip
 
 _flip = operation(
     "flip", lambda m, x, axis: m.flip(x, axis),
-    lambda m, g, _y, _x, axis: m.flip(g, axis))  # fmt: skip
+    lambda m, g, _y, _x, axis: m.flip(g, axis),
+    whole=True)  # fmt: skip
 
 _pad = operation(
     "pad", lambda m, x, widths: m.pad(x, widths),
     lambda m, g, _y, _x, widths: g[tuple(
         slice(before, before + n) for (before, _), n in zip(widths, _x.shape, strict=True))],
+    whole=True,
 )  # fmt: skip
 
 _concatenate = operation(
     "concatenate", lambda m, *xs, axis, ends: m.concatenate(xs, axis=axis),
     variadic=lambda m, g, _y, *_xs, axis, ends, i: g[
         (slice(None),) * axis + (slice(ends[i - 1] if i else 0, ends[i]),)],
+    whole=True,
 )  # fmt: skip
 
 
@@ -83,11 +89,13 @@ def _may_repeat(key: Any) -> bool:
 # Each is the other's derivative.
 _index = operation(
     "index", lambda m, x, key: x[key],
-    lambda m, g, _y, _x, key: m.index_add(g, key=key, shape=_x.shape))  # fmt: skip
+    lambda m, g, _y, _x, key: m.index_add(g, key=key, shape=_x.shape),
+    whole=True)  # fmt: skip
 
 _index_add = operation(
     "index_add", _index_add_forward,
-    lambda m, g, _y, _x, key, shape: m.index(g, key=key))  # fmt: skip
+    lambda m, g, _y, _x, key, shape: m.index(g, key=key),
+    whole=True)  # fmt: skip
 
 
 # -- the public functions ------------------------------------------------------------------------
@@ -96,6 +104,8 @@ def _ndim(x: Any) -> int:
 
 
 def _axis(what: str, axis: int, ndim: int) -> int:
+    if not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"{what}: an axis is a whole number, not {axis!r}")
     if not -ndim <= axis < ndim:
         raise ValueError(f"{what}: axis {axis} does not exist in an array of {ndim} dimensions")
     return axis % ndim
@@ -163,8 +173,19 @@ def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
 
 
 def pad(x: Any, widths: Any) -> Tensor:
-    """Zeros around x: `widths` as in NumPy, a number, (before, after), or one pair for each axis."""
-    pairs = np.broadcast_to(np.asarray(widths), (_ndim(x), 2))
+    """Zeros around x: `widths` as in NumPy, a number, (before, after), or one pair for each axis.
+
+    TypeError: widths that are no whole numbers. ValueError: other shapes, widths below 0.
+    """
+    given = np.asarray(widths)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"pad: widths are whole numbers, not {widths!r}")
+    try:
+        pairs = np.broadcast_to(given, (_ndim(x), 2))
+    except ValueError:
+        raise ValueError(f"pad: widths {widths!r} are no pairs for {_ndim(x)} axes") from None
+    if (pairs < 0).any():
+        raise ValueError(f"pad: widths are not below 0, as in {widths!r}; x[...] cuts")
     return _pad(x, widths=tuple((int(a), int(b)) for a, b in pairs))
 
 
@@ -197,10 +218,12 @@ def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
     shape = as_array(x).shape
     axis = _axis("split", axis, len(shape))
     n = shape[axis]
-    if isinstance(parts, int):
+    if isinstance(parts, (int, np.integer)):
         if parts < 1 or n % parts:
             raise ValueError(f"split: an axis of length {n} does not cut into {parts} equal parts")
-        parts = range(n // parts, n, n // parts)
+        parts = [n // parts * i for i in range(1, parts)]
+    elif not isinstance(parts, (Sequence, np.ndarray)):
+        raise TypeError(f"split: parts are a whole number or a list of positions, not {parts!r}")
     edges = [0, *parts, n]
     return [index(x, (slice(None),) * axis + (slice(a, b),)) for a, b in pairwise(edges)]
 
