@@ -208,7 +208,9 @@ class Tensor:
             )
         if self.device != "cpu":
             raise TypeError("this Tensor is on the GPU: t.numpy() copies it to the CPU")
-        return np.array(self.data, dtype, copy=copy)  # as NumPy itself means copy, None too
+        if copy is None:  # if needed: NumPy 1 has no word for it
+            return np.asarray(self.data, dtype)
+        return np.array(self.data, dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         out = options.pop("out", ())
