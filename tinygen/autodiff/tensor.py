@@ -371,15 +371,6 @@ class Tensor:
             )
         backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
 
-    if not TYPE_CHECKING:  # a type checker would take every name
-
-        def __getattr__(self, name: str) -> Any:
-            import tinygen as tg  # only on the way to an error
-
-            hint = f": write tg.{name}(x, ...)" if name in tg.ops.__all__ else ""
-            text = f"'Tensor' object has no attribute {name!r}{hint}"
-            raise AttributeError(text, name=name, obj=self)
-
     if TYPE_CHECKING:
         # Installed by tinygen.ops; declared here for type checkers and editors.
         T: Tensor
