@@ -145,6 +145,12 @@ def test_shapes_and_dtypes(kind, params, others, x):
         assert sample.dtype == (np.int64 if kind is Categorical else dtype)
 
 
+@kinds
+def test_a_distribution_has_a_short_text(kind, params, others, x):
+    p = kind(*params)
+    assert repr(p) == f"<{kind.__name__} float64{list(p.shape)}>"
+
+
 def test_numbers_take_the_dtype_of_arrays():
     mean = np.zeros(3, np.float32)
     for p in (Normal(mean, 1.0), Normal(mean, np.float64(2)), Normal(tg.tensor(mean)[0], 1.0)):

@@ -72,6 +72,8 @@ def test_a_constant_has_no_graph():
     for draw in (tg.graph_text, tg.graph_dot):
         with pytest.raises(ValueError, match="constant"):
             draw(tg.tensor([1.0]))
+        with pytest.raises(TypeError, match=r"is a Tensor, not \w*array"):
+            draw(np.ones(2))
 
 
 def test_names_may_be_set_at_any_time():

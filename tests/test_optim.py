@@ -80,6 +80,14 @@ def parameters(shapes=SHAPES, dtype=np.float64, seed=0):
     }
 
 
+def test_an_optimiser_has_a_short_text():
+    params = parameters()
+    assert repr(SGD(params, 0.1)) == f"SGD({len(params)} parameters, lr 0.1, step 0)"
+    adam = Adam(params, lambda step: 1.0 / (step + 3))
+    adam.step()
+    assert repr(adam) == f"Adam({len(params)} parameters, lr 0.25, step 1)"
+
+
 def set_gradients(params, rng):
     for p in params.values():
         p.grad = tg.tensor(np.asarray(rng.normal(size=p.shape), p.dtype))

@@ -257,6 +257,29 @@ def test_what_a_function_must_return():
     close(tg.grad(lambda x: tg.exp(x)[None])(0.0), 1.0)  # one number, whatever its axes
 
 
+def test_keywords_are_passed_on():
+    def f(x, k=1.0):
+        return (x * x * k).sum()
+
+    for transform in (tg.grad, tg.jacobian):
+        close(transform(f)(X, k=3.0), 6.0 * X)
+    close(tg.hessian(f)(X, k=3.0), 6.0 * np.eye(3))
+
+
+def test_what_looks_like_the_arguments_is_refused():
+    y = tg.sum(tg.tensor(X, requires_grad=True))
+    for transform in (tg.grad, tg.value_and_grad, tg.vjp, tg.jacobian, tg.hessian):
+        with pytest.raises(TypeError, match=r"takes a function, not Tensor.*tg\.gradients\(y, x\)"):
+            transform(y)
+    for transform in (tg.grad, tg.value_and_grad, tg.jacobian, tg.hessian):
+        for x in (X, tg.tensor(1.0), 1.0):
+            with pytest.raises(TypeError, match=r"position.*not .*\(f\)\(x\)"):
+                transform(quadratic, x)
+    for primals, tangents in ((X, X), (1.0, 1.0), ((X,), X), (tg.tensor(X), (X,))):
+        with pytest.raises(TypeError, match=r"tuples.*tg\.jvp\(f, \(x,\), \(v,\)\)"):
+            tg.jvp(quadratic, primals, tangents)
+
+
 # -- laws, on random compositions ----------------------------------------------------------------------
 UNARY = [
     tg.sin, tg.tanh, tg.sigmoid, tg.softplus, tg.gelu, tg.silu, tg.erf,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from threading import RLock
 from typing import Any
 
-from tinygen.autodiff.modes import WATCH, mode, recording
-from tinygen.autodiff.operation import NONE, Node
-from tinygen.autodiff.tensor import Leaf, Tensor, array_on
+from tinygen.autodiff.modes import WATCH, enable_grad, modes
+from tinygen.autodiff.operation import NONE, Node, digests
+from tinygen.autodiff.tensor import Leaf, Tensor, array_on, check_tensor
 from tinygen.backend import namespace_of
 from tinygen.errors import NonFiniteError
 
@@ -25,20 +26,24 @@ tensor_namespace: Any = None
 Source = Node | Leaf
 """What a gradient belongs to."""
 
+_adding = RLock()
+"""Held while gradients are added to those of leaves: threads may share a leaf."""
+
 
 def backward(
     output: Tensor, gradient: Any, *, retain_graph: bool = False, create_graph: bool = False
 ) -> None:
     """See `Tensor.backward`."""
     table = propagate(output, gradient, None, retain_graph or create_graph, create_graph)
-    for leaf, g in table.items():
-        if leaf.grad is None:
-            # Under create_graph two leaves may share g: each gets a buffer of its own.
-            leaf.grad = g.astype(g.dtype) if create_graph else g
-        elif create_graph or leaf.grad.node is not None:
-            leaf.grad = leaf.grad + g
-        else:
-            leaf.grad.data += g.data  # the engine owns this buffer
+    with _adding:
+        for leaf, g in table.items():
+            if leaf.grad is None:
+                # Under create_graph two leaves may share g: each gets a buffer of its own.
+                leaf.grad = g.astype(g.dtype) if create_graph else g
+            elif create_graph or leaf.grad.node is not None:
+                leaf.grad = leaf.grad + g
+            else:
+                leaf.grad._data += g._data  # the engine owns this buffer
 
 
 def gradients(
@@ -53,9 +58,13 @@ def gradients(
 
     `inputs` may be leaves or results of operations; the answer is a Tensor for one Tensor, else a
     list. An input that `output` does not depend on has a gradient of zeros. With `create_graph`
-    the gradients can be differentiated again. ValueError: as for `Tensor.backward`.
+    the gradients can be differentiated again. ValueError: as for `Tensor.backward`; TypeError:
+    `output`, or one of `inputs`, is no Tensor.
     """
+    check_tensor("the output of gradients()", output)
     wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for i, t in enumerate(wanted):
+        check_tensor(f"input {i} of gradients()", t)
     sources = [t.node for t in wanted]
     for i, source in enumerate(sources):
         if source is None:
@@ -83,7 +92,7 @@ def propagate(
         )
     seed = _seed(output, gradient)
     if create_graph:
-        with recording():
+        with enable_grad():
             return _walk(root, seed, wanted, retain, tensor_namespace)
     raw = _walk(root, seed.data, wanted, retain, namespace_of(output.data))
     return {source: Tensor(g) for source, g in raw.items()}
@@ -106,7 +115,7 @@ def _seed(output: Tensor, gradient: Any) -> Tensor:
 
 def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any) -> dict[Any, Any]:
     """The traversal. Gradients are Tensors if `m` is tinygen.ops, else raw arrays."""
-    raw, anomaly = m is not tensor_namespace, bool(mode.flags & WATCH)
+    raw, anomaly = m is not tensor_namespace, bool(modes.get()[-1] & WATCH)
     useful = None if wanted is None else _leading_to(wanted, root)
     table: dict[Any, Any] = {root: seed}  # gradients so far, by source
     owned: set[Any] = set()  # whose buffer was made here, and may be added to in place
@@ -129,6 +138,8 @@ def _walk(root: Source, seed: Any, wanted: set[Any] | None, retain: bool, m: Any
                 f"the history of {node.op.name} was freed by an earlier backward pass; "
                 "pass retain_graph=True to the first one"
             )
+        if anomaly:
+            _check_unchanged(node)
         if not raw:
             values, y = _as_tensors(node)
         plan = node.plan
@@ -241,6 +252,17 @@ def _is_fresh(d: Any, g: Any, values: Any, y: Any) -> bool:
         and d is not y
         and all(d is not v for v in values)
     )
+
+
+def _check_unchanged(node: Node) -> None:
+    """Anomaly mode: ValueError if an array that `node` keeps is not what it was."""
+    before = getattr(node, "digests", None)  # None: it was made outside the block
+    if before is not None and before != (now := digests(node)):
+        i = next(i for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b)
+        raise ValueError(
+            f"{'the output' if i == len(node.parents) else f'input {i}'} of {node.op.name} was changed "
+            f"after the operation and before backward; it was called at {node.line}"
+        )
 
 
 def _watch(d: Any, node: Node, i: int) -> None:

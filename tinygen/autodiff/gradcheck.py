@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygen.autodiff.backward import gradients
-from tinygen.autodiff.modes import recording
+from tinygen.autodiff.modes import enable_grad
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import is_gpu_array, to_device
 
@@ -34,7 +34,7 @@ def gradcheck(
     variables = [a for a in args if isinstance(a, Tensor)]
     if not variables:
         raise ValueError("gradcheck needs an input of floating-point numbers")
-    with recording():
+    with enable_grad():
         y = (f(*args) * weights).sum()
         found = gradients(y, variables) if y.requires_grad else [x * 0 for x in variables]
     for n, (x, g) in enumerate(zip(variables, found, strict=True)):

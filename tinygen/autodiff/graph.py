@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinygen.autodiff.backward import Source, ancestors
 from tinygen.autodiff.operation import Node
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.tensor import Tensor, check_tensor
 
 __all__ = ["graph_dot", "graph_text"]
 
@@ -45,6 +45,7 @@ def graph_dot(result: Tensor) -> str:
 
 def _numbered(result: Tensor) -> dict[Source, int]:
     """Sources in the order of computation: each leaf before the first node that uses it."""
+    check_tensor("what has a graph", result)
     root = result.node
     if root is None:
         raise ValueError("this Tensor has no graph: it is a constant")

@@ -15,7 +15,7 @@ that returns the gradient with respect to that input. What a rule leaves to the 
   `y` is kept by the same convention, as an array: a node never holds its output's Tensor.
 
 Arrays that are constants of a graph are kept as they are, not copied: do not change them before the
-backward pass.
+backward pass. Anomaly mode notices where one was.
 
 Rules use only functions that NumPy and tinygen share, so that under `create_graph=True` the same
 rule, given `tinygen.ops` as its namespace, builds the graph of the derivative.
@@ -33,9 +33,16 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.modes import RECORD, WATCH, mode
+from tinygen.autodiff.modes import RECORD, WATCH, modes
 from tinygen.autodiff.tensor import Tensor, as_array, is_number
-from tinygen.backend import _namespaces, is_gpu_array, namespace_for, namespace_of, raw_forms
+from tinygen.backend import (
+    _namespaces,
+    is_gpu_array,
+    namespace_for,
+    namespace_of,
+    raw_forms,
+    to_device,
+)  # fmt: skip
 from tinygen.errors import NonFiniteError
 
 __all__ = ["REGISTRY", "Node", "Operation", "operation"]
@@ -58,7 +65,8 @@ class Node:
     """
 
     __slots__ = (
-        "_line", "_name", "dtype", "inputs", "order", "output", "params", "parents", "plan", "shape",
+        "_line", "_name", "digests", "dtype", "inputs", "order", "output", "params", "parents", "plan",
+        "shape",
     )  # fmt: skip
 
     plan: Plan
@@ -69,6 +77,10 @@ class Node:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     order: int  # nodes are numbered downwards as they are made: each has less than its inputs
+    digests: list[int]  # of what is kept, as it was (in anomaly mode only)
+
+    def __repr__(self) -> str:
+        return f"<{self.op.name} {self.dtype}{list(self.shape)}>"
 
     @property
     def op(self) -> Operation:
@@ -92,6 +104,13 @@ class Node:
     @line.setter
     def line(self, line: str) -> None:
         self._line = line
+
+
+def digests(node: Node) -> list[int]:
+    """A number for each input that a node keeps, then for its output, that changes with the values."""
+    kept = (*(node.inputs or ()), node.output)
+    arrays = [a if isinstance(a, np.ndarray) or is_gpu_array(a) else None for a in kept]
+    return [0 if a is None else hash(to_device(a, "cpu").tobytes()) for a in arrays]
 
 
 ALL, NONE = (True,), (False,)  # marks: all inputs are kept, none is; compared by identity
@@ -167,9 +186,9 @@ class Operation:
 
     def collect(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Any], type, Any, int]:
         """Arrays and nodes of any inputs, the type and dtype of the arrays, the key of the plan."""
-        parents = [x.node if type(x) is Tensor else None for x in inputs]
+        parents = [x.node if isinstance(x, Tensor) else None for x in inputs]
         key = (1 << len(inputs)) + sum(1 << i for i, p in enumerate(parents) if p is None)
-        if all(type(x) is Tensor for x in inputs):
+        if all(isinstance(x, Tensor) for x in inputs):
             arrays = [x.data for x in inputs]
             kind, dtype = type(arrays[0]), arrays[0].dtype
             if all(type(a) is kind and a.dtype == dtype for a in arrays):
@@ -294,7 +313,7 @@ def _function(op: Operation) -> Callable[..., Tensor]:
     """
     calls, plans, keeps_dtype, whole = op.calls, op.plans, op.keeps_dtype, op.whole
     arity = len(op.rules)
-    new_tensor, new_node = Tensor.__new__, Node.__new__
+    new_tensor, new_node, flags_of_blocks = Tensor.__new__, Node.__new__, modes.get
 
     def function(*inputs: Any, **params: Any) -> Tensor:
         # Which inputs need a gradient is a number: 1, then from the last input to the first a bit
@@ -308,10 +327,10 @@ def _function(op: Operation) -> Callable[..., Tensor]:
         if n == 2:  # the common cases by hand: two Tensors alike, a Tensor and a number
             a, b = inputs
             if type(a) is Tensor:
-                x, p = a.data, a.node
+                x, p = a._data, a.node
                 kind, dtype = type(x), x.dtype
                 if type(b) is Tensor:
-                    y, q = b.data, b.node
+                    y, q = b._data, b.node
                     plain = y.dtype is dtype and type(y) is kind
                 elif type(b) is float or type(b) is int:
                     y, q, plain = b, None, True
@@ -319,7 +338,7 @@ def _function(op: Operation) -> Callable[..., Tensor]:
                     arrays, parents = (x, y), (p, q)
                     key = 4 + (p is None) + 2 * (q is None)
         elif n == 1 and type(a := inputs[0]) is Tensor:
-            x, p = a.data, a.node
+            x, p = a._data, a.node
             kind, dtype, plain = type(x), x.dtype, True
             arrays, parents = (x,), (p,)
             key = 2 + (p is None)
@@ -342,16 +361,21 @@ def _function(op: Operation) -> Callable[..., Tensor]:
         if type(out) is not kind:  # NumPy's 0-d results are scalars; `to` changes the library
             out = (_namespaces.get(type(out)) or _namespaces[kind]).asarray(out)
         if out.dtype is not dtype:
+            if out.dtype.kind not in "fiub":
+                raise TypeError(
+                    f"the forward function of {op.name} made {out.dtype} instead of numbers; "
+                    "is its return missing?"
+                )
             if keeps_dtype and dtype.kind == "f":
                 out = out.astype(dtype, copy=False)
             else:
                 dtype = out.dtype
                 constant |= dtype.kind != "f"  # whole numbers and truth values have no gradient
-        flags = mode.flags
+        flags = flags_of_blocks()[-1]
         if flags & WATCH:
             op.watch(arrays, parents, out)
         result = new_tensor(Tensor)
-        result.data = out
+        result._data = out
         if constant or not flags & RECORD:
             result.node = None
             return result
@@ -372,7 +396,7 @@ def _function(op: Operation) -> Callable[..., Tensor]:
         node.dtype = dtype
         node.order = next(_order)
         if flags & WATCH:
-            node.line = _callers_line()
+            node.line, node.digests = _callers_line(), digests(node)
         return result
 
     return function

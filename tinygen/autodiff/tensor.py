@@ -14,7 +14,9 @@ Operators and methods (`x + y`, `x.sum()`) are installed by `tinygen.ops`, which
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +26,9 @@ from tinygen.backend import check_device, is_gpu_array, namespace_for, namespace
 if TYPE_CHECKING:
     from tinygen.autodiff.operation import Node
 
-__all__ = ["Leaf", "Tensor", "array_on", "as_array", "from_dlpack", "is_number", "tensor"]
+__all__ = [
+    "Leaf", "Tensor", "array_on", "as_array", "check_tensor", "from_dlpack", "is_number", "tensor",
+]  # fmt: skip
 
 
 class Leaf:
@@ -43,6 +47,9 @@ class Leaf:
         self.grad: Tensor | None = None
         self.name = name
 
+    def __repr__(self) -> str:
+        return f"<leaf {self.dtype}{list(self.shape)}>"
+
 
 # NumPy's ufunc name -> tinygen's function, for the operators of an ndarray on the left of a Tensor.
 operators_of_numpy: dict[str, Callable[..., Any]] = {}
@@ -56,34 +63,50 @@ class Tensor:
     A Tensor is never changed in place; `data` of a leaf may be, between computations.
     """
 
-    __slots__ = ("__weakref__", "data", "node")
+    __slots__ = ("__weakref__", "_data", "node")  # the engine reads _data, users `data`
 
     def __init__(self, data: Any, node: Node | Leaf | None = None) -> None:
         if not hasattr(data, "dtype"):
             raise TypeError(f"make a Tensor of a {type(data).__name__} with tg.tensor(...)")
-        self.data = data
+        self._data = data
         self.node = node
 
     # -- what it is ------------------------------------------------------------------------------
     @property
+    def data(self) -> Any:
+        """The NumPy or CuPy array itself. Another may be put in its place, outside the graph."""
+        return self._data
+
+    @data.setter
+    def data(self, array: Any) -> None:
+        if isinstance(array, np.generic):  # what NumPy makes of an array without axes
+            array = np.asarray(array)
+        if not (isinstance(array, np.ndarray) or is_gpu_array(array)):
+            raise TypeError(
+                f"the data of a Tensor is a NumPy or CuPy array, not {type(array).__name__}; "
+                "write x.data = y.data for that of a Tensor y, x.data[...] = values for a list"
+            )
+        self._data = array
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The lengths of the axes."""
-        return self.data.shape
+        return self._data.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of the elements."""
-        return self.data.dtype
+        return self._data.dtype
 
     @property
     def ndim(self) -> int:
         """The number of axes."""
-        return self.data.ndim
+        return self._data.ndim
 
     @property
     def size(self) -> int:
         """The number of elements."""
-        return self.data.size
+        return self._data.size
 
     @property
     def device(self) -> str:
@@ -103,8 +126,19 @@ class Tensor:
 
     @property
     def grad(self) -> Tensor | None:
-        """The gradient that `backward` accumulated in a leaf; None before, and for other Tensors."""
-        return self.node.grad if isinstance(self.node, Leaf) else None
+        """The gradient that `backward` accumulated in a leaf; None before, and for other Tensors.
+
+        A warning where it is asked of the result of an operation, which has none.
+        """
+        if isinstance(self.node, Leaf):
+            return self.node.grad
+        if self.node is not None:
+            warnings.warn(
+                f"the grad of a result (of {self.node.op.name}) is None: only leaves keep theirs; "
+                "tg.gradients(y, x) gives that of any x",
+                stacklevel=2,
+            )
+        return None
 
     @grad.setter
     def grad(self, gradient: Tensor | None) -> None:
@@ -174,27 +208,37 @@ class Tensor:
             )
         if self.device != "cpu":
             raise TypeError("this Tensor is on the GPU: t.numpy() copies it to the CPU")
-        array = np.asarray(self.data, dtype)
-        return array.copy() if copy and array is self.data else array
+        if copy is None:  # if needed: NumPy 1 has no word for it
+            return np.asarray(self.data, dtype)
+        return np.array(self.data, dtype, copy=copy)
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Tensor:
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        out = options.pop("out", ())
+        plain = method == "__call__" and not options
+        if plain and out and all(isinstance(a, np.ndarray) for a in out):  # `array -= constant`
+            return ufunc(*[np.asarray(x) if isinstance(x, Tensor) else x for x in inputs], out=out)
         # `array @ t` and `np.float64(2) * t` arrive here and go to tinygen's own operation.
         function = operators_of_numpy.get(ufunc.__name__)
-        if function is None or method != "__call__" or options:
-            raise _not_for_numpy(ufunc.__name__)
+        if function is None or out or not plain:
+            raise _not_for_numpy(ufunc)
         return function(*inputs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise _not_for_numpy(function.__name__)
+        raise _not_for_numpy(function)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.data.__dlpack_device__()
 
     def __dlpack__(self, **options: Any) -> Any:
-        """The array for another library, without a copy: `torch.from_dlpack(t)`."""
+        """The array for another library: `torch.from_dlpack(t)`. No copy, unless a stride is negative."""
         if self.node is not None:
             raise TypeError("another library would cut the graph silently: pass t.detach()")
-        return self.data.__dlpack__(**options)
+        array = self.data
+        if any(stride < 0 for stride in array.strides):  # PyTorch would end the process
+            if options.get("copy") is False:
+                raise BufferError("a Tensor with a negative stride is not exported without a copy")
+            array = array.copy()
+        return array.__dlpack__(**options)
 
     # -- containers ------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -217,7 +261,7 @@ class Tensor:
         if self.is_leaf:
             raise TypeError(
                 f"x {symbol}= y would not update the leaf in place: write x = x {symbol} y for a new "
-                f"Tensor, or x.data {symbol}= ... to change the leaf outside the graph"
+                f"Tensor, or x.data {symbol}= y (y.data on a GPU) to change the leaf outside the graph"
             )
 
     # `total += loss` makes a new Tensor; `w -= lr * g` on a leaf is the mistake that this catches.
@@ -246,6 +290,7 @@ class Tensor:
         return self @ other
 
     # -- comparisons: Boolean constants ----------------------------------------------------------
+    # None equals no number: nor does NaN.
     def _compare(self, function: str, other: Any) -> Tensor:
         m = namespace_of(self.data)
         if not isinstance(other, (bool, int, float)):
@@ -253,10 +298,10 @@ class Tensor:
         return Tensor(m.asarray(getattr(m, function)(self.data, other)))
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return self._compare("equal", other)
+        return self._compare("equal", nan if other is None else other)
 
     def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return self._compare("not_equal", other)
+        return self._compare("not_equal", nan if other is None else other)
 
     def __lt__(self, other: Any) -> Tensor:
         return self._compare("less", other)
@@ -313,10 +358,17 @@ class Tensor:
         `gradient` is the gradient of the quantity of interest with respect to this Tensor, of its
         shape; it may be left out for a Tensor of one element, where it is 1. The values kept for
         the backward pass are freed unless `retain_graph`; with `create_graph` the gradients are
-        themselves differentiable. ValueError: no graph, a wrong shape, or a history freed before.
+        themselves differentiable, at the price of a cycle in memory (a warning says so: prefer
+        `tg.gradients`). ValueError: no graph, a wrong shape, or a history freed before.
         """
         from tinygen.autodiff.backward import backward
 
+        if create_graph:
+            warnings.warn(
+                "backward(create_graph=True) leaves a cycle, from a leaf by its grad to the graph and "
+                "back: free it by x.grad = None, or use tg.gradients(y, xs, create_graph=True)",
+                stacklevel=2,
+            )
         backward(self, gradient, retain_graph=retain_graph, create_graph=create_graph)
 
     if TYPE_CHECKING:
@@ -355,13 +407,15 @@ class Tensor:
         def squeeze(self, axis: Any = None) -> Tensor: ...
 
 
-def _not_for_numpy(name: str) -> TypeError:
+def _not_for_numpy(function: Any) -> TypeError:
     import tinygen as tg  # only on the way to an error
 
+    name = function.__name__
+    module = (getattr(function, "__module__", None) or "numpy").replace("numpy", "np", 1)
     own = {"absolute": "abs", "amax": "max", "amin": "min"}.get(name, name)
     instead = f"call tg.{own}, or " if own in tg.__all__ else ""
     return TypeError(
-        f"np.{name} does not take a Tensor: {instead}pass t.numpy() to leave the graph"
+        f"{module}.{name} does not take a Tensor: {instead}pass t.numpy() to leave the graph"
     )
 
 
@@ -370,6 +424,15 @@ def _rebuild(data: Any, leaf: bool, name: str | None, grad: Tensor | None) -> Te
     if leaf:
         rebuilt.grad = grad
     return rebuilt
+
+
+def check_tensor(what: str, value: Any) -> None:
+    """TypeError, naming `what` it is, unless `value` is a Tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{what} is a Tensor, not {type(value).__name__}; "
+            "make one with tg.tensor(..., requires_grad=True)"
+        )
 
 
 def as_array(value: Any) -> Any:
@@ -383,6 +446,8 @@ def as_array(value: Any) -> Any:
         array = value if is_gpu_array(value) else np.asarray(value)
     except ValueError as error:  # ragged nesting
         raise TypeError(f"cannot make a Tensor of this {type(value).__name__}: {error}") from None
+    if array is not value and isinstance(value, np.ndarray) and hasattr(value, "mask"):
+        raise TypeError("a masked array would lose its mask; fill it first: a.filled(0.0)")
     if array.dtype.kind not in "fiub":
         raise TypeError(
             f"a Tensor holds real numbers or truth values, not {array.dtype} "
@@ -420,6 +485,9 @@ def tensor(
 ) -> Tensor:
     """A new Tensor with a copy of `data` (array, nested list, number or Tensor).
 
+    An array that meets a Tensor without `tensor`, as in `t * array`, is not copied: change it only
+    after the backward pass. `detect_anomaly` notices one that was changed before.
+
     Without `dtype` the rules are NumPy's: arrays keep theirs, Python floats are float64. Without
     `device` ("cpu" or "gpu") it is where `data` are. With `requires_grad` it is a leaf.
     TypeError: not numbers, or a gradient asked of an integer. DeviceError: no usable GPU.
@@ -434,8 +502,13 @@ def from_dlpack(array: Any) -> Tensor:
     """A constant on the memory of another library's array (PyTorch, JAX, CuPy, ...): no copy.
 
     It is on the device of that array. TypeError: neither on the CPU nor on a CUDA GPU, or not of
-    real numbers or truth values.
+    real numbers or truth values, or nothing that speaks DLPack.
     """
+    if not hasattr(array, "__dlpack_device__"):
+        raise TypeError(
+            f"from_dlpack takes an array of another library, not {type(array).__name__}; "
+            "tg.tensor(...) copies lists and numbers"
+        )
     cpu, cuda, managed = 1, 2, 13  # DLPack's numbers of kinds of memory
     kind = array.__dlpack_device__()[0]
     if kind not in (cpu, cuda, managed):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinygen.autodiff.backward import ancestors, gradients
-from tinygen.autodiff.modes import RECORD, mode, recording
+from tinygen.autodiff.modes import enable_grad, is_grad_enabled
 from tinygen.autodiff.tensor import Leaf, Tensor, as_array, is_number, tensor
 from tinygen.backend import is_gpu_array, namespace_of
 
@@ -29,6 +29,7 @@ def value_and_grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..
     itself differentiable if an argument, or a Tensor inside f, is being differentiated.
     """
     positions = tuple(argnums) if isinstance(argnums, (tuple, list)) else (argnums,)
+    _check("grad", f, *positions)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         y, inputs = _trace(partial(f, **kwargs), args, positions)
@@ -53,6 +54,7 @@ def vjp(f: Function, *primals: Any) -> tuple[Tensor, Callable[[Any], tuple[Tenso
 
     v has the shape of the output. The gradients are differentiable where the primals are.
     """
+    _check("vjp", f)
     y, inputs = _trace(f, primals, range(len(primals)))
     create = _nested(y, inputs)
 
@@ -68,6 +70,9 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[T
 
     The vjp of a vjp: u -> uᵀ J is linear in u, so its own vjp is v -> J v.
     """
+    _check("jvp", f)
+    if not (isinstance(primals, (tuple, list)) and isinstance(tangents, (tuple, list))):
+        raise TypeError("jvp takes the primals and their tangents as tuples: tg.jvp(f, (x,), (v,))")
     if len(primals) != len(tangents):
         raise ValueError(f"{len(primals)} primals but {len(tangents)} tangents")
     y, inputs = _trace(f, primals, range(len(primals)))
@@ -80,7 +85,7 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[T
     if y.node is None:  # f does not depend on the primals
         return y, Tensor(m.zeros_like(y.data))
     pulled = gradients(y, inputs, u, create_graph=True)
-    with recording():
+    with enable_grad():
         terms = [(p * t).sum() for p, t in zip(pulled, tangents, strict=True) if p.requires_grad]
         total = terms[0] if terms else None
         for term in terms[1:]:
@@ -95,11 +100,12 @@ def jacobian(f: Function, argnum: int = 0) -> Callable[..., Tensor]:
 
     One backward pass for each element of the output.
     """
+    _check("jacobian", f, argnum)
 
-    def wrapped(*args: Any) -> Tensor:
+    def wrapped(*args: Any, **kwargs: Any) -> Tensor:
         from tinygen.ops import reshape, stack, zeros_like
 
-        y, inputs = _trace(f, args, (argnum,))
+        y, inputs = _trace(partial(f, **kwargs), args, (argnum,))
         x, create = inputs[0], _nested(y, inputs)
         rows = []
         for i in range(y.size):
@@ -124,6 +130,21 @@ def hvp(f: Function, x: Any, v: Any) -> Tensor:
 
 
 # -- how a function is traced --------------------------------------------------------------------
+def _check(transform: str, f: Any, *positions: Any) -> None:
+    """TypeError for a result in the place of the function, or an argument in that of a position."""
+    if not callable(f):
+        raise TypeError(
+            f"{transform} takes a function, not {type(f).__name__}; "
+            "tg.gradients(y, x) differentiates a Tensor y"
+        )
+    for p in positions:
+        if not isinstance(p, (int, np.integer)):
+            raise TypeError(
+                f"{transform} takes the position of an argument, not {type(p).__name__}; "
+                f"write tg.{transform}(f)(x)"
+            )
+
+
 def _trace(
     f: Function, args: Sequence[Any], positions: Sequence[int]
 ) -> tuple[Tensor, list[Tensor]]:
@@ -140,7 +161,7 @@ def _trace(
         if not 0 <= i < len(args):
             raise ValueError(f"argument {i} to differentiate, but {len(args)} arguments were given")
         x = args[i]
-        if isinstance(x, Tensor) and x.requires_grad and mode.flags & RECORD:
+        if isinstance(x, Tensor) and x.requires_grad and is_grad_enabled():
             fresh[i] = x.astype(x.dtype)
         else:
             loose = is_number(x) or isinstance(x, (list, tuple))  # it joins the arrays
@@ -148,7 +169,7 @@ def _trace(
                 x, dtype=_float_dtype(x), requires_grad=True, device=device if loose else None
             )
         inputs.append(fresh[i])
-    with recording():
+    with enable_grad():
         y = f(*fresh)
     if not isinstance(y, Tensor):
         raise TypeError(
@@ -165,7 +186,7 @@ def _float_dtype(x: Any) -> Any:
 
 def _nested(y: Tensor, inputs: Sequence[Tensor]) -> bool:
     """True if y depends on something else that requires a gradient: an outer derivative follows."""
-    if y.node is None or not mode.flags & RECORD:
+    if y.node is None or not is_grad_enabled():
         return False
     own = {t.node for t in inputs}
     return any(isinstance(s, Leaf) and s not in own for s in ancestors(y.node))

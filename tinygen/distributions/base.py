@@ -11,7 +11,7 @@ from tinygen.autodiff.tensor import Tensor, array_on, as_array, is_number
 from tinygen.backend import namespace_of
 from tinygen.random import Generator
 
-__all__ = ["Distribution", "check", "is_given", "parameters"]
+__all__ = ["Described", "Distribution", "check", "is_given", "parameters"]
 
 
 class Distribution(Protocol):
@@ -26,6 +26,16 @@ class Distribution(Protocol):
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
         """Independent samples, shape (*shape, *self.shape); a constant."""
+
+
+class Described:
+    """A short text for distributions: the family, and the dtype and shape of its samples."""
+
+    dtype: Any
+    shape: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.dtype}{list(self.shape)}>"
 
 
 def parameters(*values: Any) -> list[Tensor]:

@@ -7,13 +7,13 @@ from typing import Any
 
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor
-from tinygen.distributions.base import check, parameters
+from tinygen.distributions.base import Described, check, parameters
 from tinygen.random import Generator
 
 __all__ = ["Bernoulli"]
 
 
-class Bernoulli:
+class Bernoulli(Described):
     """1 with probability sigmoid(logits), else 0, every element on its own.
 
     logits: a Tensor, array or number of shape `shape`; the attribute is a Tensor. `dtype` and

@@ -10,13 +10,13 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor, array_on
 from tinygen.backend import namespace_of
-from tinygen.distributions.base import check, parameters
+from tinygen.distributions.base import Described, check, parameters
 from tinygen.random import Generator
 
 __all__ = ["Categorical"]
 
 
-class Categorical:
+class Categorical(Described):
     """A class 0..k-1 with probabilities softmax(logits) over the last axis, every row on its own.
 
     logits: a Tensor or array of shape (*shape, k), not necessarily normalised; -inf makes a class

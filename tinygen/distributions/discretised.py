@@ -11,14 +11,14 @@ from tinygen import ops
 from tinygen.autodiff.operation import operation
 from tinygen.autodiff.tensor import Tensor, array_on
 from tinygen.backend import namespace_of, special
-from tinygen.distributions.base import check, parameters
+from tinygen.distributions.base import Described, check, parameters
 from tinygen.errors import whole
 from tinygen.random import Generator
 
 __all__ = ["DiscretisedNormal", "log_mass"]
 
 
-class DiscretisedNormal:
+class DiscretisedNormal(Described):
     """N(loc, scale²) rounded to the nearest of equally spaced levels, every element on its own.
 
     A level has the probability of its bin, half a step to either side, and the first and the last

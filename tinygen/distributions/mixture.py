@@ -10,14 +10,14 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor, array_on
 from tinygen.backend import namespace_of
-from tinygen.distributions.base import check, is_given
+from tinygen.distributions.base import Described, check, is_given
 from tinygen.distributions.categorical import Categorical
 from tinygen.random import Generator
 
 __all__ = ["Mixture"]
 
 
-class Mixture:
+class Mixture(Described):
     """Σ_k w_k p_k: k components of one family, in one distribution `components` with an axis of k.
 
         Mixture([0.3, 0.7], Normal([-1.0, 2.0], 0.5))                          # of numbers

@@ -10,14 +10,14 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor
 from tinygen.backend import namespace_of
-from tinygen.distributions.base import check, is_given, parameters
+from tinygen.distributions.base import Described, check, is_given, parameters
 from tinygen.ops.linalg import not_positive_definite
 from tinygen.random import Generator
 
 __all__ = ["MultivariateNormal", "whiten"]
 
 
-class MultivariateNormal:
+class MultivariateNormal(Described):
     """N(mean, covariance) of vectors of d numbers; leading axes are vectors on their own.
 
     mean (..., d) and covariance (..., d, d): Tensors, arrays or numbers that broadcast to `shape`

@@ -9,13 +9,13 @@ import numpy as np
 
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor
-from tinygen.distributions.base import check, parameters
+from tinygen.distributions.base import Described, check, parameters
 from tinygen.random import Generator
 
 __all__ = ["Normal"]
 
 
-class Normal:
+class Normal(Described):
     """N(mean, std²), every element on its own; a diagonal Gaussian.
 
     mean, std: Tensors, arrays or numbers that broadcast to `shape`; the attributes are Tensors of

@@ -20,7 +20,7 @@ import numpy as np
 
 from tinygen import ops
 from tinygen.autodiff.backward import gradients
-from tinygen.autodiff.modes import no_grad, recording
+from tinygen.autodiff.modes import enable_grad, no_grad
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of
 from tinygen.errors import whole
@@ -152,7 +152,7 @@ class _State(NamedTuple):
 
     @classmethod
     def at(cls, log_likelihood: LogLikelihood, z: Array, rows: slice) -> _State:
-        with recording():
+        with enable_grad():
             at = tensor(z, requires_grad=True)
             value = log_likelihood(at, rows)
             total = ops.sum(value)

@@ -144,6 +144,21 @@ for _name, _method in {
 }.items():
     setattr(Tensor, _name, _method)
 
+
+def _no_method(name: str) -> property:
+    """In the place of a method, as in `x.exp()`: it names the function. `__getattr__` would do so
+    as well, but Python then looks up every attribute more slowly."""
+
+    def refuse(x: Tensor) -> None:
+        raise AttributeError(f"'Tensor' object has no attribute {name!r}: write tg.{name}(x, ...)")
+
+    return property(refuse)
+
+
+for _name in __all__:
+    if not hasattr(Tensor, _name):
+        setattr(Tensor, _name, _no_method(_name))
+
 operators_of_numpy.update(
     add=add, subtract=subtract, multiply=multiply, divide=divide, power=power, matmul=matmul,
     equal=lambda a, b: b == a, not_equal=lambda a, b: b != a,

@@ -49,6 +49,11 @@ class Optimizer:
             for slot in self.slots
         }
 
+    def __repr__(self) -> str:
+        lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        n = len(self.parameters)
+        return f"{type(self).__name__}({n} parameters, lr {lr:.4g}, step {self.steps})"
+
     def step(self, average: EMA | None = None) -> None:
         """Update every parameter that has a gradient, and count one step.
 
