@@ -990,6 +990,19 @@ def test_an_error_of_the_network_weighs_alike_whatever_the_target(weight, mixtur
         assert losses(weight)[0] == pytest.approx(plain[[*TARGETS].index("noise")], rel=1e-5)
 
 
+def test_models_that_share_a_schedule_have_weights_of_their_own():
+    x, schedule = placed(GAUSSIAN.samples(50).astype(numpy.float32)), even(6)
+
+    def losses(*schedules):
+        models = [
+            DDPM(1, schedule=s, weight=w, predict="noise", width=4, blocks=1, bounded=False)
+            for s, w in zip(schedules, ("snr", lambda snr: 1 / (1 + snr)), strict=True)
+        ]
+        return [model.loss(x, Generator(1))["loss"].item() for model in models]
+
+    assert losses(schedule, schedule) == losses(even(6), even(6))
+
+
 def test_a_target_that_says_nothing_of_x0_is_refused():
     with pytest.raises(ValueError, match="multiple of x_t"):
         DDPM(1, predict=lambda a, s: (a, s), width=4, blocks=1)

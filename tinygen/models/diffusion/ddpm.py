@@ -16,7 +16,7 @@ from tinygen.backend import namespace_of, to_device
 from tinygen.errors import unknown, whole
 from tinygen.models.diffusion.network import Denoiser
 from tinygen.models.diffusion.samplers import SAMPLERS, Network, Sampler
-from tinygen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
+from tinygen.models.diffusion.schedule import SCHEDULES, NoiseSchedule, Tables
 from tinygen.models.model import Model, choose, count_of
 from tinygen.random import Generator, default_generator
 from tinygen.training import History, Settings
@@ -109,6 +109,7 @@ class DDPM(Model):
             )
         choose("weight", weight, WEIGHTS)  # ValueError if there is none
         self.predict, self.weight, self.variance = predict, weight, variance
+        self.tables = Tables()
         self._check_target()
         self._check_variance()
         self.classes = whole("classes", classes, 0)
@@ -243,7 +244,7 @@ class DDPM(Model):
         a, s = self.schedule.levels(t)
         on_data, on_noise = (_by_row(m, c, a) for c in self.target(a, s))
         if choose("weight", self.weight, WEIGHTS) is not None:
-            scale = self.schedule.table("weight", self._root_weights, t)
+            scale = self.tables.at(t, "weight", self._root_weights)
             output = output * scale[:, None]
             on_data = None if on_data is None else on_data * scale
             on_noise = None if on_noise is None else on_noise * scale
@@ -271,16 +272,16 @@ class DDPM(Model):
         x0 = (v * xt - s * output) / (a * v - s * u)
         if self.bounded:
             x0 = namespace_of(x).clip(x0, -1.0, 1.0)  # as in sampling
-        on_x0 = schedule.table("on x0", self._posterior_of_x0, t)[:, None]
-        lower = schedule.table("log small", lambda: self._log_limits()[0], t)[:, None]
-        upper = schedule.table("log large", lambda: self._log_limits()[1], t)[:, None]
+        on_x0 = self.tables.at(t, "on x0", self._posterior_of_x0)[:, None]
+        lower = self.tables.at(t, "log small", lambda: self._log_limits()[0])[:, None]
+        upper = self.tables.at(t, "log large", lambda: self._log_limits()[1])[:, None]
         log_var = _between(lower, upper, between)
-        of_q = schedule.table("of q", lambda: self._by_time("small"), t)[:, None]
+        of_q = self.tables.at(t, "of q", lambda: self._by_time("small"))[:, None]
         # Under q, the mean of (x_{t-1} - mean of p)² is its variance and the means' distance squared.
         spread = of_q + (on_x0 * (x - x0)) ** 2
         surplus = 0.5 * (log_var + spread * ops.exp(-log_var))
         return schedule.steps * ops.mean(
-            surplus - schedule.table("entropy", self._entropy, t)[:, None]
+            surplus - self.tables.at(t, "entropy", self._entropy)[:, None]
         )
 
     def _posterior_of_x0(self) -> Array:
