@@ -8,7 +8,7 @@ from typing import Any
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor, array_on
 from tinygen.distributions.base import check, log_of, parameters
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["Bernoulli"]
 
@@ -73,8 +73,9 @@ class Bernoulli:
         )
         return x * one + (1 - x) * zero
 
-    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """Zeros and ones in the dtype of the logits, shape (*shape, *self.shape); a constant."""
+        rng = as_generator(rng)
         probs = self.probs.data
         return Tensor(rng.bernoulli(probs, (*shape, *self.shape), self.dtype))
 

@@ -11,7 +11,7 @@ from tinygen.autodiff.tensor import Tensor, array_on
 from tinygen.backend import namespace_of
 from tinygen.distributions.base import check, is_given, log_of
 from tinygen.distributions.categorical import Categorical
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["Mixture"]
 
@@ -73,8 +73,9 @@ class Mixture:
         log_p = log_p.sum(tuple(range(len(samples) + self.weights.ndim, log_p.ndim)))
         return ops.logsumexp(log_of(self.weights) + log_p, axis=-1)
 
-    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """Independent samples, shape (*shape, *self.shape); a constant."""
+        rng = as_generator(rng)
         axis = -1 - self._sample_axes
         chosen = Categorical(log_of(self.weights.detach())).sample(rng, shape).data
         chosen = chosen.reshape(*chosen.shape, *[1] * (1 + self._sample_axes))

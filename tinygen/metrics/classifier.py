@@ -12,7 +12,7 @@ from tinygen.metrics._points import Array, at_least, point_sets
 from tinygen.nn import MLP
 from tinygen.ops import bce_with_logits, mean
 from tinygen.optim import Adam
-from tinygen.random import Generator
+from tinygen.random import Generator, Rng, as_generator
 
 __all__ = ["C2ST", "c2st"]
 
@@ -29,7 +29,7 @@ class C2ST(NamedTuple):
     standard_error: float
 
 
-def c2st(samples: Any, real: Any, rng: Generator) -> C2ST:
+def c2st(samples: Any, real: Any, rng: Rng) -> C2ST:
     """How well a network trained to tell samples (n, d) from real rows (m, d) does on other rows.
 
     The classifier two-sample test (Lopez-Paz & Oquab 2017, §3). As many rows of each set, all of
@@ -40,6 +40,7 @@ def c2st(samples: Any, real: Any, rng: Generator) -> C2ST:
     most that of Bayes' rule. A weak network finds less: .5 is no proof. Computed on the CPU.
     ValueError: fewer than 8 rows in a set, different d, NaN or infinity.
     """
+    rng = as_generator(rng)
     samples, real = point_sets(samples=samples, real=real)
     at_least(8, "c2st", samples, real)
     n = min(len(samples), len(real))

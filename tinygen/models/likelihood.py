@@ -25,7 +25,7 @@ from tinygen.autodiff.modes import no_grad, recording
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of
 from tinygen.errors import whole
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["Estimate", "LogMean", "anneal", "blocks", "pareto_shape", "temperatures"]
 
@@ -152,7 +152,7 @@ def anneal(
     log_likelihood: LogLikelihood,
     z: Array,
     betas: Array,
-    rng: Generator,
+    rng: Rng,
     *,
     step_sizes: list[Array] | None = None,
     leapfrog: int = 10,
@@ -167,6 +167,7 @@ def anneal(
         None adapts them on the way, to two acceptances in three; the weights are exact only for
         sizes that were fixed before, such as those that another run returned.
     """
+    rng = as_generator(rng)
     m = namespace_of(z)
     n = len(z)
     size = m.full(n, 0.3, z.dtype)

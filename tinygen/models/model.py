@@ -16,7 +16,7 @@ from tinygen.backend import namespace_of
 from tinygen.errors import CheckpointError, unknown, whole
 from tinygen.nn import Module
 from tinygen.optim import Adam, Optimizer
-from tinygen.random import Generator
+from tinygen.random import Generator, Rng
 from tinygen.training import History, Objective, Settings, train
 
 if TYPE_CHECKING:
@@ -135,10 +135,11 @@ class Model(Module):
         """The inverse of `normalise`."""
         return x if self.bounded else x * self.scale.data + self.shift.data
 
-    def sample(self, n: int, *, rng: Generator | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
         """n new rows (n, features) in the units of the data.
 
-        `rng` is where randomness comes from; by default the generator that `tg.manual_seed` sets.
+        `rng` is where randomness comes from, or a seed; by default the generator that
+        `tg.manual_seed` sets.
         """
         raise NotImplementedError
 

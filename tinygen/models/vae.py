@@ -28,7 +28,7 @@ from tinygen.errors import whole
 from tinygen.models.likelihood import Estimate, LogMean, anneal, blocks, temperatures
 from tinygen.models.model import Model, choose, count_of
 from tinygen.nn import MLP
-from tinygen.random import Generator, default_generator
+from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import Settings
 
 __all__ = ["VAE", "Units"]
@@ -158,7 +158,7 @@ class VAE(Model):
         return ops.sum(self.output(z).log_prob(x), axis=-1)
 
     # -- bounds ----------------------------------------------------------------------------------
-    def elbo(self, x: Array, rng: Generator) -> tuple[Tensor, Tensor]:
+    def elbo(self, x: Array, rng: Rng) -> tuple[Tensor, Tensor]:
         """The two terms of the bound for each row, in nats: E_q log p(x given z), KL(q ‖ N(0, I)).
 
         The bound is their difference. The first is estimated with one reparameterised sample
@@ -168,7 +168,7 @@ class VAE(Model):
         log_likelihood, kl = self._terms(self.normalise(x), rng)
         return log_likelihood, ops.sum(kl, axis=-1)
 
-    def _terms(self, x: Array, rng: Generator) -> tuple[Tensor, Tensor]:
+    def _terms(self, x: Array, rng: Rng) -> tuple[Tensor, Tensor]:
         """log p(x given z) (n,) at a draw of z, and KL(q ‖ N(0, I)) of each unit (n, latent)."""
         z, kl = ops.reparameterise(self.encoder(x), rng)
         return self.log_prob(x, z), kl
@@ -189,12 +189,13 @@ class VAE(Model):
         log_likelihood = self.log_prob(copies, ops.reshape(z, (k * n, latent)))
         return ops.reshape(log_likelihood, (k, n)), log_ratio
 
-    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """The loss, -E_q log p(x given z) and KL(q ‖ N(0, I)), in nats; means over examples.
 
         The loss is minus the bound, with its weight in training and its free bits. For k > 1 it is
         below the sum of the other two terms, as the importance-weighted bound is above the ELBO.
         """
+        rng = as_generator(rng)
         x = self.normalise(self.bits(x, rng))
         weight = self.kl_weight
         if self.k == 1:
@@ -220,26 +221,26 @@ class VAE(Model):
             return self.beta
         return self.beta * min(self.step / self.kl_warmup, 1.0)
 
-    def bits(self, x: Array, rng: Generator) -> Array:
+    def bits(self, x: Array, rng: Rng) -> Array:
         """x itself, or bits drawn with its values as probabilities if the model binarises."""
-        return rng.bernoulli(x) if self.binarise else x
+        return as_generator(rng).bernoulli(x) if self.binarise else x
 
     # -- density estimation ----------------------------------------------------------------------
     @no_grad()
-    def score_samples(self, x: Any, *, k: int = 1, rng: Generator | None = None) -> Array:
+    def score_samples(self, x: Any, *, k: int = 1, rng: Rng | None = None) -> Array:
         """An estimate of a lower bound on log p(x) of each row (n,), in nats.
 
         Of the ELBO, from one sample (the KL is exact), or of the importance-weighted bound with k.
         """
         if whole("k", k) > 1:
             return self.log_likelihood(x, k=k, rng=rng).log_p
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         x = self.bits(self.check(x), rng)
         log_likelihood, kl = self.elbo(x, rng)
         return self._per_unit((log_likelihood - kl).data)
 
     @no_grad()
-    def log_likelihood(self, x: Any, *, k: int = 5000, rng: Generator | None = None) -> Estimate:
+    def log_likelihood(self, x: Any, *, k: int = 5000, rng: Rng | None = None) -> Estimate:
         """log p(x) of each row by importance sampling from q: log (1/k) Σ p(x, z_i)/q(z_i given x).
 
         The estimate is the importance-weighted bound with k samples: in expectation below log p(x),
@@ -248,7 +249,7 @@ class VAE(Model):
         be trusted: the posterior is wider than q. The second is warned of, and `Estimate` says more.
         Memory is that of 1024 rows, the codes, and the 6 √k largest weights of each row.
         """
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         whole("k", k)
         x, (mean, log_var) = self._encoded(x, rng)
         m, total = namespace_of(x), LogMean(k)
@@ -271,7 +272,7 @@ class VAE(Model):
         return estimate
 
     def annealed_log_likelihood(
-        self, x: Any, *, steps: int = 500, chains: int = 16, rng: Generator | None = None
+        self, x: Any, *, steps: int = 500, chains: int = 16, rng: Rng | None = None
     ) -> Estimate:
         """log p(x) of each row by annealed importance sampling from the prior (Wu et al. 2017).
 
@@ -279,13 +280,13 @@ class VAE(Model):
         each; a chain before them finds the step sizes. In expectation a lower bound. One step is
         the plain Monte Carlo estimate log (1/chains) Σ p(x given z_i), z_i from the prior.
         """
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         x = self.normalise(self.bits(self.check(x), rng))
         betas, sizes = self._anneal_sizes(x, steps, rng)
         return self._estimate(self._annealed(x, None, betas, sizes, whole("chains", chains), rng))
 
     def bracketed_log_likelihood(
-        self, n: int, *, steps: int = 500, chains: int = 16, rng: Generator | None = None
+        self, n: int, *, steps: int = 500, chains: int = 16, rng: Rng | None = None
     ) -> tuple[Array, Array]:
         """Bounds (n,) from below and above, in expectation, on log p(x) of n rows that it simulates.
 
@@ -293,7 +294,7 @@ class VAE(Model):
         draw of the posterior (bidirectional Monte Carlo, Grosse et al. 2015). The distance between
         their means bounds the error of `annealed_log_likelihood` with these steps and chains.
         """
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         with no_grad():
             z = rng.normal((count_of(n), self.latent), device=self.device)
             x = self.output(z).sample(rng).data
@@ -347,9 +348,9 @@ class VAE(Model):
 
     # -- representation and generation -----------------------------------------------------------
     @no_grad()
-    def units(self, x: Any, *, rng: Generator | None = None) -> Units:
+    def units(self, x: Any, *, rng: Rng | None = None) -> Units:
         """What each unit of the code tells about rows x (n, features), n ≥ 2; see `Units`."""
-        x, (mean, log_var) = self._encoded(x, rng or default_generator())
+        x, (mean, log_var) = self._encoded(x, as_generator(rng))
         if len(x) < 2:
             raise ValueError("whether a unit is active shows over several rows, not one")
         kl = ops.gaussian_kl(mean, log_var).data.mean(axis=0, dtype=np.float64)
@@ -375,9 +376,9 @@ class VAE(Model):
         return self.decode(self.encode(x))
 
     @no_grad()
-    def sample(self, n: int, *, rng: Generator | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
         """Draws from p(x given z) (n, features) for z ~ N(0, I); a Bernoulli's mean, as greys."""
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         p = self.output(rng.normal((count_of(n), self.latent), device=self.device))
         return self.denormalise(_mean(p) if isinstance(p, Bernoulli) else p.sample(rng).data)
 

@@ -18,7 +18,7 @@ from tinygen.models.diffusion.network import Denoiser
 from tinygen.models.diffusion.samplers import SAMPLERS, Network, Sampler
 from tinygen.models.diffusion.schedule import SCHEDULES, NoiseSchedule, Tables
 from tinygen.models.model import Model, choose, count_of
-from tinygen.random import Generator, default_generator
+from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import History, Settings
 
 __all__ = ["DDPM", "TARGETS", "WEIGHTS"]
@@ -197,7 +197,7 @@ class DDPM(Model):
         m = namespace_of(labels)
         return m.ascontiguousarray(m.broadcast_to(labels, (n,)), np.int64)
 
-    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """Algorithm 1 of the paper (2 of the handout): the mean squared error of the prediction.
 
         With predict='noise', or weight='snr', it is L_simple (eq. 14), per element. L_simple drops
@@ -205,6 +205,7 @@ class DDPM(Model):
         `variational_bound`. A learned variance adds its part of the bound (`bound`, in nats a
         feature, of one random step times T).
         """
+        rng = as_generator(rng)
         m = namespace_of(x)
         x, labels = self._take_labels(x, rng)
         x = m.ascontiguousarray(self.normalise(x))
@@ -382,7 +383,7 @@ class DDPM(Model):
 
     # -- sampling --------------------------------------------------------------------------------
     def denoise_step(
-        self, xt: Array, output: Array, t: int, s: int, rng: Generator, out: Array | None = None
+        self, xt: Array, output: Array, t: int, s: int, rng: Rng, out: Array | None = None
     ) -> Array:
         """x_s from x_t and the network's output: a draw from N(posterior mean at the estimated x_0, σ²).
 
@@ -390,6 +391,7 @@ class DDPM(Model):
         (x_t - (1 - α_t)/sqrt(1 - abar_t) ε) / sqrt(α_t) (algorithm 2 of the paper; the handout's
         algorithm 3 prints abar for α). No noise at s = 0. `out`, which may be xt, receives the result.
         """
+        rng = as_generator(rng)
         m, numbers = namespace_of(xt), self.reverse_step(t, s)
         draw = rng.next_draw() if numbers.sigma else kernels.NO_DRAW
         y = kernels.denoise_step(m, xt, self.prediction(output), numbers, draw, out)
@@ -428,7 +430,7 @@ class DDPM(Model):
         known: Any = None,
         mask: Any = None,
         resample: int = 10,
-        rng: Generator | None = None,
+        rng: Rng | None = None,
     ) -> Array:
         """n rows (n, features), from x_T ~ N(0, I) through the times of `steps` down to x_0.
 
@@ -444,7 +446,7 @@ class DDPM(Model):
             only for many of small steps, and for 1 depends on it too little.
         ValueError: times, labels, a mask that do not fit.
         """
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         n = count_of(n)
         if labels is not None:
             labels = self.check_labels(labels, n)

@@ -20,7 +20,7 @@ from tinygen.backend import namespace_of, to_device
 from tinygen.errors import whole
 from tinygen.models.diffusion.samplers import ddim
 from tinygen.models.model import count_of
-from tinygen.random import Generator, default_generator
+from tinygen.random import Rng, as_generator
 
 if TYPE_CHECKING:
     from tinygen.models.diffusion.ddpm import DDPM
@@ -42,13 +42,12 @@ def score(model: DDPM, xt: Array, t: int, labels: Any = None) -> Array:
     return -noise / sqrt(1 - model.schedule.abar[t])
 
 
-def langevin(
-    gradient: Callable[[Array], Array], x: Array, step: float, n: int, rng: Generator
-) -> Array:
+def langevin(gradient: Callable[[Array], Array], x: Array, step: float, n: int, rng: Rng) -> Array:
     """n steps x ← x + step · ∇ log p(x) + sqrt(2 · step) z from rows x: unadjusted Langevin dynamics.
 
     Its law tends to p as the step tends to 0. ValueError: a step that is not above 0.
     """
+    rng = as_generator(rng)
     if not step > 0:
         raise ValueError(f"a Langevin step is above 0, not {step}")
     m, step = namespace_of(x), float(step)  # NumPy's float64 would widen x
@@ -66,7 +65,7 @@ def annealed_langevin(
     times: int | Sequence[int] | None = None,
     steps: int = 4,
     size: float = 0.1,
-    rng: Generator | None = None,
+    rng: Rng | None = None,
 ) -> Array:
     """n samples (n, features) by Langevin dynamics at falling times (Song & Ermon 2019, algorithm 1).
 
@@ -79,7 +78,7 @@ def annealed_langevin(
     """
     if not 0 < size < 2:
         raise ValueError(f"the size of Langevin steps is between 0 and 2, not {size}")
-    rng = rng or default_generator()
+    rng = as_generator(rng)
     x = rng.normal((count_of(n), model.features), device=model.device)
     schedule = model.schedule
     pairs = schedule.pairs(min(TIMES, schedule.steps) if times is None else times)
@@ -117,7 +116,7 @@ def ode_log_likelihood(
     *,
     labels: Any = None,
     rtol: float = 1e-4,
-    rng: Generator | None = None,
+    rng: Rng | None = None,
 ) -> Array:
     """log p(x) of each row (n,), in nats, by the probability-flow ODE (Song et al. 2021, eq. 39).
 
@@ -130,7 +129,7 @@ def ode_log_likelihood(
     from scipy.integrate import solve_ivp
 
     x = model.check(x)
-    rng = rng or default_generator()
+    rng = as_generator(rng)
     labels = None if labels is None else model.check_labels(labels, len(x))
     m, n, d = namespace_of(x), len(x), model.features
     signal = np.sqrt(model.schedule.abar[1:])
