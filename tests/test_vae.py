@@ -14,6 +14,7 @@ from tinygen import data
 from tinygen.autodiff.backward import gradients
 from tinygen.distributions import Normal
 from tinygen.models import likelihood
+from tinygen.models import rows as models_rows
 from tinygen.models.codes import interpolate, traverse
 from tinygen.models.likelihood import LogMean, anneal, temperatures
 from tinygen.models.vae import VAE
@@ -228,7 +229,7 @@ def test_blocks_change_no_bit_of_an_estimate(estimate, monkeypatch):
     whole = estimate(model, x)
     some = estimate(model, x[:5])
     for block in (1, 4, 11):
-        monkeypatch.setattr(likelihood, "BLOCK", block)
+        monkeypatch.setattr(models_rows, "BLOCK", block)
         for a, b in zip(whole, estimate(model, x), strict=True):
             np.testing.assert_array_equal(a, b)
     for a, b in zip(whole, some, strict=True):
@@ -239,13 +240,13 @@ def test_blocks_change_no_bit_of_an_estimate(estimate, monkeypatch):
 def test_blocks_of_a_network_are_the_same_up_to_rounding(estimate, monkeypatch):
     model, x = VAE(9, hidden=(8,), latent=2), bits(23, 9)
     whole = estimate(model, x)
-    monkeypatch.setattr(likelihood, "BLOCK", 7)
+    monkeypatch.setattr(models_rows, "BLOCK", 7)
     np.testing.assert_allclose(estimate(model, x).log_p, whole.log_p, rtol=1e-5)
 
 
 def test_what_is_in_memory_does_not_grow_with_k(monkeypatch):
     model, x = VAE(9, hidden=(8,), latent=2), bits(30, 9)
-    monkeypatch.setattr(likelihood, "BLOCK", 8)
+    monkeypatch.setattr(models_rows, "BLOCK", 8)
     sizes = []
     decoder = model.decoder
     monkeypatch.setattr(model, "decoder", lambda z: sizes.append(len(z)) or decoder(z))

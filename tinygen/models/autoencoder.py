@@ -15,6 +15,7 @@ from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import unknown, whole
 from tinygen.models.model import Model, choose, count_of, with_options_of
+from tinygen.models.rows import by_blocks
 from tinygen.nn import MLP
 from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import Settings
@@ -97,7 +98,8 @@ class Autoencoder(Model):
     @no_grad()
     def decode(self, z: Any) -> Array:
         """The data (n, features) for codes (n, latent)."""
-        return self.denormalise(self.decoder(self.check_codes(z)).data)
+        z = self.check_codes(z)
+        return self.denormalise(by_blocks(lambda z: self.decoder(z).data, z))
 
     def reconstruct(self, x: Any) -> Array:
         """g(f(x)), of the shape and in the units of x."""

@@ -25,21 +25,15 @@ from tinygen.autodiff.modes import no_grad, recording
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of
 from tinygen.errors import whole
+from tinygen.models.rows import blocks
 from tinygen.random import Rng, as_generator
 
-__all__ = ["Estimate", "LogMean", "anneal", "blocks", "pareto_shape", "temperatures"]
+__all__ = ["Estimate", "LogMean", "anneal", "pareto_shape", "temperatures"]
 
 Array = np.ndarray[Any, Any]
 
 LogLikelihood = Callable[[Tensor, slice], Tensor]
 """log p(x given z), shape (n,), of z (n, latent), where row i belongs to row i of a slice of x."""
-
-BLOCK = 1024  # rows that a network computes at once: what is in memory, whatever the data's size
-
-
-def blocks(n: int) -> Iterator[slice]:
-    """The rows 0..n-1 in slices of at most BLOCK."""
-    return (slice(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK))
 
 
 @dataclass(frozen=True)

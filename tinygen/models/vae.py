@@ -25,8 +25,9 @@ from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of
 from tinygen.distributions import Bernoulli, DiscretisedNormal, Normal
 from tinygen.errors import whole
-from tinygen.models.likelihood import Estimate, LogMean, anneal, blocks, temperatures
+from tinygen.models.likelihood import Estimate, LogMean, anneal, temperatures
 from tinygen.models.model import Model, choose, count_of
+from tinygen.models.rows import blocks, by_blocks, moments
 from tinygen.nn import MLP
 from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import Settings
@@ -133,7 +134,7 @@ class VAE(Model):
         x = super().prepare(x)
         if self.bounded:
             m = namespace_of(x)
-            mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+            mean, std = moments(x)
             probs = m.clip(mean, 1e-3, 1 - 1e-3)
             of_bits = self.likelihood == "bernoulli"
             self.output_shift.data[...] = m.log(probs / (1 - probs)) if of_bits else mean
@@ -148,7 +149,9 @@ class VAE(Model):
 
     def output(self, z: Any) -> Any:
         """The distribution p(x given z) of normalised x."""
-        y = self.decoder(z)
+        return self._of_output(self.decoder(z))
+
+    def _of_output(self, y: Any) -> Any:
         if isinstance(self.likelihood, str):
             return LIKELIHOODS[self.likelihood](self, y)
         return self.likelihood(y, self.log_std)
@@ -247,7 +250,7 @@ class VAE(Model):
         above the bound with fewer, and the closer the larger k (Burda et al. 2016, theorem 1).
         Where the error is not small against 1, or `k_hat` is above 0.7, neither value nor error is to
         be trusted: the posterior is wider than q. The second is warned of, and `Estimate` says more.
-        Memory is that of 1024 rows, the codes, and the 6 √k largest weights of each row.
+        Memory is that of 4096 rows, the codes, and the 6 √k largest weights of each row.
         """
         rng = as_generator(rng)
         whole("k", k)
@@ -333,9 +336,8 @@ class VAE(Model):
     def _encoded(self, x: Any, rng: Generator) -> tuple[Array, tuple[Array, Array]]:
         """Normalised x, as bits if the model binarises, and the posterior's parameters."""
         x = self.normalise(self.bits(self.check(x), rng))
-        m = namespace_of(x)
-        h = m.concatenate([self.encoder(x[rows]).data for rows in blocks(len(x))])
-        mean, log_var = m.split(h, 2, axis=-1)
+        h = by_blocks(lambda x: self.encoder(x).data, x)
+        mean, log_var = namespace_of(x).split(h, 2, axis=-1)
         return x, (mean, log_var)
 
     def _estimate(self, total: LogMean) -> Estimate:
@@ -369,7 +371,7 @@ class VAE(Model):
     @no_grad()
     def decode(self, z: Any) -> Array:
         """The means (n, features) of p(x given z) for codes (n, latent)."""
-        return self.denormalise(_mean(self.output(self.check_codes(z))))
+        return self.denormalise(_mean(self._decoded(self.check_codes(z))))
 
     def reconstruct(self, x: Any) -> Array:
         """The mean of p(x given z) at the mean of q(z given x)."""
@@ -379,8 +381,12 @@ class VAE(Model):
     def sample(self, n: int, *, rng: Rng | None = None) -> Array:
         """Draws from p(x given z) (n, features) for z ~ N(0, I); a Bernoulli's mean, as greys."""
         rng = as_generator(rng)
-        p = self.output(rng.normal((count_of(n), self.latent), device=self.device))
+        p = self._decoded(rng.normal((count_of(n), self.latent), device=self.device))
         return self.denormalise(_mean(p) if isinstance(p, Bernoulli) else p.sample(rng).data)
+
+    def _decoded(self, z: Array) -> Any:
+        """`output`, whose distribution is whole, so that a row of a draw does not see the blocks."""
+        return self._of_output(tensor(by_blocks(lambda z: self.decoder(z).data, z)))
 
 
 def _mean(p: Any) -> Array:

@@ -18,6 +18,7 @@ from tinygen.models.diffusion.network import Denoiser
 from tinygen.models.diffusion.samplers import SAMPLERS, Network, Sampler
 from tinygen.models.diffusion.schedule import SCHEDULES, NoiseSchedule, Tables
 from tinygen.models.model import Model, choose, count_of
+from tinygen.models.rows import by_blocks
 from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import History, Settings
 
@@ -358,11 +359,12 @@ class DDPM(Model):
 
         def network(x: Array, t: int, labels: Any) -> Array:
             m = namespace_of(x)
+            time, none = m.full(1, t), m.full(1, self.classes)
             if not self.classes:
-                return self.network(x, m.full(1, t)).data
+                return by_blocks(lambda x: self.network(x, time).data, x)
             if labels is None:
-                labels = m.full(1, self.classes)
-            return self.network(x, m.full(1, t), labels).data
+                return by_blocks(lambda x: self.network(x, time, none).data, x)
+            return by_blocks(lambda x, labels: self.network(x, time, labels).data, x, labels)
 
         def between(x: Array, t: int) -> Array:
             output, plain = (self._cut(network(x, t, known)) for known in (labels, None))

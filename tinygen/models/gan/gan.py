@@ -17,6 +17,7 @@ from tinygen.models.gan.optimum import JSBound, js_bound
 from tinygen.models.gan.penalties import PENALTIES, Penalty, r1, wgan_gp
 from tinygen.models.gan.watch import LEAST_ROWS, Watch, look
 from tinygen.models.model import Model, choose, count_of
+from tinygen.models.rows import by_blocks
 from tinygen.nn import MLP, Linear, SpectralLinear
 from tinygen.optim import Adam, Optimizer
 from tinygen.random import Generator, Rng, as_generator
@@ -167,7 +168,8 @@ class GAN(Model):
     @no_grad()
     def decode(self, z: Any) -> Array:
         """G(z): data (n, features) for z (n, latent)."""
-        return self.denormalise(self.generator(self.check_codes(z)).data)
+        z = self.check_codes(z)
+        return self.denormalise(by_blocks(lambda z: self.generator(z).data, z))
 
     def sample(self, n: int, *, rng: Rng | None = None) -> Array:
         """G(z) (n, features) for z ~ N(0, I)."""
