@@ -160,7 +160,7 @@ MUTANTS = [
     # -- the VAE and its bounds ------------------------------------------------------------------
     Mutant(
         "1/n missing in the log-likelihood, as in the handout", LIKELIHOOD,
-        "Estimate(self.total - log(k), error)", "Estimate(self.total, error)",
+        "Estimate(self.total - log(k), error,", "Estimate(self.total, error,",
         "test_vae.py::test_the_log_of_a_mean_and_its_error",
     ),
     Mutant(

@@ -26,6 +26,7 @@ from on_device import placed, tg
 from scipy import special
 
 from tinygen.distributions.discretised import log_mass
+from tinygen.distributions.divergences import excess
 
 
 # -- how inputs are drawn ------------------------------------------------------------------------
@@ -187,6 +188,8 @@ def log_mass_oracle(u: Any, w: Any) -> Any:
 elementwise("log_mass", log_mass_oracle, fraction, positive, call=log_mass)
 case("log_mass", lambda u, w: log_mass_oracle(-u, 2 * w), fraction(3, 2), positive(3, 2),
      call=lambda u, w: log_mass(-1.0 * u, 2.0 * w))  # fmt: skip
+elementwise("excess", lambda x: np.exp(x) - 1 - x, normal, call=excess)
+case("excess", lambda x: np.exp(x) - 1 - x, fraction(3, 2), call=excess)
 
 # Activations, also through `linear` below
 ACTIVATIONS: dict[str, Callable[..., Any]] = {

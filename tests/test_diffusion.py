@@ -920,6 +920,38 @@ def test_annealed_langevin_reproduces_a_mixture():
     check_samples(x, TWO, std=0.2, p=0.0)
 
 
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_annealed_langevin_of_normal_data_has_their_variance(make):
+    """N(0, 1) is wide beside the noise of the last times, whose steps hardly move it."""
+    model = Mixture([[0.0]], 1.0).model(make(200), predict="noise")
+    x = on_cpu(annealed_langevin(model, 20_000, rng=Generator(3)))
+    assert x.var() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options"),
+    [
+        (cosine_schedule(3), {}),
+        (even(40), {"times": 5}),
+        (even(40), {"times": [40, 20, 1]}),
+    ],
+)
+def test_annealed_langevin_says_where_its_steps_cannot_follow(schedule, options):
+    model = Mixture([[0.0]], 1.0).model(schedule, predict="noise")
+    with pytest.warns(UserWarning, match="data N.0, 1. would come out with variance") as told:
+        x = annealed_langevin(model, 20_000, rng=Generator(3), **options)
+    assert told[0].filename == __file__
+    expected = float(re.search(r"variance (\S+);", str(told[0].message))[1])
+    assert abs(expected - 1) > 0.1
+    assert on_cpu(x).var() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [0.0, -0.1, 2.0, float("nan")])
+def test_a_size_of_langevin_steps_is_one_that_does_not_diverge(size):
+    with pytest.raises(ValueError, match=f"between 0 and 2, not {size}"):
+        annealed_langevin(TWO.model(even(5)), 3, size=size)
+
+
 def test_the_training_set_itself_is_what_its_perfect_model_samples():
     points = Mixture(normals_on_cpu(6, 2, seed=4), 0.0)
     x = on_cpu(points.model(even(40, -5.0, 6.0)).sample(1200, sampler="ddim", rng=Generator(1)))
@@ -988,6 +1020,19 @@ def test_an_error_of_the_network_weighs_alike_whatever_the_target(weight, mixtur
     assert max(plain) > 1.5 * min(plain)
     if weight == "snr":  # L_simple is that of ε
         assert losses(weight)[0] == pytest.approx(plain[[*TARGETS].index("noise")], rel=1e-5)
+
+
+def test_models_that_share_a_schedule_have_weights_of_their_own():
+    x, schedule = placed(GAUSSIAN.samples(50).astype(numpy.float32)), even(6)
+
+    def losses(*schedules):
+        models = [
+            DDPM(1, schedule=s, weight=w, predict="noise", width=4, blocks=1, bounded=False)
+            for s, w in zip(schedules, ("snr", lambda snr: 1 / (1 + snr)), strict=True)
+        ]
+        return [model.loss(x, Generator(1))["loss"].item() for model in models]
+
+    assert losses(schedule, schedule) == losses(even(6), even(6))
 
 
 def test_a_target_that_says_nothing_of_x0_is_refused():
@@ -1715,7 +1760,8 @@ def test_the_shortest_chain_of_one_constant_number(steps, variance, bounded):
     for sampler in ("ddpm", "ddim", "dpm-solver"):
         found = model.sample(1, sampler=sampler)
         assert found.shape == (1, 1) and np.isfinite(found).all()
-    assert np.isfinite(annealed_langevin(model, 1, times=1, steps=1)).all()
+    with pytest.warns(UserWarning, match="cannot follow"):
+        assert np.isfinite(annealed_langevin(model, 1, times=1, steps=1)).all()
     assert np.isfinite(variational_bound(model, x).total).all()
     assert np.isfinite(ode_log_likelihood(model, x)).all()
     assert np.isfinite(score(model, x, steps)).all()

@@ -13,6 +13,7 @@ from scipy import integrate
 from tinygen.distributions import (
     Bernoulli,
     Categorical,
+    DiscretisedNormal,
     Normal,
     js_discrete,
     js_distance,
@@ -330,8 +331,74 @@ def test_kl_of_extreme_parameters():
     assert (js <= log(2)).all() and (js > log(2) - 1e-12).all()
 
 
+def grey_fisher(loc, scale):
+    """That of the location of a DiscretisedNormal with 256 levels from -1 to 1."""
+    edges = np.concatenate([[-inf], np.linspace(-1, 1, 511)[1::2], [inf]])
+    p = np.diff(stats.norm(loc, scale).cdf(edges))
+    slope = np.diff(stats.norm(loc, scale).pdf(edges))
+    return (slope[p > 0] ** 2 / p[p > 0]).sum()
+
+
+COIN_P = special.expit(LOGITS[0])
+NEARLY_EQUAL = {
+    "bernoulli": (Bernoulli, LOGITS[0], np.ones(3), COIN_P * (1 - COIN_P)),
+    "categorical": (
+        Categorical, LOGITS[0], np.array([1.0, 0.0, 0.0]),
+        special.softmax(LOGITS[0])[0] * (1 - special.softmax(LOGITS[0])[0]),
+    ),
+    "discretised": (
+        lambda loc: DiscretisedNormal(loc, 0.1), 0.3, np.array(1.0), grey_fisher(0.3, 0.1)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "start", "direction", "fisher"), NEARLY_EQUAL.values(), ids=NEARLY_EQUAL
+)
+def test_divergences_of_nearly_equal_distributions_are_those_of_the_fisher_information(
+    kind, start, direction, fisher
+):
+    """A step h from anywhere: KL = F h²/2 and JS = F h²/8, where the sum Σ p log p/q cancels."""
+    for h in (1e-5, 1e-7, 1e-9):
+        p, q = kind(np.array(start)), kind(start + h * direction)
+        tolerance = 10 * h + 1e-14 / h
+        np.testing.assert_allclose(kl_divergence(p, q).data, 0.5 * fisher * h**2, rtol=tolerance)
+        np.testing.assert_allclose(kl_divergence(q, p).data, 0.5 * fisher * h**2, rtol=tolerance)
+        np.testing.assert_allclose(js_divergence(p, q).data, fisher * h**2 / 8, rtol=tolerance)
+
+
+def test_bernoullis_are_made_of_probabilities_as_well():
+    p = special.expit(LOGITS)
+    for name in ("logits", "probs", "mean", "variance"):
+        made, known = (getattr(b, name).data for b in (Bernoulli(probs=p), Bernoulli(LOGITS)))
+        np.testing.assert_allclose(made, known, rtol=1e-12)
+    np.testing.assert_allclose(
+        Bernoulli(probs=p).log_prob(BITS).data, Bernoulli(LOGITS).log_prob(BITS).data, rtol=1e-12
+    )
+    single = Bernoulli(probs=p.astype(np.float32))
+    assert single.log_prob(BITS).dtype == single.entropy().dtype == np.float32
+    assert js_divergence(single, single).dtype == np.float32
+    tg.gradcheck(lambda v: Bernoulli(probs=v).log_prob(BITS), [p])
+    tg.gradcheck(lambda v, w: kl_divergence(Bernoulli(probs=v), Bernoulli(probs=w)), [p, p[::-1]])
+
+
+def test_a_certain_bernoulli():
+    never, coin, always = (Bernoulli(probs=np.array(p)) for p in (0.0, 0.5, 1.0))
+    outcomes = np.array([0.0, 0.3, 1.0])
+    assert never.log_prob(outcomes).data.tolist() == [0, -inf, -inf]
+    assert always.log_prob(outcomes).data.tolist() == [-inf, -inf, 0]
+    for p in (never, always):
+        assert p.entropy().item() == kl_divergence(p, p).item() == 0
+        assert p.variance.item() < 1e-300
+        assert kl_divergence(p, coin).item() == close(log(2), 1e-15)
+        assert kl_divergence(coin, p).item() == inf
+        assert js_divergence(p, p).item() == 0
+        assert p.sample(Fixed(0.0)).item() == p.mean.item()
+    assert kl_divergence(never, always).item() == kl_divergence(always, never).item() == inf
+    assert js_divergence(never, always).item() == log(2)
+
+
 def test_hessian_at_equality_is_the_fisher_information():
-    """Lifting a value to 0 must not disturb the derivatives there."""
     mean, std, logits = MEAN[0], STD, LOGITS[0]
 
     def fisher(kind, x, *rest):
@@ -368,6 +435,44 @@ def test_js_of_normals():
     small_far_away = js_divergence(Normal(1e6, 1e-6), Normal(1e6, 3e-6)).item()
     expected = js_divergence(Normal(0.0, 1.0), Normal(0.0, 3.0)).item()
     assert small_far_away == close(expected, 1e-9)
+
+
+def js_on_all_scales(mean, std, mean_2, std_2):
+    """By the trapezoidal rule in v, x = mean + std sinh v: from the width `std` to any other."""
+    step = 120 / 40_000
+    v = step * np.arange(-20_000, 20_001)
+    x = std * np.sinh(v)
+    a = -0.5 * np.sinh(v) ** 2 - log(std)
+    b = -0.5 * ((x - (mean_2 - mean)) / std_2) ** 2 - log(std_2)
+    m = np.logaddexp(a, b) - log(2)
+    terms = np.exp(a) * (a - m) + np.exp(b) * (b - m)
+    return float((terms * std * np.cosh(v)).sum() * step / np.sqrt(8 * np.pi))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.01, 3.0, 1e3, 1e6, 1e12, 1e16])
+@pytest.mark.parametrize("apart", [0.0, 0.4, 3.0, 9.0])
+@pytest.mark.parametrize("unit", [1e-6, 1.0])
+def test_js_of_normals_of_any_distance_and_width(ratio, apart, unit):
+    law = (0.0, unit, apart * ratio * unit, ratio * unit)
+    expected = js_on_all_scales(*law)
+    for pair in (law[:2], law[2:]), (law[2:], law[:2]):
+        found = js_divergence(*(Normal(*v) for v in pair)).item()
+        assert 0 <= found <= log(2) and found == approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [
+        ((0.0, 1e-200), (0.0, 1e200)),
+        ((1e308, 1.0), (-1e308, 1e-300)),
+        ((0.0, 1e-300), (1.0, 1e-300)),
+        ((0.0, 1.0), (70.0, 1.0)),
+        ((0.0, 1.0), (1e10, 1.0)),
+        ((0.0, 1.0), (1e100, 1.0)),
+    ],
+)
+def test_js_of_normals_that_do_not_meet_is_log_2(p, q):
+    assert js_divergence(Normal(*p), Normal(*q)).item() == close(log(2), 1e-13)
 
 
 # Divergences between arrays of probabilities ----------------------------------------------------
@@ -632,6 +737,10 @@ LEARNED = Normal(tg.tensor(0.5, requires_grad=True), 1.0)
         (lambda: Normal([0.0, -inf], 1.0), ValueError, "mean must be finite, got -inf"),
         (lambda: Normal(np.zeros(2), np.ones(3)), ValueError, r"\(2,\).*\(3,\)"),
         (lambda: Bernoulli([0.0, inf]), ValueError, "logits must be finite, got inf"),
+        (lambda: Bernoulli(), TypeError, "logits, or probs="),
+        (lambda: Bernoulli(0.0, probs=0.5), TypeError, "logits, or probs=.*not both"),
+        (lambda: Bernoulli(probs=[0.5, 1.5]), ValueError, r"probs must be in \[0, 1\], got 1.5"),
+        (lambda: Bernoulli(probs=np.nan), ValueError, "probs .* got nan"),
         (lambda: Categorical(0.0), ValueError, r"classes along the last axis, got \(\)"),
         (lambda: Categorical(np.zeros((2, 0))), ValueError, r"got \(2, 0\)"),
         (lambda: Categorical([0.0, np.nan]), ValueError, "logits must be .*, got nan"),

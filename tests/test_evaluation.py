@@ -34,15 +34,35 @@ def test_held_out_terms_are_means_over_all_rows():
     found = evaluate(plain, DATA, ROWS[:9])["held_out"]
     assert found == {"loss": approx(plain.loss(ROWS[600:], Generator(0))["loss"].item(), rel=1e-5)}
     assert evaluate(model(), DATA, ROWS[:9])["held_out"].keys() == {
-        "loss", "reconstruction", "kl", "score",
+        "loss", "reconstruction", "kl", "score", "log_likelihood", "log_likelihood_error",
+        "effective_samples", "k_hat", "k_hat_above_0.7",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("log_var", "sure"), [(0.0, True), (-5.0, False)])
+def test_an_estimate_of_the_likelihood_says_whether_it_is_sure(log_var, sure):
+    """A decoder without z: the posterior is the prior, and q has its mean and this log variance."""
+    blind = model()
+    for p in blind.parameters():
+        p.data[...] = 0
+    blind.encoder.layers[-1].bias.data[2:] = log_var
+    found = evaluate(blind, DATA, ROWS[:9])["held_out"]
+    if sure:
+        assert found["log_likelihood"] == approx(-4 * np.log(2), rel=1e-5)
+        assert found["log_likelihood_error"] == approx(0, abs=1e-6)
+        assert found["effective_samples"] == approx(200, rel=1e-5)
+        assert found["k_hat"] == found["k_hat_above_0.7"] == 0
+    else:
+        assert found["log_likelihood"] < -4 * np.log(2) - 10 * found["log_likelihood_error"]
+        assert found["effective_samples"] < 60
+        assert found["k_hat"] > 0.7 and found["k_hat_above_0.7"] > 0.5
 
 
 @pytest.mark.parametrize(("count", "names"), [(1, FEW), (49, FEW), (50, MANY)])
 def test_neighbours_and_classifiers_want_some_rows(count, names):
     found = evaluate(model(), DATA, ROWS[:count])
     assert found["samples"].keys() == found["floor"].keys() == names
-    assert np.isfinite(np.array([[*v.values()] for v in found.values() if len(v) > 4])).all()
+    assert all(np.isfinite(np.array([*v.values()])).all() for v in found.values())
 
 
 @pytest.mark.parametrize("held_out", [1, 2, 3])

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import tracemalloc
 from math import log, sqrt
 
 import pytest
@@ -12,6 +13,7 @@ from tinygen import data
 from tinygen.autodiff.backward import gradients
 from tinygen.errors import CheckpointError
 from tinygen.models import MODELS, load
+from tinygen.models import rows as models_rows
 from tinygen.models.autoencoder import (
     CORRUPTIONS,
     Autoencoder,
@@ -75,10 +77,11 @@ def states_equal(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
-class Fixed:
-    """Stands in for a Generator: gives the array it was made with."""
+class Fixed(Generator):
+    """Gives the array it was made with."""
 
     def __init__(self, array):
+        super().__init__()
         self.array = array
 
     def normal(self, shape, mean=0.0, std=1.0, dtype=np.float32, device="cpu"):
@@ -736,6 +739,66 @@ def test_a_number_of_features_is_a_whole_number(name):
 def test_a_number_of_samples_is_a_whole_number(name, n):
     with pytest.raises(ValueError, match=f"samples.*{re.escape(repr(n))}"):
         small(name).sample(n)
+
+
+@pytest.mark.cpu_only("memory is measured on the CPU")
+@pytest.mark.parametrize(("name", "classes"), [*((name, 0) for name in MODELS), ("ddpm", 2)])
+def test_samples_take_the_memory_of_the_samples(name, classes):
+    """Not that of the hidden layers, which for 16,000 rows would be 40 MB and more."""
+    n = 16_000
+    model = MODELS[name](
+        2, **unbounded(name), **({"steps": 2, "classes": classes} if name == "ddpm" else {})
+    )
+    options = {"labels": np.arange(n) % 2, "guidance": 2.0} if classes else {}
+    tracemalloc.start()
+    model.sample(n, rng=0, **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_blocks_of_rows_have_the_same_draws(name, monkeypatch):
+    model = small(name)
+    for p in model.parameters():
+        p.data[...] = placed(Generator(5).normal(p.shape, 0.0, 0.5))
+    whole = model.sample(23, rng=3)
+    monkeypatch.setattr(models_rows, "BLOCK", 5)
+    np.testing.assert_allclose(model.sample(23, rng=3), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.sample(9, rng=3), whole[:9], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.cpu_only("memory is measured on the CPU")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("vae", {}), ("vae", {"likelihood": "gaussian"}), ("ddpm", {"bounded": False}), ("gan", {})],
+)
+def test_data_are_prepared_in_little_memory(name, options):
+    x = rows(400_000, 20)
+    model = MODELS[name](20, **options)
+    tracemalloc.start()
+    model.prepare(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.1 * x.nbytes
+
+
+@pytest.mark.parametrize("n", [1, 2, 4095, 4096, 4097, 10_000])
+def test_moments_in_blocks_are_those_of_all_rows(n):
+    """Also where the mean is large beside the deviation, and exactly for what is constant."""
+    x = np.stack([rows(n, 1)[:, 0], 1e4 + rows(n, 1, seed=1)[:, 0], np.full(n, 0.1)], axis=1)
+    x = x.astype(np.float32)
+    mean, std = models_rows.moments(x)
+    assert mean.dtype == std.dtype == np.float64
+    np.testing.assert_allclose(mean, x.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(std, x.std(axis=0, dtype=np.float64), rtol=1e-9, atol=1e-12)
+    assert mean[2] == np.float32(0.1) and std[2] == 0
+
+
+def test_the_largest_numbers_are_finite():
+    largest = np.finfo(np.float32).max
+    x = np.array([[largest, -largest], [-largest, largest]])
+    np.testing.assert_array_equal(small("ae", 2, bounded=False).check(x), x)
 
 
 @pytest.mark.parametrize("bounded", [True, False])

@@ -11,7 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tinygen.random import Generator, default_generator, manual_seed, philox4x32
+import tinygen as tg
+from tinygen import metrics, nn, ops
+from tinygen.distributions import (
+    Bernoulli,
+    Categorical,
+    DiscretisedNormal,
+    Mixture,
+    MultivariateNormal,
+    Normal,
+    monte_carlo_js,
+    monte_carlo_kl,
+)
+from tinygen.models import MODELS, diffusion
+from tinygen.random import Generator, as_generator, default_generator, manual_seed, philox4x32
 
 pytestmark = pytest.mark.cpu_only(
     "the oracle is of Python integers; the GPU is held to the CPU elsewhere"
@@ -590,3 +603,95 @@ def test_errors_name_the_value_and_draw_nothing(call, error, words):
         call(g)
     assert all(w in str(caught.value) for w in words), str(caught.value)
     assert g.state == (8, 9)
+
+
+# Where a generator is taken -----------------------------------------------------------------------
+
+X = np.random.default_rng(0).random((12, 3)).astype(np.float32)
+
+
+def fitted(name, **options):
+    """A small model, whose weights are not the zeros that some begin with."""
+    sizes = (
+        {"width": 4, "blocks": 1, "steps": 5} if name == "ddpm" else {"hidden": (4,), "latent": 2}
+    )
+    model = MODELS[name](3, **sizes, **options)
+    for p in model.parameters():
+        p.data[...] = Generator(5).normal(p.shape, 0.0, 0.5)
+    return model
+
+
+def values(found):
+    """The numbers in what a function returned."""
+    if isinstance(found, nn.Module):
+        return [p.numpy() for p in found.parameters()]
+    if isinstance(found, dict):
+        return [v.item() for v in found.values()]
+    return [
+        v.data if isinstance(v, tg.Tensor) else v
+        for v in (found if isinstance(found, tuple) else (found,))
+    ]
+
+
+TAKERS = {
+    "Normal": lambda rng: Normal(X, 1.0).sample(rng),
+    "MultivariateNormal": lambda rng: MultivariateNormal(X, np.eye(3)).rsample(rng),
+    "Bernoulli": lambda rng: Bernoulli(X).sample(rng),
+    "Categorical": lambda rng: Categorical(X).sample(rng),
+    "DiscretisedNormal": lambda rng: DiscretisedNormal(X, 1.0).sample(rng),
+    "Mixture": lambda rng: Mixture([0.4, 0.6], Normal([-1.0, 1.0], 1.0)).sample(rng, (9,)),
+    "monte_carlo_kl": lambda rng: monte_carlo_kl(Normal(0.0, 1.0), Normal(1.0, 1.0), rng, 9),
+    "monte_carlo_js": lambda rng: monte_carlo_js(Normal(0.0, 1.0), Normal(1.0, 1.0), rng, 9),
+    "Linear": lambda rng: nn.Linear(3, 2, rng=rng),
+    "MLP": lambda rng: nn.MLP([3, 3, 3], rng=rng),
+    "SpectralLinear": lambda rng: nn.SpectralLinear(3, 2, rng=rng).right.data,
+    "Embedding": lambda rng: nn.Embedding(3, 2, rng=rng),
+    "Dropout": lambda rng: nn.Dropout(0.5, rng=rng)(X),
+    "orthogonal": lambda rng: nn.orthogonal(rng, (3, 2)),
+    "reparameterise": lambda rng: ops.reparameterise(np.ones((4, 6), np.float32), rng),
+    "sliced_wasserstein": lambda rng: metrics.sliced_wasserstein(X, 2 * X, rng),
+    "mmd": lambda rng: metrics.mmd(X[:6], X[6:], rng),
+    "c2st": lambda rng: metrics.c2st(X, X[::-1] + 0.1, rng),
+    **{f"{n}.sample": lambda rng, n=n: fitted(n).sample(4, rng=rng) for n in MODELS},
+    **{
+        f"{n}.loss": lambda rng, n=n: fitted(n).objectives()[0].loss(X, rng)
+        for n in ("dae", "vae", "gan", "ddpm")
+    },
+    "elbo": lambda rng: fitted("vae").elbo(X, rng),
+    "binarised": lambda rng: fitted("vae", binarise=True, k=2).loss(X, rng),
+    "log_likelihood": lambda rng: tuple(fitted("vae").log_likelihood(X, k=2, rng=rng)),
+    "annealed": lambda rng: tuple(
+        fitted("vae").annealed_log_likelihood(X, steps=2, chains=2, rng=rng)
+    ),
+    "bracket": lambda rng: fitted("vae").bracketed_log_likelihood(2, steps=2, chains=2, rng=rng),
+    "variational_bound": lambda rng: diffusion.variational_bound(fitted("ddpm"), X, rng=rng).total,
+    "langevin": lambda rng: diffusion.langevin(lambda x: -x, X, 0.1, 3, rng),
+}
+
+
+@pytest.mark.parametrize("take", TAKERS.values(), ids=TAKERS)
+def test_a_seed_is_taken_for_a_generator(take):
+    for of_seed, of_generator in zip(values(take(7)), values(take(Generator(7))), strict=True):
+        np.testing.assert_array_equal(of_seed, of_generator)
+    found = values(take(7))
+    others = (values(take(seed)) for seed in range(8, 14))
+    assert any((np.asarray(a) != b).any() for o in others for a, b in zip(found, o, strict=True))
+
+
+@pytest.mark.parametrize("take", TAKERS.values(), ids=TAKERS)
+def test_a_generator_of_numpys_is_refused_by_name(take):
+    for other, name in ((np.random.default_rng(0), "numpy.*Generator"), (0.5, "float")):
+        with pytest.raises(TypeError, match=f"a seed, not .*{name}.* write rng=0"):
+            take(other)
+
+
+def test_layers_of_a_seed_differ_from_one_another():
+    first, second = nn.MLP([3, 3, 3], rng=0).layers
+    assert (first.weight.data != second.weight.data).all()
+
+
+def test_no_generator_is_the_default_one():
+    tg.manual_seed(5)
+    x = fitted("vae").sample(3)
+    np.testing.assert_array_equal(x, fitted("vae").sample(3, rng=5))
+    assert as_generator(None) is default_generator()

@@ -3,16 +3,18 @@
 import copy
 from math import log, pi, sqrt
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupted import Interrupted, stop_at
-from on_device import approx, np, on_device, placed, special, stats, tg
+from on_device import approx, np, on_cpu, on_device, placed, special, stats, tg
 
 from tinygen import data
 from tinygen.autodiff.backward import gradients
 from tinygen.distributions import Normal
 from tinygen.models import likelihood
+from tinygen.models import rows as models_rows
 from tinygen.models.codes import interpolate, traverse
 from tinygen.models.likelihood import LogMean, anneal, temperatures
 from tinygen.models.vae import VAE
@@ -160,7 +162,7 @@ def test_the_bound_rises_with_k_to_the_log_density_and_its_bias_is_that_of_the_d
 @settings(max_examples=60, derandomize=True)
 def test_the_log_of_a_mean_and_its_error(values, shift):
     """By NumPy on the weights themselves; a factor of all weights only shifts the logarithm."""
-    total = LogMean()
+    total = LogMean(len(values))
     for v in values:
         total.add(np.array([v + shift]))
     log_mean, error = total.estimate()
@@ -227,7 +229,7 @@ def test_blocks_change_no_bit_of_an_estimate(estimate, monkeypatch):
     whole = estimate(model, x)
     some = estimate(model, x[:5])
     for block in (1, 4, 11):
-        monkeypatch.setattr(likelihood, "BLOCK", block)
+        monkeypatch.setattr(models_rows, "BLOCK", block)
         for a, b in zip(whole, estimate(model, x), strict=True):
             np.testing.assert_array_equal(a, b)
     for a, b in zip(whole, some, strict=True):
@@ -238,13 +240,13 @@ def test_blocks_change_no_bit_of_an_estimate(estimate, monkeypatch):
 def test_blocks_of_a_network_are_the_same_up_to_rounding(estimate, monkeypatch):
     model, x = VAE(9, hidden=(8,), latent=2), bits(23, 9)
     whole = estimate(model, x)
-    monkeypatch.setattr(likelihood, "BLOCK", 7)
+    monkeypatch.setattr(models_rows, "BLOCK", 7)
     np.testing.assert_allclose(estimate(model, x).log_p, whole.log_p, rtol=1e-5)
 
 
 def test_what_is_in_memory_does_not_grow_with_k(monkeypatch):
     model, x = VAE(9, hidden=(8,), latent=2), bits(30, 9)
-    monkeypatch.setattr(likelihood, "BLOCK", 8)
+    monkeypatch.setattr(models_rows, "BLOCK", 8)
     sizes = []
     decoder = model.decoder
     monkeypatch.setattr(model, "decoder", lambda z: sizes.append(len(z)) or decoder(z))
@@ -253,8 +255,102 @@ def test_what_is_in_memory_does_not_grow_with_k(monkeypatch):
 
 
 def test_one_sample_has_no_error():
-    log_p, error = ONE.vae().log_likelihood(ONE.draw(3), k=1)
-    assert np.isfinite(log_p).all() and np.isnan(error).all()
+    estimate = ONE.vae().log_likelihood(ONE.draw(3), k=1)
+    assert np.isfinite(estimate.log_p).all() and np.isnan(estimate.error).all()
+    assert (estimate.ess == 1).all() and np.isnan(estimate.k_hat).all()
+
+
+def log_mean(log_weights):
+    """The estimate for rows of log weights (k, rows)."""
+    total = LogMean(len(log_weights))
+    for log_weight in log_weights:
+        total.add(log_weight)
+    return total.estimate()
+
+
+def test_the_effective_sample_size_is_the_number_of_equal_weights():
+    """n for n equal ones, 1 if one has all the weight, m if m of them share it."""
+    for scale in (-3000.0, 0.0, 3000.0):
+        log_w = np.full((40, 3), scale)
+        log_w[1:, 1] -= 2000
+        log_w[8:, 2] -= 2000
+        np.testing.assert_allclose(log_mean(log_w).ess, [40, 1, 8], rtol=1e-9)
+    w = np.random.default_rng(0).exponential(size=(60, 5))
+    np.testing.assert_allclose(log_mean(np.log(w)).ess, w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-9)
+
+
+def pareto(k, shape, seed=0):
+    """Draws of a generalised Pareto distribution with scale 1."""
+    u = np.random.default_rng(seed).random(shape)
+    return -np.log(u) if k == 0 else (u**-k - 1) / k
+
+
+@pytest.mark.parametrize("k", [-0.5, 0.0, 0.4, 0.7, 1.0, 1.5])
+def test_the_shape_of_pareto_tails_is_found_in_spite_of_scale_and_body(k):
+    """Of 3000 weights the largest 3 √3000, with as much as ten more that say 0.5."""
+    tail = 165
+    w = 1 + pareto(k, (3000, 300))
+    found = log_mean(np.log(w) + 5000.0).k_hat
+    assert found.dtype == np.float64
+    assert found.mean() == approx((tail * k + 5) / (tail + 10), abs=0.06)
+    assert found.std() < 1.2 * (1 + abs(k)) / sqrt(tail)
+    w[w < np.quantile(w, 0.9, axis=0)] = 0.5  # what is below the tail does not count
+    np.testing.assert_allclose(log_mean(np.log(w)).k_hat, found, atol=1e-6)
+
+
+def shape_by_quadrature(x):
+    """Zhang & Stephens (2009), in their own sign k = -ξ, with the integral over θ done finely."""
+    x = numpy.sort(x)
+    u = (numpy.arange(20_000) + 0.5) / 20_000
+    theta = 1 / x[-1] + (1 - u**-0.5) / (3 * x[int(len(x) / 4 + 0.5) - 1])
+    k = numpy.array([-numpy.log1p(-t * x).mean() for t in theta])
+    profile = len(x) * (numpy.log(theta / k) + k - 1)
+    likelihood = numpy.exp(profile - profile.max())
+    mean = (theta * likelihood).sum() / likelihood.sum()
+    return (len(x) * numpy.log1p(-mean * x).mean() + 5) / (len(x) + 10)
+
+
+@pytest.mark.parametrize("k", [0.0, 0.5, 1.2])
+def test_the_shape_is_the_posterior_mean_of_zhang_and_stephens(k):
+    w = 1 + pareto(k, (400, 4), seed=3)
+    found = on_cpu(log_mean(np.log(w)).k_hat)  # of 60 exceedances
+    w = numpy.sort(on_cpu(w), axis=0)
+    expected = [shape_by_quadrature(column[-60:] - column[-61]) for column in w.T]
+    numpy.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_weights_without_a_tail_and_with_nothing_else():
+    rounding = 1e-6 * np.random.default_rng(0).normal(size=(100, 1))
+    alone = np.append(np.arange(99.0), 1e4)[:, None]
+    found = log_mean(np.concatenate([0 * rounding, rounding, alone], axis=1)).k_hat
+    assert found.tolist() == [0, 0, np.inf]
+
+
+@many_steps
+@pytest.mark.parametrize("widen", [0.0225, 0.1])
+def test_too_narrow_a_q_is_seen_in_the_weights_and_not_in_the_error(widen):
+    """With q of so many times the posterior's variance the tail has the shape 1 - widen: the error
+    is small and wrong in most rows, and k_hat says so."""
+    model, x = ONE.vae(widen=widen), ONE.draw(300)
+    with pytest.warns(
+        UserWarning, match=r"k_hat is above 0\.7 for \d+ of 300 rows, at most 1\."
+    ) as w:
+        estimate = model.log_likelihood(x, k=500, rng=Generator(2))
+    assert w[0].filename == __file__
+    sure = estimate.error < 0.1
+    wrong = abs(estimate.log_p - ONE.law.logpdf(x)) > 2 * estimate.error
+    assert sure.mean() > 0.2 and wrong[sure].mean() > 0.8
+    assert np.median(estimate.k_hat) > 0.7 and estimate.ess.mean() < 100
+
+
+@many_steps
+@pytest.mark.parametrize(
+    ("widen", "low", "high"), [(0.5, 0.4, 0.6), (0.8, 0.1, 0.35), (1.2, -2, 0)]
+)
+def test_the_tail_of_the_weights_is_as_heavy_as_q_is_narrow(widen, low, high):
+    """exp(c z²/2) for a normal z has a tail of the shape c, here 1 - widen; wider, it is bounded."""
+    log_w = 0.5 * (1 - widen) * np.random.default_rng(1).normal(size=(5000, 100)) ** 2
+    assert low < log_mean(log_w).k_hat.mean() <= high
 
 
 # Annealing --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import numpy as np
 from tinygen.backend import to_device
 from tinygen.data import Dataset
 from tinygen.metrics import c2st, memorisation, mmd, prdc, sliced_wasserstein, wasserstein
-from tinygen.models import Model
+from tinygen.models import VAE, Model
 from tinygen.random import Generator
 
 __all__ = ["evaluate"]
 
 ROWS = 2000  # at most so many rows of a set enter a measure: it is to take seconds
 BATCH = 500
+WEIGHTS = 200  # of importance sampling, for each row
 FEW = 50  # with fewer rows than these, neighbours and a classifier say nothing
 
 Array = np.ndarray[Any, Any]
@@ -25,7 +27,10 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
     """Measures of `model` by name; the samples may be on any device.
 
     held_out: each term of the training losses on held-out rows (nats or squared units, as the
-        model's `loss` says), and the `score_samples` mean where the model has one.
+        model's `loss` says), and the `score_samples` mean where the model has one. Of a VAE also
+        log p(x) by importance sampling on 500 rows, the error of that mean, and what the weights say
+        of both (see `Estimate`): the mean effective sample size of 200, the median k_hat, and the
+        share of rows with one above 0.7, where log p(x) is surer than it may be.
     samples: the measures of `tinygen.metrics`, of the samples beside as many held-out rows, and of
         the samples' distances to training rows beside those of held-out rows. Those of neighbours
         and of the classifier are left out where there are fewer than 50 rows.
@@ -67,7 +72,25 @@ def _losses(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
     score = getattr(model, "score_samples", None)
     if score is not None:
         found["score"] = float(score(rows, rng=rng).mean())
+    if isinstance(model, VAE):
+        found |= _likelihood(model, rows[:BATCH], rng.child("likelihood"))
     return found
+
+
+def _likelihood(model: VAE, rows: Array, rng: Generator) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the figures say it
+        estimate = model.log_likelihood(rows, k=WEIGHTS, rng=rng)
+    log_p, error, ess, k_hat = (
+        to_device(a, "cpu") for a in (*estimate, estimate.ess, estimate.k_hat)
+    )
+    return {
+        "log_likelihood": float(log_p.mean()),
+        "log_likelihood_error": float((error**2).sum() ** 0.5) / len(rows),
+        "effective_samples": float(ess.mean()),
+        "k_hat": float(np.median(k_hat)),
+        "k_hat_above_0.7": float((k_hat > 0.7).mean()),
+    }
 
 
 def _beside_held_out(rows: Array, held_out: Array, rng: Generator) -> dict[str, float]:

@@ -20,9 +20,10 @@ from tinygen.backend import namespace_for, namespace_of
 from tinygen.kernels.fused import Draw
 from tinygen.kernels.reference import philox4x32
 
-__all__ = ["Generator", "default_generator", "manual_seed", "philox4x32"]
+__all__ = ["Generator", "Rng", "as_generator", "default_generator", "manual_seed", "philox4x32"]
 
 Array: TypeAlias = Any
+Rng: TypeAlias = "Generator | SupportsIndex"  # a stream, or the seed of a new one
 Shape: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...]
 
 _CHILD_DRAW = 2**64 - 1  # kept for Generator.child: no generator draws here
@@ -231,6 +232,24 @@ _default = Generator()
 def default_generator() -> Generator:
     """The generator that random functions use when they are given none."""
     return _default
+
+
+def as_generator(rng: Rng | None) -> Generator:
+    """The generator that a function was given: itself, a new one from a seed, or for None the default.
+
+    TypeError: anything else, such as a generator of NumPy's.
+    """
+    if isinstance(rng, Generator):
+        return rng
+    if rng is None:
+        return _default
+    try:
+        return Generator(operator.index(rng))
+    except TypeError:
+        raise TypeError(
+            f"rng is a tinygen.random.Generator or a seed, not {type(rng)}; write rng=0, or any other "
+            "whole number"
+        ) from None
 
 
 def manual_seed(seed: SupportsIndex) -> Generator:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
 
+from tinygen import ops
 from tinygen.autodiff.tensor import Tensor, array_on, as_array, is_number
 from tinygen.backend import namespace_of
 from tinygen.random import Generator
 
-__all__ = ["Described", "Distribution", "check", "is_given", "parameters"]
+__all__ = ["Described", "Distribution", "check", "is_given", "log_of", "parameters"]
 
 
 class Distribution(Protocol):
@@ -71,3 +73,9 @@ def is_given(value: Tensor) -> bool:
     It is on the path of a training step, where nothing waits for the device.
     """
     return value.is_leaf or not value.requires_grad
+
+
+def log_of(p: Tensor) -> Tensor:
+    """The logarithm of probabilities, -inf at 0, where no gradient passes."""
+    positive = p > 0
+    return ops.where(positive, ops.log(ops.where(positive, p, 1.0)), -inf)

@@ -6,31 +6,46 @@ from math import inf
 from typing import Any
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor
-from tinygen.distributions.base import Described, check, parameters
-from tinygen.random import Generator
+from tinygen.autodiff.tensor import Tensor, array_on
+from tinygen.distributions.base import Described, check, log_of, parameters
+from tinygen.random import Rng, as_generator
 
 __all__ = ["Bernoulli"]
 
 
 class Bernoulli(Described):
-    """1 with probability sigmoid(logits), else 0, every element on its own.
+    """1 with probability sigmoid(logits), or `probs`, else 0, every element on its own.
 
-    logits: a Tensor, array or number of shape `shape`; the attribute is a Tensor. `dtype` and
-    `device` are those of the logits. Differentiable in them. ValueError: logits that are not finite
-    (unless an operation under recording made them).
+    logits, or probs in [0, 1]: a Tensor, array or number of shape `shape`. The attribute `logits` is
+    a Tensor, infinite for probabilities 0 and 1. `dtype` and `device` are those of what is given.
+    Differentiable in it. ValueError: logits that are not finite, probs that are none (unless an
+    operation under recording made them). TypeError: both are given, or none.
     """
 
-    def __init__(self, logits: Any) -> None:
-        (self.logits,) = parameters(logits)
+    def __init__(self, logits: Any = None, *, probs: Any = None) -> None:
+        if (logits is None) == (probs is None):
+            raise TypeError("a Bernoulli takes logits, or probs=..., and not both")
+        self.given: Tensor | None = None  # probabilities, which may be 0 and 1
+        if probs is None:
+            (self.logits,) = parameters(logits)
+            check("logits", self.logits, "finite", lambda x: abs(x) < inf)
+        else:
+            (self.given,) = parameters(probs)
+            check("probs", self.given, "in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+            self.logits = log_of(self.given) - log_of(1.0 - self.given)
         self.shape = self.logits.shape
         self.dtype, self.device = self.logits.dtype, self.logits.device
-        check("logits", self.logits, "finite", lambda x: abs(x) < inf)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """The log-probabilities of 0 and 1, shape (*shape, 2)."""
+        # -log p = softplus(-logits) and -log(1 - p) = softplus(logits): exact in both tails.
+        return ops.stack([-ops.softplus(self.logits), -ops.softplus(-self.logits)], -1)
 
     @property
     def probs(self) -> Tensor:
         """The probability of 1, elementwise."""
-        return ops.sigmoid(self.logits)
+        return ops.sigmoid(self.logits) if self.given is None else self.given
 
     @property
     def mean(self) -> Tensor:
@@ -48,15 +63,24 @@ class Bernoulli(Described):
         For x strictly between 0 and 1, such as a grey value, this is a negative cross-entropy and
         no log-probability.
         """
-        return -ops.bce_with_logits(self.logits, x)
+        if self.given is None:
+            return -ops.bce_with_logits(self.logits, x)
+        # 0 log 0 = 0, which the formula by logits does not know.
+        zero, one = ops.split(self.log_probs, 2, -1)
+        values = array_on(self.device, x, "x", "the parameters")
+        one, zero = (
+            ops.where(values != other, log_p[..., 0], 0.0) for log_p, other in ((one, 0), (zero, 1))
+        )
+        return x * one + (1 - x) * zero
 
-    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """Zeros and ones in the dtype of the logits, shape (*shape, *self.shape); a constant."""
+        rng = as_generator(rng)
         probs = self.probs.data
         return Tensor(rng.bernoulli(probs, (*shape, *self.shape), self.dtype))
 
     def entropy(self) -> Tensor:
         """-p log p - (1 - p) log(1 - p) in nats, elementwise: shape `shape`."""
-        # -log p = softplus(-logits) and -log(1 - p) = softplus(logits): exact in both tails.
-        a = self.logits
-        return ops.sigmoid(a) * ops.softplus(-a) + ops.sigmoid(-a) * ops.softplus(a)
+        log_p = self.log_probs
+        p = ops.exp(log_p)
+        return -(p * ops.where(p > 0, log_p, 0.0)).sum(-1)

@@ -11,7 +11,7 @@ from tinygen import ops
 from tinygen.autodiff.tensor import Tensor, array_on
 from tinygen.backend import namespace_of
 from tinygen.distributions.base import Described, check, parameters
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["Categorical"]
 
@@ -54,8 +54,9 @@ class Categorical(Described):
         x = array_on(self.device, x, "classes", "the logits")
         return -ops.softmax_cross_entropy(self.logits, x)
 
-    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """Classes, int64, shape (*shape, *self.shape); a constant."""
+        rng = as_generator(rng)
         # A uniform number falls into the class whose part of [0, 1) holds it. Dividing by the total
         # makes the last bound exactly 1, so that it always falls into one.
         m = namespace_of(self.logits.data)

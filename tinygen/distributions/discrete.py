@@ -3,7 +3,7 @@
 The textbook sum Σ p log(p/q) cancels for nearly equal p and q, down to negative results and, under
 a square root, NaN. Since p and q sum to one, Σ (q - p) may be added: then every term,
 
-    q φ((p - q)/q) = p log(p/q) - p + q,    φ(u) = (1 + u) log(1 + u) - u  ≥  0,
+    p log(p/q) - p + q = p E(-log(p/q)),    E(x) = e^x - 1 - x  ≥  0,
 
 is non-negative by itself, and 0 only where p = q.
 """
@@ -19,13 +19,12 @@ import numpy.typing as npt
 from tinygen.autodiff.tensor import as_array
 from tinygen.backend import check_device, namespace_of
 
-__all__ = ["js_discrete", "js_distance", "js_terms", "kl_discrete", "kl_terms"]
+__all__ = ["NEAR", "excess_of", "js_discrete", "js_distance", "kl_discrete"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
-# φ(u) = Σ (-u)^k / (k(k-1)) from k = 2; for |u| ≤ 0.1 the terms after k = 18 are below rounding.
-_NEAR = 0.1
-_SERIES = [1 / (k * (k - 1)) for k in range(18, 1, -1)]
+NEAR = 0.5  # up to this |x|, E(x) comes from its series: the terms after x^16 are below rounding
+_FACTORS = [1 / k for k in range(16, 2, -1)]
 
 
 def kl_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
@@ -38,7 +37,7 @@ def kl_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> An
     from one by more than 1e-6 (1.2e-5 in float32), different lengths, base ≤ 1 or not finite.
     """
     p, q = _outcomes_last(p, q, axis)
-    return kl_terms(p, q).sum(-1) / _unit(base)
+    return _kl_terms(p, q).sum(-1) / _unit(base)
 
 
 def js_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
@@ -49,7 +48,7 @@ def js_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> An
     """
     p, q = _outcomes_last(p, q, axis)
     # Inputs that sum to a little more than one may exceed the bound by as little.
-    return namespace_of(p).minimum(js_terms(p, q).sum(-1), log(2)) / _unit(base)
+    return namespace_of(p).minimum(_js_terms(p, q).sum(-1), log(2)) / _unit(base)
 
 
 def js_distance(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
@@ -58,34 +57,36 @@ def js_distance(p: Any, q: Any, axis: int = -1, base: float | None = None) -> An
     return namespace_of(js).sqrt(js)
 
 
-def kl_terms(p: Array, q: Array) -> Array:
+def excess_of(m: Any, x: Any) -> Any:
+    """E(x) = e^x - 1 - x in the namespace m: how far the exponential is above its tangent at 0."""
+    near = m.abs(x) <= NEAR
+    small = m.where(near, x, 0.0)
+    series: Any = 1.0
+    for factor in _FACTORS:
+        series = 1.0 + small * factor * series
+    return m.where(near, 0.5 * m.square(small) * series, m.expm1(x) - x)
+
+
+def _kl_terms(p: Array, q: Array) -> Array:
     """p log(p/q) - p + q for numbers ≥ 0, elementwise and never negative; +inf where p > 0 = q."""
     m = namespace_of(p)
     difference = p - q
-    near = m.abs(difference) <= _NEAR * q  # true also for p = q = 0
+    near = m.abs(difference) <= 0.3 * q  # true also for p = q = 0
     u = m.where(near, difference, 0.0) / m.where(near & (q > 0), q, 1.0)
-    by_series = q * u**2 * _polynomial(-u)
+    by_ratio = p * excess_of(m, -m.log1p(u))
 
     # Logarithms apart, because the ratio to a very small q overflows.
     positive = p > 0
     with np.errstate(divide="ignore"):  # log q = -inf is meant
         log_ratio = m.log(m.where(positive, p, 1.0)) - m.log(m.where(positive, q, 1.0))
-    terms: Array = m.where(near, by_series, p * log_ratio - difference)
+    terms: Array = m.where(near, by_ratio, p * log_ratio - difference)
     return terms
 
 
-def _polynomial(x: Any) -> Any:
-    """The polynomial with the coefficients of the series, by Horner's rule."""
-    y = 0.0
-    for coefficient in _SERIES:
-        y = y * x + coefficient
-    return y
-
-
-def js_terms(p: Array, q: Array) -> Array:
-    """What each outcome of probabilities or densities p and q adds to JS(p, q); never negative."""
+def _js_terms(p: Array, q: Array) -> Array:
+    """What each outcome of probabilities p and q adds to JS(p, q); never negative."""
     twice_m = p + q  # m itself would round the smallest number to 0, and KL would be infinite
-    return (kl_terms(2 * p, twice_m) + kl_terms(2 * q, twice_m)) / 4
+    return (_kl_terms(2 * p, twice_m) + _kl_terms(2 * q, twice_m)) / 4
 
 
 def _outcomes_last(p: Any, q: Any, axis: int) -> tuple[Array, Array]:

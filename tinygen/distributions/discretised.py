@@ -13,7 +13,7 @@ from tinygen.autodiff.tensor import Tensor, array_on
 from tinygen.backend import namespace_of, special
 from tinygen.distributions.base import Described, check, parameters
 from tinygen.errors import whole
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["DiscretisedNormal", "log_mass"]
 
@@ -75,8 +75,9 @@ class DiscretisedNormal(Described):
         """The expected square of a level's distance from `mean`, elementwise."""
         return (self.probs * ops.square(self.levels - self.mean[..., None])).sum(-1)
 
-    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """Levels, shape (*shape, *self.shape); a constant."""
+        rng = as_generator(rng)
         noise = rng.normal((*shape, *self.shape), dtype=self.dtype, device=self.device)
         number = self._nearest(self.loc.data + self.scale.data * noise)
         return Tensor(self.levels[number.astype(int)])

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
-from math import log, pi, sqrt
+from math import log, pi
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from tinygen import ops
+from tinygen.autodiff.operation import operation
 from tinygen.autodiff.tensor import Tensor
 from tinygen.backend import namespace_of
 from tinygen.distributions.bernoulli import Bernoulli
 from tinygen.distributions.categorical import Categorical
-from tinygen.distributions.discrete import js_terms
+from tinygen.distributions.discrete import NEAR, excess_of
 from tinygen.distributions.discretised import DiscretisedNormal
 from tinygen.distributions.multivariate import MultivariateNormal, whiten
 from tinygen.distributions.normal import Normal
 
-__all__ = ["js_divergence", "kl_divergence"]
+__all__ = ["excess", "js_divergence", "kl_divergence"]
 
 Table: TypeAlias = dict[tuple[type, type], Callable[[Any, Any], Tensor]]
+
+
+excess = operation(
+    "excess", excess_of,
+    lambda m, g, _y, x: g * m.expm1(x),
+    doc="e^x - 1 - x, accurate also where it is small.",
+)  # fmt: skip
 
 
 def kl_divergence(p: Any, q: Any) -> Tensor:
@@ -33,19 +40,19 @@ def kl_divergence(p: Any, q: Any) -> Tensor:
     Differentiable in the parameters of both. TypeError: a pair without a closed form here.
     ValueError: different classes, levels or lengths of vectors.
     """
-    return _lifted(_look_up("KL", _KL, p, q)(p, q))
+    return _look_up("KL", _KL, p, q)(p, q)
 
 
 def js_divergence(p: Any, q: Any) -> Tensor:
     """JS(p, q) = ½ KL(p ‖ m) + ½ KL(q ‖ m) with the mixture m = (p + q)/2, in nats, in [0, log 2].
 
     For each row of two Categorical, elementwise for two Bernoulli or two DiscretisedNormal,
-    differentiable; for two Normal of shape () by quadrature, a float64 constant.
+    differentiable; for two Normal of shape () by quadrature, a float64 constant, right to 1e-12.
     TypeError: another pair, or Normals whose parameters require a gradient.
     ValueError: Normals of another shape, different classes or levels.
     """
     js = _look_up("JS", _JS, p, q)(p, q)
-    return _lifted(js) - ops.relu(js.detach() - log(2))
+    return js - ops.relu(js.detach() - log(2))  # probabilities may round to a sum above one
 
 
 def _look_up(divergence: str, table: Table, p: Any, q: Any) -> Callable[[Any, Any], Tensor]:
@@ -59,18 +66,13 @@ def _look_up(divergence: str, table: Table, p: Any, q: Any) -> Callable[[Any, An
     return rule
 
 
-def _lifted(value: Tensor) -> Tensor:
-    """Rounding may leave a divergence just below 0: raise its value, not touching derivatives."""
-    return value + ops.relu(-value.detach())
-
-
 # -- Kullback-Leibler ----------------------------------------------------------------------------
 def _kl_normal(p: Normal, q: Normal) -> Tensor:
     # log(σq/σp) + (σp² + (μp - μq)²)/(2σq²) - ½, arranged around the log-ratio r of the two σ:
     # e^2r - 1 - 2r is small where r is, not a difference of large terms.
     r = ops.log(p.std) - ops.log(q.std)
     z = (p.mean - q.mean) / q.std
-    return 0.5 * (ops.expm1(2.0 * r) - 2.0 * r + ops.square(z))
+    return 0.5 * (excess(2.0 * r) + ops.square(z))
 
 
 def _kl_multivariate(p: MultivariateNormal, q: MultivariateNormal) -> Tensor:
@@ -84,106 +86,106 @@ def _kl_multivariate(p: MultivariateNormal, q: MultivariateNormal) -> Tensor:
     a = ops.solve(q.factor, p.factor - q.factor)
     on_diagonal = namespace_of(a.data).eye(p.shape[-1], dtype=bool)
     others = ops.square(ops.where(on_diagonal, 0.0, a)).sum((-2, -1))
-    return 0.5 * ((ops.expm1(2.0 * r) - 2.0 * r).sum(-1) + others + ops.square(z).sum(-1))
+    return 0.5 * (excess(2.0 * r).sum(-1) + others + ops.square(z).sum(-1))
 
 
-def _kl_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
-    # The logarithms of both probabilities, -softplus(∓logits), keep their accuracy in the tails.
-    a, b = p.logits, q.logits
-    if_one = ops.softplus(-b) - ops.softplus(-a)
-    if_zero = ops.softplus(b) - ops.softplus(a)
-    return ops.sigmoid(a) * if_one + ops.sigmoid(-a) * if_zero
+def _kl_outcomes(p: Any, q: Any) -> Tensor:
+    _check_outcomes(p, q)
+    log_p, log_q = p.log_probs, q.log_probs
+    p_, q_ = ops.exp(log_p), ops.exp(log_q)
+    possible = p_.data > 0  # an outcome that is not adds 0, even if q = 0
+    log_ratio = ops.where(possible, log_p, 0.0) - ops.where(possible, log_q, 0.0)
+    return _terms(p_, q_, log_ratio).sum(-1)
 
 
-def _kl_categorical(p: Categorical, q: Categorical) -> Tensor:
-    _check_classes(p, q)
-    return _expected_log_ratio(p.probs, p.log_probs, q.log_probs)
+def _terms(p: Tensor, q: Tensor, log_ratio: Tensor) -> Tensor:
+    """p log(p/q) - p + q of each outcome: they add up to KL(p ‖ q), and none is below 0.
+
+    log_ratio is log(p/q), or 0 where p = 0.
+    """
+    near = (abs(log_ratio.data) <= NEAR) & (p.data > 0)
+    nearly_equal = p * excess(ops.where(near, -log_ratio, 0.0))
+    return ops.where(near, nearly_equal, p * log_ratio - p + q)
 
 
-def _kl_discretised(p: DiscretisedNormal, q: DiscretisedNormal) -> Tensor:
-    _check_levels(p, q)
-    return _expected_log_ratio(p.probs, p.log_probs, q.log_probs)
-
-
-def _expected_log_ratio(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Σ p (log p - log q) for each row, where a class with p = 0 adds 0 even if q = 0."""
-    possible = p > 0
-    ratio = ops.where(possible, log_p, 0.0) - ops.where(possible, log_q, 0.0)
-    return (p * ratio).sum(-1)
-
-
-def _check_classes(p: Categorical, q: Categorical) -> None:
-    classes = p.logits.shape[-1], q.logits.shape[-1]
-    if classes[0] != classes[1]:
-        raise ValueError(f"p has {classes[0]} classes, q has {classes[1]}")
-
-
-def _check_levels(p: DiscretisedNormal, q: DiscretisedNormal) -> None:
-    grids = [f"{len(d.levels)} levels from {d.low} in steps of {d.step:.6g}" for d in (p, q)]
-    if grids[0] != grids[1]:
-        raise ValueError(f"p has {grids[0]}, q has {grids[1]}")
+def _check_outcomes(p: Any, q: Any) -> None:
+    if isinstance(p, Categorical):
+        classes = p.logits.shape[-1], q.logits.shape[-1]
+        if classes[0] != classes[1]:
+            raise ValueError(f"p has {classes[0]} classes, q has {classes[1]}")
+    if isinstance(p, DiscretisedNormal):
+        grids = [f"{len(d.levels)} levels from {d.low} in steps of {d.step:.6g}" for d in (p, q)]
+        if grids[0] != grids[1]:
+            raise ValueError(f"p has {grids[0]}, q has {grids[1]}")
 
 
 # -- Jensen-Shannon ------------------------------------------------------------------------------
-def _js_categorical(p: Categorical, q: Categorical) -> Tensor:
-    _check_classes(p, q)
-    return _js_of_outcomes(p.log_probs, q.log_probs)
+def _js_outcomes(p: Any, q: Any) -> Tensor:
+    _check_outcomes(p, q)
+    return _js_of_logs(p.log_probs, q.log_probs)
 
 
-def _js_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
-    return _js_of_outcomes(
-        *(ops.stack([-ops.softplus(d.logits), -ops.softplus(-d.logits)], -1) for d in (p, q))
-    )
-
-
-def _js_discretised(p: DiscretisedNormal, q: DiscretisedNormal) -> Tensor:
-    _check_levels(p, q)
-    return _js_of_outcomes(p.log_probs, q.log_probs)
-
-
-def _js_of_outcomes(log_p: Tensor, log_q: Tensor) -> Tensor:
-    # With d = log p/q, log p/m = log 2 - softplus(-d), exactly 0 for p = q; and log 2 for q = 0.
+def _js_of_logs(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """JS of probabilities along the last axis, from their logarithms."""
     p, q = ops.exp(log_p), ops.exp(log_q)
     both = (p.data > 0) & (q.data > 0)
     d = ops.where(both, log_p, 0.0) - ops.where(both, log_q, 0.0)
-    of_p, of_q = (log(2) - ops.where(both, ops.softplus(x), 0.0) for x in (-d, d))
-    return 0.5 * (p * of_p + q * of_q).sum(-1)
+    # The larger of p and q has the logarithm -log(½ + ½ e^-|d|) over m, the smaller |d| less.
+    p_larger = d.data >= 0
+    minus = ops.where(p_larger, -d, d)
+    larger = -ops.log1p(0.5 * ops.expm1(minus))
+    smaller = larger + minus
+    over_m = ops.where(p_larger, larger, smaller), ops.where(p_larger, smaller, larger)
+    of_p, of_q = (  # where the other is 0, m is half of one
+        ops.where(both, ratio, log(2) * (one.data > 0).astype(one.dtype))
+        for one, ratio in zip((p, q), over_m, strict=True)
+    )
+    m = 0.5 * (p + q)
+    return 0.5 * (_terms(p, m, of_p) + _terms(q, m, of_q)).sum(-1)
 
 
 def _js_normal(p: Normal, q: Normal) -> Tensor:
-    from scipy.integrate import quad  # SciPy imports slowly, and only this needs it
-
     for d in (p, q):
         if d.shape != ():
             raise ValueError(f"the quadrature takes Normals of shape (), got {d.shape}")
     # np.asarray refuses a Tensor that requires a gradient.
     laws = [tuple(float(np.asarray(t.to("cpu"))) for t in (d.std, d.mean)) for d in (p, q)]
-    _, origin = min(laws)  # x is relative to the mean of the narrower, where rounding matters most
+    (narrow, its_mean), (wide, mean) = sorted(laws)
+    # In units of the wide Normal, N(0, 1), the narrow one is N(t, s²). Beyond these limits they do
+    # not meet, and JS is log 2 to the last digit.
+    t, s = min(abs(its_mean - mean) / wide, 60.0), max(narrow / wide, 1e-30)
+    # Each has nodes on its own scale, so that a narrow one is not overlooked: ten standard
+    # deviations to both sides, beyond which float64 sees nothing.
+    z, weight = _nodes(-10.0, 10.0)
+    left, right = _nodes(-10.0, min(t - 10 * s, 10.0)), _nodes(min(t + 10 * s, 10.0), 10.0)
+    (x, others) = (np.concatenate(pair) for pair in zip(left, right, strict=True))
+    z, x = np.append(z, (x - t) / s), np.append(t + s * z, x)  # in units of either
+    log_weight = np.log(np.append(s * weight, others))
+    log_narrow = Tensor(log_weight - 0.5 * z**2 - 0.5 * log(2 * pi) - log(s))
+    log_wide = Tensor(log_weight - 0.5 * x**2 - 0.5 * log(2 * pi))
+    return _js_of_logs(log_narrow, log_wide).to(p.mean.device)
 
-    def integrand(x: float) -> float:
-        return float(js_terms(*(_density(x, mean - origin, std) for std, mean in laws)))
 
-    # Beyond ten standard deviations there is nothing that float64 could see. Each Normal has pieces
-    # on its own scale, so that a narrow one is not overlooked.
-    edges = sorted({mean - origin + k * std for std, mean in laws for k in (-10, 10)})
-    pieces = (quad(integrand, a, b, epsabs=1e-13, epsrel=1e-10)[0] for a, b in pairwise(edges))
-    return Tensor(np.array(sum(pieces))).to(p.mean.device)
-
-
-def _density(x: float, mean: float, std: float) -> Any:
-    return np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * sqrt(2 * pi))
+def _nodes(start: float, end: float) -> tuple[Any, Any]:
+    """Nodes and weights of an integral: 128 pieces of 16 points of Gauss and Legendre each."""
+    if end <= start:
+        return np.empty(0), np.empty(0)
+    x, w = np.polynomial.legendre.leggauss(16)
+    edges = np.linspace(start, end, 129)
+    half = 0.5 * np.diff(edges)[:, None]
+    return (edges[:-1, None] + half * (1 + x)).ravel(), (half * w).ravel()
 
 
 _KL: Table = {
     (Normal, Normal): _kl_normal,
     (MultivariateNormal, MultivariateNormal): _kl_multivariate,
-    (DiscretisedNormal, DiscretisedNormal): _kl_discretised,
-    (Bernoulli, Bernoulli): _kl_bernoulli,
-    (Categorical, Categorical): _kl_categorical,
+    (DiscretisedNormal, DiscretisedNormal): _kl_outcomes,
+    (Bernoulli, Bernoulli): _kl_outcomes,
+    (Categorical, Categorical): _kl_outcomes,
 }
 _JS: Table = {
     (Normal, Normal): _js_normal,
-    (DiscretisedNormal, DiscretisedNormal): _js_discretised,
-    (Bernoulli, Bernoulli): _js_bernoulli,
-    (Categorical, Categorical): _js_categorical,
+    (DiscretisedNormal, DiscretisedNormal): _js_outcomes,
+    (Bernoulli, Bernoulli): _js_outcomes,
+    (Categorical, Categorical): _js_outcomes,
 }

@@ -13,29 +13,31 @@ import numpy.typing as npt
 
 from tinygen.autodiff.modes import no_grad
 from tinygen.distributions.base import Distribution
-from tinygen.random import Generator
+from tinygen.random import Generator, Rng, as_generator
 
 __all__ = ["monte_carlo_js", "monte_carlo_kl"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
 
-def monte_carlo_kl(p: Distribution, q: Distribution, rng: Generator, n: int) -> tuple[float, float]:
+def monte_carlo_kl(p: Distribution, q: Distribution, rng: Rng, n: int) -> tuple[float, float]:
     """KL(p ‖ q) ≈ (1/n) Σ log p(x_i)/q(x_i) with x_i ~ p: the estimate and its standard error.
 
     Unbiased, in nats; it may be negative. (inf, inf) if a sample is impossible under q.
     ValueError: n < 2, or p and q of different shapes.
     """
+    rng = as_generator(rng)
     _check(p, q, n)
     return _mean_and_error(_log_ratio(p, q, rng, n))
 
 
-def monte_carlo_js(p: Distribution, q: Distribution, rng: Generator, n: int) -> tuple[float, float]:
+def monte_carlo_js(p: Distribution, q: Distribution, rng: Rng, n: int) -> tuple[float, float]:
     """JS(p, q) from n samples of p and n of q: the estimate and its standard error.
 
     The mean of ½ log p(x_i)/m(x_i) + ½ log q(y_i)/m(y_i), x_i ~ p, y_i ~ q, m = (p + q)/2.
     Unbiased, in nats; it may be negative. ValueError: n < 2, or p and q of different shapes.
     """
+    rng = as_generator(rng)
     _check(p, q, n)
     # With t = log p/q, log p/m = log 2 - log(1 + e^-t); and the same from the other side.
     from_p = log(2) - np.logaddexp(0.0, -_log_ratio(p, q, rng, n))

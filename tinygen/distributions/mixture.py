@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor, array_on
 from tinygen.backend import namespace_of
-from tinygen.distributions.base import Described, check, is_given
+from tinygen.distributions.base import Described, check, is_given, log_of
 from tinygen.distributions.categorical import Categorical
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["Mixture"]
 
@@ -72,12 +71,13 @@ class Mixture(Described):
         log_p = self.components.log_prob(ops.broadcast_to(x, (*samples, *self.components.shape)))
         # A Normal gives a number for each element of a sample, a MultivariateNormal one for all.
         log_p = log_p.sum(tuple(range(len(samples) + self.weights.ndim, log_p.ndim)))
-        return ops.logsumexp(self._log_weights() + log_p, axis=-1)
+        return ops.logsumexp(log_of(self.weights) + log_p, axis=-1)
 
-    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """Independent samples, shape (*shape, *self.shape); a constant."""
+        rng = as_generator(rng)
         axis = -1 - self._sample_axes
-        chosen = Categorical(self._log_weights().detach()).sample(rng, shape).data
+        chosen = Categorical(log_of(self.weights.detach())).sample(rng, shape).data
         chosen = chosen.reshape(*chosen.shape, *[1] * (1 + self._sample_axes))
         drawn = self.components.sample(rng, shape).data  # from each; then one is taken
         return Tensor(namespace_of(drawn).take_along_axis(drawn, chosen, axis).squeeze(axis))
@@ -88,10 +88,6 @@ class Mixture(Described):
             "the entropy of a mixture has no closed form; "
             "-p.log_prob(p.sample(rng, (n,))).mean() estimates it"
         )
-
-    def _log_weights(self) -> Tensor:
-        positive = self.weights > 0
-        return ops.where(positive, ops.log(ops.where(positive, self.weights, 1.0)), -inf)
 
     def _expectation(self, values: Tensor) -> Tensor:
         weights = ops.reshape(self.weights, (*self.weights.shape, *[1] * self._sample_axes))

@@ -12,7 +12,7 @@ from tinygen.autodiff.tensor import Tensor
 from tinygen.backend import namespace_of
 from tinygen.distributions.base import Described, check, is_given, parameters
 from tinygen.ops.linalg import not_positive_definite
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["MultivariateNormal", "whiten"]
 
@@ -69,16 +69,17 @@ class MultivariateNormal(Described):
         constant = 0.5 * self.shape[-1] * log(2 * pi)
         return -0.5 * ops.square(z).sum(-1) - self.log_std.sum(-1) - constant
 
-    def rsample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """mean + factor · ε with ε ~ N(0, I), shape (*shape, *self.shape).
 
         Differentiable in the parameters, as for `Normal`.
         """
+        rng = as_generator(rng)
         noise = rng.normal((*shape, *self.shape), dtype=self.dtype, device=self.device)
         rows = ops.matmul(noise[..., None, :], ops.swapaxes(self.factor, -1, -2))
         return self.mean + rows[..., 0, :]
 
-    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """The values of `rsample`, as a constant."""
         return self.rsample(rng, shape).detach()
 

@@ -10,7 +10,7 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor
 from tinygen.distributions.base import Described, check, parameters
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["Normal"]
 
@@ -41,15 +41,16 @@ class Normal(Described):
         z = (x - self.mean) / self.std
         return -0.5 * ops.square(z) - ops.log(self.std) - 0.5 * log(2 * pi)
 
-    def rsample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """mean + std · ε with ε ~ N(0, 1), shape (*shape, *self.shape).
 
         Differentiable in the parameters: the reparameterisation of Kingma & Welling (2013, §2.4).
         """
+        rng = as_generator(rng)
         noise = rng.normal((*shape, *self.shape), dtype=self.dtype, device=self.device)
         return self.mean + self.std * noise
 
-    def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """The values of `rsample`, as a constant."""
         return self.rsample(rng, shape).detach()
 

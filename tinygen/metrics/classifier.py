@@ -12,7 +12,7 @@ from tinygen.metrics._points import Array, at_least, point_sets
 from tinygen.nn import MLP
 from tinygen.ops import bce_with_logits, mean
 from tinygen.optim import Adam
-from tinygen.random import Generator
+from tinygen.random import Generator, Rng, as_generator
 
 __all__ = ["C2ST", "c2st"]
 
@@ -22,13 +22,14 @@ _BATCH, _EPOCHS, _PATIENCE = 128, 100, 10
 
 class C2ST(NamedTuple):
     """accuracy: the share of test rows told right; .5 means indistinguishable, 1 told apart always.
-    standard_error: of that share, sqrt(accuracy (1 - accuracy) / test rows)."""
+    standard_error: sqrt(p (1 - p) / (n + 4)) with p = (right + 2) / (n + 4) of n test rows: two more
+        told right and two told wrong, so that it is no 0 at accuracy 1 (Agresti & Coull 1998)."""
 
     accuracy: float
     standard_error: float
 
 
-def c2st(samples: Any, real: Any, rng: Generator) -> C2ST:
+def c2st(samples: Any, real: Any, rng: Rng) -> C2ST:
     """How well a network trained to tell samples (n, d) from real rows (m, d) does on other rows.
 
     The classifier two-sample test (Lopez-Paz & Oquab 2017, §3). As many rows of each set, all of
@@ -39,6 +40,7 @@ def c2st(samples: Any, real: Any, rng: Generator) -> C2ST:
     most that of Bayes' rule. A weak network finds less: .5 is no proof. Computed on the CPU.
     ValueError: fewer than 8 rows in a set, different d, NaN or infinity.
     """
+    rng = as_generator(rng)
     samples, real = point_sets(samples=samples, real=real)
     at_least(8, "c2st", samples, real)
     n = min(len(samples), len(real))
@@ -51,8 +53,9 @@ def c2st(samples: Any, real: Any, rng: Generator) -> C2ST:
     net = _trained(rows[:held], labels[:held], rows[held:test], labels[held:test], rng)
     with no_grad():
         right = (net(rows[test:]).numpy() > 0) == (labels[test:] > 0)
-    accuracy = float(right.mean())
-    return C2ST(accuracy, (accuracy * (1 - accuracy) / right.size) ** 0.5)
+    n = right.size + 4
+    p = (int(right.sum()) + 2) / n
+    return C2ST(float(right.mean()), (p * (1 - p) / n) ** 0.5)
 
 
 def _standardised(rows: Array, training: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tinygen.errors import whole
 from tinygen.metrics._points import Array, at_least, point_sets, squared_distances
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["MMD", "mmd"]
 
@@ -25,9 +25,7 @@ class MMD(NamedTuple):
     bandwidth: float
 
 
-def mmd(
-    x: Any, y: Any, rng: Generator, bandwidth: float | None = None, permutations: int = 199
-) -> MMD:
+def mmd(x: Any, y: Any, rng: Rng, bandwidth: float | None = None, permutations: int = 199) -> MMD:
     """MMD² of x (n, d) and y (m, d) with the kernel k(a, b) = exp(-|a - b|² / (2 bandwidth²)).
 
     The unbiased estimate (Gretton et al. 2012, eq. 3): the mean of k over pairs in x and over pairs
@@ -39,6 +37,7 @@ def mmd(
     ValueError: fewer than 2 rows in a set, different d, NaN or infinity, a bandwidth that is not
     above 0, permutations < 1.
     """
+    rng = as_generator(rng)
     x, y = point_sets(x=x, y=y)
     at_least(2, "mmd", x, y)
     points = np.concatenate([x, y])

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygen.errors import whole
 from tinygen.metrics._points import Array, point_sets, squared_distances
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["sliced_wasserstein", "wasserstein"]
 
@@ -31,7 +31,7 @@ def wasserstein(x: Any, y: Any) -> float:
     return float(mass @ moved / mass.sum()) ** 0.5
 
 
-def sliced_wasserstein(x: Any, y: Any, rng: Generator, projections: int = 256) -> float:
+def sliced_wasserstein(x: Any, y: Any, rng: Rng, projections: int = 256) -> float:
     """The sliced Wasserstein-2 distance of two sets of points, x (n, d) and y (m, d).
 
     The root of the mean, over random unit directions θ, of the squared W2 distance between the
@@ -39,6 +39,7 @@ def sliced_wasserstein(x: Any, y: Any, rng: Generator, projections: int = 256) -
     Computed on the CPU.
     ValueError: an empty set, different d, NaN or infinity, projections < 1.
     """
+    rng = as_generator(rng)
     x, y = point_sets(x=x, y=y)
     directions = rng.normal((x.shape[1], whole("projections", projections)), dtype=np.float64)
     directions /= np.linalg.norm(directions, axis=0)

@@ -15,8 +15,9 @@ from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import unknown, whole
 from tinygen.models.model import Model, choose, count_of, with_options_of
+from tinygen.models.rows import by_blocks
 from tinygen.nn import MLP
-from tinygen.random import Generator, default_generator
+from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import Settings
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Autoencoder(Model):
         self.code_mean = tensor(np.zeros(latent, np.float32))
         self.code_factor = tensor(np.eye(latent, dtype=np.float32))
 
-    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """The mean over examples of ‖x - g(f(x))‖², in normalised units."""
         x = self.normalise(x)
         return {"loss": squared_error(self.decoder(self.encoder(x)), x)}
@@ -97,15 +98,16 @@ class Autoencoder(Model):
     @no_grad()
     def decode(self, z: Any) -> Array:
         """The data (n, features) for codes (n, latent)."""
-        return self.denormalise(self.decoder(self.check_codes(z)).data)
+        z = self.check_codes(z)
+        return self.denormalise(by_blocks(lambda z: self.decoder(z).data, z))
 
     def reconstruct(self, x: Any) -> Array:
         """g(f(x)), of the shape and in the units of x."""
         return self.decode(self.encode(x))
 
-    def sample(self, n: int, *, rng: Generator | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
         """Decoded draws (n, features) from the normal distribution fitted to the codes."""
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         z = rng.normal((count_of(n), len(self.code_mean)), device=self.device)
         return self.decode(z @ self.code_factor.data.T + self.code_mean.data)
 
@@ -116,18 +118,21 @@ def squared_error(y: Tensor, x: Any) -> Tensor:
 
 
 # -- denoising -----------------------------------------------------------------------------------
-def mask(x: Array, amount: float, rng: Generator) -> Array:
+def mask(x: Array, amount: float, rng: Rng) -> Array:
     """Each element set to 0 with probability `amount` (Vincent et al. 2008)."""
+    rng = as_generator(rng)
     return x * rng.bernoulli(1.0 - amount, x.shape, device=namespace_of(x).device)
 
 
-def add_gaussian(x: Array, amount: float, rng: Generator) -> Array:
+def add_gaussian(x: Array, amount: float, rng: Rng) -> Array:
     """Normal noise of standard deviation `amount` added."""
+    rng = as_generator(rng)
     return x + rng.normal(x.shape, 0.0, amount, device=namespace_of(x).device)
 
 
-def salt_and_pepper(x: Array, amount: float, rng: Generator) -> Array:
+def salt_and_pepper(x: Array, amount: float, rng: Rng) -> Array:
     """Each element with probability `amount` replaced by the smallest or the largest of the batch."""
+    rng = as_generator(rng)
     m = namespace_of(x)
     u = rng.uniform(x.shape, device=m.device)
     return m.where(u < amount / 2, x.min(), m.where(u < amount, x.max(), x))
@@ -169,13 +174,13 @@ class DenoisingAutoencoder(Autoencoder):
             )
         self.corruption, self.amount = corruption, amount
 
-    def corrupt(self, x: Array, rng: Generator) -> Array:
+    def corrupt(self, x: Array, rng: Rng) -> Array:
         """x (n, features) corrupted as in training, in normalised units."""
         return choose("corruption", self.corruption, CORRUPTIONS)(
             self.normalise(x), self.amount, rng
         )
 
-    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """The mean over examples of ‖x - g(f(x̃))‖², in normalised units."""
         return {
             "loss": squared_error(
@@ -232,12 +237,13 @@ def _slope(activation: str, z: Tensor) -> Tensor:
     return rule(ops, ops.ones_like(z), ops.ACTIVATIONS[activation](z), z)
 
 
-def hutchinson_jacobian_norm(f: Callable[[Tensor], Tensor], x: Any, rng: Generator) -> Tensor:
+def hutchinson_jacobian_norm(f: Callable[[Tensor], Tensor], x: Any, rng: Rng) -> Tensor:
     """An unbiased estimate of ‖∂f/∂x‖²_F at each row: ‖vᵀ ∂f/∂x‖² with v ~ N(0, I); shape (n,).
 
     One backward pass for any f of rows (Hutchinson 1990), where the exact norm needs as many as
     the code has numbers.
     """
+    rng = as_generator(rng)
     x = tensor(x, requires_grad=True)
     y = f(x)
     v = rng.normal(y.shape, dtype=y.dtype, device=y.device)
@@ -253,12 +259,13 @@ class HutchinsonVariance(NamedTuple):
     variance: Array
 
 
-def hutchinson_variance(f: MLP, x: Any, rng: Generator, probes: int = 100) -> HutchinsonVariance:
+def hutchinson_variance(f: MLP, x: Any, rng: Rng, probes: int = 100) -> HutchinsonVariance:
     """How far estimates by one probe scatter, measured over `probes` ≥ 2 of them.
 
     In theory by the variance 2 ‖J Jᵀ‖²_F of vᵀ J Jᵀ v: at worst, for J of rank one, twice the
     square of the norm itself, and of that 1/r if J has r equal singular values.
     """
+    rng = as_generator(rng)
     whole("probes", probes, 2)
     draws = [hutchinson_jacobian_norm(f, x, rng).data for _ in range(probes)]
     values = namespace_of(draws[0]).stack(draws).astype(np.float64)
@@ -292,7 +299,7 @@ class ContractiveAutoencoder(Autoencoder):
             raise ValueError(f"the penalty's weight is at least 0, not {penalty}")
         self.penalty, self.estimate = penalty, estimate
 
-    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """The reconstruction error plus the weighted penalty, and both apart; means over examples."""
         x = self.normalise(x)
         error = squared_error(self.decoder(self.encoder(x)), x)

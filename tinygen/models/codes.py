@@ -14,8 +14,8 @@ from tinygen.autodiff.tensor import Tensor, as_array
 from tinygen.backend import namespace_of, to_device
 from tinygen.data import Dataset
 from tinygen.errors import unknown, whole
-from tinygen.models.likelihood import blocks
 from tinygen.models.model import Model
+from tinygen.models.rows import blocks
 from tinygen.nn import Linear
 from tinygen.random import Generator
 from tinygen.training import Settings, train

@@ -12,8 +12,9 @@ log (1/n) Σ p(x given z_i). `anneal` computes it when it has one temperature al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
-from math import inf, log, nan
+from math import ceil, inf, log, nan, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,45 +25,56 @@ from tinygen.autodiff.modes import enable_grad, no_grad
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of
 from tinygen.errors import whole
-from tinygen.random import Generator
+from tinygen.models.rows import blocks
+from tinygen.random import Rng, as_generator
 
-__all__ = ["Estimate", "LogMean", "anneal", "blocks", "temperatures"]
+__all__ = ["Estimate", "LogMean", "anneal", "pareto_shape", "temperatures"]
 
 Array = np.ndarray[Any, Any]
 
 LogLikelihood = Callable[[Tensor, slice], Tensor]
 """log p(x given z), shape (n,), of z (n, latent), where row i belongs to row i of a slice of x."""
 
-BLOCK = 1024  # rows that a network computes at once: what is in memory, whatever the data's size
 
+@dataclass(frozen=True)
+class Estimate:
+    """log p(x) of each row in nats and how sure it is, all (n,), float64.
 
-def blocks(n: int) -> Iterator[slice]:
-    """The rows 0..n-1 in slices of at most BLOCK."""
-    return (slice(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK))
+        log_p, error = estimate  # the first two, for short
 
-
-class Estimate(NamedTuple):
-    """log p(x) of each row in nats and its standard error, both (n,), float64.
-
-    The expected value lies below log p(x) by about half of the squared error. The mean over rows
-    has the standard error sqrt((error**2).sum()) / n, apart from that of having drawn the rows.
+    error: the standard error of log_p, whose expected value lies below log p(x) by about half of the
+        squared error. The mean over rows has the standard error sqrt((error**2).sum()) / n, apart
+        from that of having drawn the rows. It is measured on the weights that were drawn.
+    ess: the effective sample size (Σ w)² / Σ w²: so many equal weights are worth as much.
+    k_hat: the shape of the tail of the weights, by which one sees what was not drawn (Vehtari et al.
+        2024): moments of order 1/k_hat and above do not exist. Above 0.7 rare weights, larger than
+        any seen, make up much of the mean: log_p is too low and `error` far too small. It is itself
+        uncertain by some (1 + k_hat)/k^¼ for k weights: where many rows are above 0.7, trust none.
+        0 where the largest weights are equal to a part in a thousand, NaN for fewer than 25 weights.
     """
 
     log_p: Array
     error: Array
+    ess: Array
+    k_hat: Array
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter((self.log_p, self.error))
 
 
 class LogMean:
-    """The logarithm of a mean of weights w_1, w_2, ..., and its standard error, as they come.
+    """The logarithm of a mean of k weights, and what is known of its error, as they come.
 
     The weights, and their squares, are summed one after the other in float64 as logarithms: no
-    weight overflows, none but the last is in memory, and the sum has one order.
+    weight overflows, and the sum has one order. In memory are the largest, for their tail.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, k: int) -> None:
+        self.k = k
         self.total: Any = -inf  # log Σ w
         self.squares: Any = -inf  # log Σ w²
+        self.kept = 1 + ceil(min(k / 5, 3 * sqrt(k)))  # the tail, and the weight where it begins
+        self.largest: list[Array] = []
 
     def add(self, log_weight: Array) -> None:
         """The next weight of every row, shape (n,)."""
@@ -70,16 +82,53 @@ class LogMean:
         m = namespace_of(log_w)
         self.total = m.logaddexp(self.total, log_w)
         self.squares = m.logaddexp(self.squares, 2 * log_w)
-        self.count += 1
+        self.largest.append(log_w)
+        if len(self.largest) >= 2 * self.kept:
+            self.largest = [*self._tail()]
+
+    def _tail(self) -> Array:
+        """The logarithms of the largest weights (kept, n), rising."""
+        m = namespace_of(self.total)
+        return m.sort(m.stack(self.largest), axis=0)[-self.kept :]
 
     def estimate(self) -> Estimate:
         """The error is that of log mean(w) to first order, std(w) / (mean(w) √k); NaN for k = 1."""
-        m, k = namespace_of(self.total), self.count
-        if k == 1:
-            return Estimate(self.total, m.full_like(self.total, nan))
-        relative_variance = m.exp(self.squares - 2 * self.total + log(k)) - 1
-        error = m.sqrt(m.maximum(relative_variance, 0.0) / (k - 1))
-        return Estimate(self.total - log(k), error)
+        m, k = namespace_of(self.total), self.k
+        log_share = self.squares - 2 * self.total  # of the sum of squares in the square of the sum
+        error = m.full_like(self.total, nan)
+        if k > 1:
+            error = m.sqrt(m.maximum(m.exp(log_share + log(k)) - 1, 0.0) / (k - 1))
+        return Estimate(self.total - log(k), error, m.exp(-log_share), pareto_shape(self._tail()))
+
+
+@np.errstate(all="ignore")  # of rows without any weight come NaNs
+def pareto_shape(log_weights: Array) -> Array:
+    """k̂ (n,) from the logarithms of the largest weights (kept, n), rising; the first is the threshold.
+
+    The shape of a generalised Pareto distribution of what exceeds it, by Zhang & Stephens (2009):
+    the mean of θ = -k/σ over a grid, weighted by the profile likelihood. It counts as much as ten
+    exceedances that say 0.5 (Vehtari et al. 2024, appendix C).
+    """
+    m, n = namespace_of(log_weights), len(log_weights) - 1
+    if n < 5:
+        return m.full_like(log_weights[0], nan)
+    weights = m.exp(log_weights - log_weights[-1])
+    x = weights[1:] - weights[0]
+    top, quartile = x[-1], x[int(n / 4 + 0.5) - 1]
+    grid = 30 + int(sqrt(n))
+
+    def shape(theta: Array) -> Array:
+        return m.log1p(-theta * x).mean(axis=0)
+
+    thetas = [1 / top + (1 - sqrt(grid / (j + 0.5))) / (3 * quartile) for j in range(grid)]
+    shapes = [shape(theta) for theta in thetas]
+    theta, k = m.stack(thetas), m.stack(shapes)
+    log_likelihood = n * (m.log(-theta / k) - k - 1)
+    likelihood = m.exp(log_likelihood - log_likelihood.max(axis=0))
+    k = shape((likelihood * theta).sum(axis=0) / likelihood.sum(axis=0))
+    k = (n * k + 10 * 0.5) / (n + 10)
+    # Nearly equal weights have a tail of rounding errors; one that is alone has the longest.
+    return m.where(top < 1e-3, 0.0, m.where(quartile < 1e-290, inf, k))
 
 
 # -- annealing -----------------------------------------------------------------------------------
@@ -97,7 +146,7 @@ def anneal(
     log_likelihood: LogLikelihood,
     z: Array,
     betas: Array,
-    rng: Generator,
+    rng: Rng,
     *,
     step_sizes: list[Array] | None = None,
     leapfrog: int = 10,
@@ -112,6 +161,7 @@ def anneal(
         None adapts them on the way, to two acceptances in three; the weights are exact only for
         sizes that were fixed before, such as those that another run returned.
     """
+    rng = as_generator(rng)
     m = namespace_of(z)
     n = len(z)
     size = m.full(n, 0.3, z.dtype)

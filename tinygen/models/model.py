@@ -14,9 +14,10 @@ from tinygen import checkpoint
 from tinygen.autodiff.tensor import Tensor, array_on, tensor
 from tinygen.backend import namespace_of
 from tinygen.errors import CheckpointError, unknown, whole
+from tinygen.models.rows import moments
 from tinygen.nn import Module
 from tinygen.optim import Adam, Optimizer
-from tinygen.random import Generator
+from tinygen.random import Generator, Rng
 from tinygen.training import History, Objective, Settings, train
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ class Model(Module):
         x = self.check(x)
         m = namespace_of(x)
         if not self.bounded:
-            std = x.std(axis=0, dtype=np.float64)
-            self.shift.data[...] = x.mean(axis=0, dtype=np.float64)
+            self.shift.data[...], std = moments(x)
             self.scale.data[...] = m.where(std > 0, std, 1.0)  # a constant feature stays 0
         return x
 
@@ -113,12 +113,13 @@ class Model(Module):
         if not len(x):
             raise ValueError("the data set is empty")
         x = m.ascontiguousarray(x, np.float32)
-        if not m.isfinite(x).all():
+        low, high = x.min(), x.max()  # which NaN makes NaN, and which need no memory
+        if not (m.isfinite(low) & m.isfinite(high)):
             row, column = m.argwhere(~m.isfinite(x))[0].tolist()
             raise ValueError(f"data[{row}, {column}] is {x[row, column]}; remove or replace it")
-        if self.bounded and not (x.min() >= 0 and x.max() <= 1):
+        if self.bounded and not (low >= 0 and high <= 1):
             raise ValueError(
-                f"data from {float(x.min()):g} to {float(x.max()):g}; a bounded model takes [0, 1]: "
+                f"data from {float(low):g} to {float(high):g}; a bounded model takes [0, 1]: "
                 f"rescale them, or make the model with {self.unbounded}"
             )
         return x
@@ -135,10 +136,11 @@ class Model(Module):
         """The inverse of `normalise`."""
         return x if self.bounded else x * self.scale.data + self.shift.data
 
-    def sample(self, n: int, *, rng: Generator | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
         """n new rows (n, features) in the units of the data.
 
-        `rng` is where randomness comes from; by default the generator that `tg.manual_seed` sets.
+        `rng` is where randomness comes from, or a seed; by default the generator that
+        `tg.manual_seed` sets.
         """
         raise NotImplementedError
 

@@ -12,7 +12,9 @@ posterior p(z given x), which that of the prior contains.)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -23,10 +25,11 @@ from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of
 from tinygen.distributions import Bernoulli, DiscretisedNormal, Normal
 from tinygen.errors import whole
-from tinygen.models.likelihood import Estimate, LogMean, anneal, blocks, temperatures
+from tinygen.models.likelihood import Estimate, LogMean, anneal, temperatures
 from tinygen.models.model import Model, choose, count_of
+from tinygen.models.rows import blocks, by_blocks, moments
 from tinygen.nn import MLP
-from tinygen.random import Generator, default_generator
+from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import Settings
 
 __all__ = ["VAE", "Units"]
@@ -131,7 +134,7 @@ class VAE(Model):
         x = super().prepare(x)
         if self.bounded:
             m = namespace_of(x)
-            mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+            mean, std = moments(x)
             probs = m.clip(mean, 1e-3, 1 - 1e-3)
             of_bits = self.likelihood == "bernoulli"
             self.output_shift.data[...] = m.log(probs / (1 - probs)) if of_bits else mean
@@ -146,7 +149,9 @@ class VAE(Model):
 
     def output(self, z: Any) -> Any:
         """The distribution p(x given z) of normalised x."""
-        y = self.decoder(z)
+        return self._of_output(self.decoder(z))
+
+    def _of_output(self, y: Any) -> Any:
         if isinstance(self.likelihood, str):
             return LIKELIHOODS[self.likelihood](self, y)
         return self.likelihood(y, self.log_std)
@@ -156,7 +161,7 @@ class VAE(Model):
         return ops.sum(self.output(z).log_prob(x), axis=-1)
 
     # -- bounds ----------------------------------------------------------------------------------
-    def elbo(self, x: Array, rng: Generator) -> tuple[Tensor, Tensor]:
+    def elbo(self, x: Array, rng: Rng) -> tuple[Tensor, Tensor]:
         """The two terms of the bound for each row, in nats: E_q log p(x given z), KL(q ‖ N(0, I)).
 
         The bound is their difference. The first is estimated with one reparameterised sample
@@ -166,7 +171,7 @@ class VAE(Model):
         log_likelihood, kl = self._terms(self.normalise(x), rng)
         return log_likelihood, ops.sum(kl, axis=-1)
 
-    def _terms(self, x: Array, rng: Generator) -> tuple[Tensor, Tensor]:
+    def _terms(self, x: Array, rng: Rng) -> tuple[Tensor, Tensor]:
         """log p(x given z) (n,) at a draw of z, and KL(q ‖ N(0, I)) of each unit (n, latent)."""
         z, kl = ops.reparameterise(self.encoder(x), rng)
         return self.log_prob(x, z), kl
@@ -187,12 +192,13 @@ class VAE(Model):
         log_likelihood = self.log_prob(copies, ops.reshape(z, (k * n, latent)))
         return ops.reshape(log_likelihood, (k, n)), log_ratio
 
-    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """The loss, -E_q log p(x given z) and KL(q ‖ N(0, I)), in nats; means over examples.
 
         The loss is minus the bound, with its weight in training and its free bits. For k > 1 it is
         below the sum of the other two terms, as the importance-weighted bound is above the ELBO.
         """
+        rng = as_generator(rng)
         x = self.normalise(self.bits(x, rng))
         weight = self.kl_weight
         if self.k == 1:
@@ -218,37 +224,38 @@ class VAE(Model):
             return self.beta
         return self.beta * min(self.step / self.kl_warmup, 1.0)
 
-    def bits(self, x: Array, rng: Generator) -> Array:
+    def bits(self, x: Array, rng: Rng) -> Array:
         """x itself, or bits drawn with its values as probabilities if the model binarises."""
-        return rng.bernoulli(x) if self.binarise else x
+        return as_generator(rng).bernoulli(x) if self.binarise else x
 
     # -- density estimation ----------------------------------------------------------------------
     @no_grad()
-    def score_samples(self, x: Any, *, k: int = 1, rng: Generator | None = None) -> Array:
+    def score_samples(self, x: Any, *, k: int = 1, rng: Rng | None = None) -> Array:
         """An estimate of a lower bound on log p(x) of each row (n,), in nats.
 
         Of the ELBO, from one sample (the KL is exact), or of the importance-weighted bound with k.
         """
         if whole("k", k) > 1:
             return self.log_likelihood(x, k=k, rng=rng).log_p
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         x = self.bits(self.check(x), rng)
         log_likelihood, kl = self.elbo(x, rng)
         return self._per_unit((log_likelihood - kl).data)
 
     @no_grad()
-    def log_likelihood(self, x: Any, *, k: int = 5000, rng: Generator | None = None) -> Estimate:
+    def log_likelihood(self, x: Any, *, k: int = 5000, rng: Rng | None = None) -> Estimate:
         """log p(x) of each row by importance sampling from q: log (1/k) Σ p(x, z_i)/q(z_i given x).
 
         The estimate is the importance-weighted bound with k samples: in expectation below log p(x),
         above the bound with fewer, and the closer the larger k (Burda et al. 2016, theorem 1).
-        Where the error is not small against 1, neither value nor error is to be trusted: the
-        posterior is wider than q. Memory is that of 1024 rows and the codes, whatever n and k.
+        Where the error is not small against 1, or `k_hat` is above 0.7, neither value nor error is to
+        be trusted: the posterior is wider than q. The second is warned of, and `Estimate` says more.
+        Memory is that of 4096 rows, the codes, and the 6 √k largest weights of each row.
         """
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         whole("k", k)
         x, (mean, log_var) = self._encoded(x, rng)
-        m, total = namespace_of(x), LogMean()
+        m, total = namespace_of(x), LogMean(k)
         for _ in range(k):
             # Drawn for all rows at once: what a row gets does not depend on the blocks.
             noise = rng.normal((1, *mean.shape), device=m.device)
@@ -257,10 +264,18 @@ class VAE(Model):
                 for rows in blocks(len(x))
             )
             total.add(m.concatenate([(a + b).data[0] for a, b in terms]))
-        return self._estimate(total)
+        estimate = self._estimate(total)
+        if unsure := int((estimate.k_hat > 0.7).sum()):
+            warnings.warn(
+                f"k_hat is above 0.7 for {unsure} of {len(x)} rows, at most "
+                f"{float(estimate.k_hat.max()):.2g}: their log p(x) is surer than it may be, for q "
+                "misses much of the posterior; annealed_log_likelihood needs no q",
+                stacklevel=3,
+            )
+        return estimate
 
     def annealed_log_likelihood(
-        self, x: Any, *, steps: int = 500, chains: int = 16, rng: Generator | None = None
+        self, x: Any, *, steps: int = 500, chains: int = 16, rng: Rng | None = None
     ) -> Estimate:
         """log p(x) of each row by annealed importance sampling from the prior (Wu et al. 2017).
 
@@ -268,13 +283,13 @@ class VAE(Model):
         each; a chain before them finds the step sizes. In expectation a lower bound. One step is
         the plain Monte Carlo estimate log (1/chains) Σ p(x given z_i), z_i from the prior.
         """
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         x = self.normalise(self.bits(self.check(x), rng))
         betas, sizes = self._anneal_sizes(x, steps, rng)
         return self._estimate(self._annealed(x, None, betas, sizes, whole("chains", chains), rng))
 
     def bracketed_log_likelihood(
-        self, n: int, *, steps: int = 500, chains: int = 16, rng: Generator | None = None
+        self, n: int, *, steps: int = 500, chains: int = 16, rng: Rng | None = None
     ) -> tuple[Array, Array]:
         """Bounds (n,) from below and above, in expectation, on log p(x) of n rows that it simulates.
 
@@ -282,7 +297,7 @@ class VAE(Model):
         draw of the posterior (bidirectional Monte Carlo, Grosse et al. 2015). The distance between
         their means bounds the error of `annealed_log_likelihood` with these steps and chains.
         """
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         with no_grad():
             z = rng.normal((count_of(n), self.latent), device=self.device)
             x = self.output(z).sample(rng).data
@@ -313,7 +328,7 @@ class VAE(Model):
         log_weights, _ = anneal(
             lambda z, chain: self.log_prob(x[row[chain]], z), start, betas, rng, step_sizes=sizes
         )
-        total = LogMean()
+        total = LogMean(chains)
         for log_weight in log_weights.reshape(n, chains).T:
             total.add(log_weight)
         return total
@@ -321,14 +336,13 @@ class VAE(Model):
     def _encoded(self, x: Any, rng: Generator) -> tuple[Array, tuple[Array, Array]]:
         """Normalised x, as bits if the model binarises, and the posterior's parameters."""
         x = self.normalise(self.bits(self.check(x), rng))
-        m = namespace_of(x)
-        h = m.concatenate([self.encoder(x[rows]).data for rows in blocks(len(x))])
-        mean, log_var = m.split(h, 2, axis=-1)
+        h = by_blocks(lambda x: self.encoder(x).data, x)
+        mean, log_var = namespace_of(x).split(h, 2, axis=-1)
         return x, (mean, log_var)
 
     def _estimate(self, total: LogMean) -> Estimate:
-        log_p, error = total.estimate()
-        return Estimate(self._per_unit(log_p), error)
+        estimate = total.estimate()
+        return replace(estimate, log_p=self._per_unit(estimate.log_p))
 
     def _per_unit(self, log_p: Array) -> Array:
         """Log-densities of normalised data as those of the data."""
@@ -336,9 +350,9 @@ class VAE(Model):
 
     # -- representation and generation -----------------------------------------------------------
     @no_grad()
-    def units(self, x: Any, *, rng: Generator | None = None) -> Units:
+    def units(self, x: Any, *, rng: Rng | None = None) -> Units:
         """What each unit of the code tells about rows x (n, features), n ≥ 2; see `Units`."""
-        x, (mean, log_var) = self._encoded(x, rng or default_generator())
+        x, (mean, log_var) = self._encoded(x, as_generator(rng))
         if len(x) < 2:
             raise ValueError("whether a unit is active shows over several rows, not one")
         kl = ops.gaussian_kl(mean, log_var).data.mean(axis=0, dtype=np.float64)
@@ -357,18 +371,22 @@ class VAE(Model):
     @no_grad()
     def decode(self, z: Any) -> Array:
         """The means (n, features) of p(x given z) for codes (n, latent)."""
-        return self.denormalise(_mean(self.output(self.check_codes(z))))
+        return self.denormalise(_mean(self._decoded(self.check_codes(z))))
 
     def reconstruct(self, x: Any) -> Array:
         """The mean of p(x given z) at the mean of q(z given x)."""
         return self.decode(self.encode(x))
 
     @no_grad()
-    def sample(self, n: int, *, rng: Generator | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
         """Draws from p(x given z) (n, features) for z ~ N(0, I); a Bernoulli's mean, as greys."""
-        rng = rng or default_generator()
-        p = self.output(rng.normal((count_of(n), self.latent), device=self.device))
+        rng = as_generator(rng)
+        p = self._decoded(rng.normal((count_of(n), self.latent), device=self.device))
         return self.denormalise(_mean(p) if isinstance(p, Bernoulli) else p.sample(rng).data)
+
+    def _decoded(self, z: Array) -> Any:
+        """`output`, whose distribution is whole, so that a row of a draw does not see the blocks."""
+        return self._of_output(tensor(by_blocks(lambda z: self.decoder(z).data, z)))
 
 
 def _mean(p: Any) -> Array:

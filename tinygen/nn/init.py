@@ -9,26 +9,29 @@ from typing import Any
 import numpy as np
 
 from tinygen.errors import unknown
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["INITIALISERS", "glorot", "he", "initial", "orthogonal"]
 
 Array = np.ndarray[Any, Any]
 
 
-def glorot(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+def glorot(rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
     """Uniform with variance 2 / (n_in + n_out) (Glorot & Bengio 2010, eq. 16)."""
+    rng = as_generator(rng)
     limit = sqrt(6.0 / sum(shape))
     return rng.uniform(shape, -limit, limit, dtype=dtype)
 
 
-def he(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+def he(rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
     """Normal with variance 2 / n_in, for ReLU-like activations (He et al. 2015, eq. 10)."""
+    rng = as_generator(rng)
     return rng.normal(shape, 0.0, sqrt(2.0 / shape[0]), dtype=dtype)
 
 
-def orthogonal(rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+def orthogonal(rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
     """A random matrix with orthonormal rows or columns, uniformly distributed (Saxe et al. 2014)."""
+    rng = as_generator(rng)
     rows, columns = shape
     q, r = np.linalg.qr(rng.normal((max(shape), min(shape)), dtype=np.float64))
     q *= np.sign(np.diag(r))  # makes the distribution uniform, whatever signs QR chose
@@ -42,7 +45,7 @@ INITIALISERS: dict[str, Callable[..., Array]] = {
 }
 
 
-def initial(name: str, rng: Generator, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+def initial(name: str, rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
     """The initialiser called `name`; ValueError if there is none."""
     if name not in INITIALISERS:
         raise unknown("initialisation", name, INITIALISERS)

@@ -15,7 +15,7 @@ from tinygen.backend import namespace_of
 from tinygen.nn.init import initial
 from tinygen.nn.module import Module
 from tinygen.ops.fused import check_activation
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = [
     "MLP", "Dropout", "Embedding", "LayerNorm", "Linear", "Sequential", "TimeEmbedding",
@@ -36,7 +36,7 @@ class Linear(Module):
         n_out: int,
         activation: str | None = None,
         *,
-        rng: Generator,
+        rng: Rng,
         init: str = "glorot",
         dtype: Any = np.float32,
     ) -> None:
@@ -80,12 +80,13 @@ class MLP(Sequential):
         sizes: Sequence[int],
         activation: str = "relu",
         *,
-        rng: Generator,
+        rng: Rng,
         final: str | None = None,
         init: str = "glorot",
         dtype: Any = np.float32,
         layer: type[Linear] = Linear,
     ) -> None:
+        rng = as_generator(rng)
         if len(sizes) < 2:
             raise ValueError(f"an MLP needs an input and an output size, not {list(sizes)}")
         check_activation(activation)  # which a single layer does not use
@@ -105,7 +106,8 @@ class Embedding(Module):
     wrap around.
     """
 
-    def __init__(self, n: int, width: int, *, rng: Generator, dtype: Any = np.float32) -> None:
+    def __init__(self, n: int, width: int, *, rng: Rng, dtype: Any = np.float32) -> None:
+        rng = as_generator(rng)
         if n < 1 or width < 1:
             raise ValueError(f"Embedding({n}, {width}): both sizes must be at least 1")
         self.table = tensor(rng.normal((n, width), dtype=dtype), requires_grad=True)
@@ -160,11 +162,11 @@ class Dropout(Module):
     """In training, sets each element to 0 with probability `rate` and scales the rest to keep the
     mean (Srivastava et al. 2014); in evaluation, nothing. ValueError: rate outside [0, 1)."""
 
-    def __init__(self, rate: float, *, rng: Generator) -> None:
+    def __init__(self, rate: float, *, rng: Rng) -> None:
         if not 0 <= rate < 1:
             raise ValueError(f"a dropout rate is in [0, 1), not {rate}")
         self.rate = rate
-        self.rng = rng
+        self.rng = as_generator(rng)
 
     def __call__(self, x: Any) -> Tensor:
         if not self.training or self.rate == 0:

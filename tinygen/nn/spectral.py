@@ -10,7 +10,7 @@ from tinygen import ops
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of
 from tinygen.nn.layers import Linear
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 __all__ = ["SpectralLinear"]
 
@@ -32,10 +32,11 @@ class SpectralLinear(Linear):
         n_out: int,
         activation: str | None = None,
         *,
-        rng: Generator,
+        rng: Rng,
         init: str = "glorot",
         dtype: Any = np.float32,
     ) -> None:
+        rng = as_generator(rng)
         super().__init__(n_in, n_out, activation, rng=rng, init=init, dtype=dtype)
         self.right = tensor(_unit(rng.normal((n_out,), dtype=dtype), 0.0))
 

@@ -20,7 +20,7 @@ from tinygen.ops import elementwise
 from tinygen.ops.elementwise import add
 from tinygen.ops.linalg import matmul
 from tinygen.ops.shape import split
-from tinygen.random import Generator
+from tinygen.random import Rng, as_generator
 
 ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "tanh": elementwise.tanh,
@@ -226,7 +226,7 @@ def _reparameterise_rule(m: Any, g: Any, _y: Any, h: Any, draw: Draw) -> Any:
 _reparameterise = operation("reparameterise", _reparameterise_forward, _reparameterise_rule)
 
 
-def reparameterise(h: Any, rng: Generator) -> tuple[Tensor, Tensor]:
+def reparameterise(h: Any, rng: Rng) -> tuple[Tensor, Tensor]:
     """z = mean + std · ε, ε ~ N(0, I), and KL(N(mean, std²) ‖ N(0, 1)) in nats, both (rows, k).
 
     h (rows, 2 k) holds the mean and the log variance, side by side, as an encoder puts them out
@@ -235,7 +235,7 @@ def reparameterise(h: Any, rng: Generator) -> tuple[Tensor, Tensor]:
     shape = as_array(h).shape
     if len(shape) != 2 or shape[1] % 2:
         raise ValueError(f"mean and log variance side by side are (rows, 2 k), not {shape}")
-    z, kl = split(_reparameterise(h, draw=rng.next_draw()), 2, axis=-1)
+    z, kl = split(_reparameterise(h, draw=as_generator(rng).next_draw()), 2, axis=-1)
     return z, kl
 
 

@@ -13,7 +13,7 @@ from tinygen.autodiff.modes import no_grad
 from tinygen.backend import namespace_of, to_device
 from tinygen.distributions import DiscretisedNormal, Normal
 from tinygen.models.diffusion.samplers import Network
-from tinygen.random import Generator, default_generator
+from tinygen.random import Generator, Rng, as_generator
 
 if TYPE_CHECKING:
     from tinygen.models.diffusion.ddpm import DDPM
@@ -53,7 +53,7 @@ def variational_bound(
     *,
     levels: int | None = None,
     labels: Any = None,
-    rng: Generator | None = None,
+    rng: Rng | None = None,
 ) -> Bound:
     """The bound of each row of x (n, features), with one draw of x_t for each row and time.
 
@@ -63,7 +63,7 @@ def variational_bound(
     arrays, float64. The network is asked T times: T · n rows in all.
     """
     x = model.check(x)
-    rng = rng or default_generator()
+    rng = as_generator(rng)
     if levels is None:
         levels = (int(model.levels.data) if model.bounded else 0) or 256
     labels = None if labels is None else model.check_labels(labels, len(x))

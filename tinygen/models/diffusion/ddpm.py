@@ -16,9 +16,10 @@ from tinygen.backend import namespace_of, to_device
 from tinygen.errors import unknown, whole
 from tinygen.models.diffusion.network import Denoiser
 from tinygen.models.diffusion.samplers import SAMPLERS, Network, Sampler
-from tinygen.models.diffusion.schedule import SCHEDULES, NoiseSchedule
+from tinygen.models.diffusion.schedule import SCHEDULES, NoiseSchedule, Tables
 from tinygen.models.model import Model, choose, count_of
-from tinygen.random import Generator, default_generator
+from tinygen.models.rows import by_blocks
+from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import History, Settings
 
 __all__ = ["DDPM", "TARGETS", "WEIGHTS"]
@@ -109,6 +110,7 @@ class DDPM(Model):
             )
         choose("weight", weight, WEIGHTS)  # ValueError if there is none
         self.predict, self.weight, self.variance = predict, weight, variance
+        self.tables = Tables()
         self._check_target()
         self._check_variance()
         self.classes = whole("classes", classes, 0)
@@ -196,7 +198,7 @@ class DDPM(Model):
         m = namespace_of(labels)
         return m.ascontiguousarray(m.broadcast_to(labels, (n,)), np.int64)
 
-    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """Algorithm 1 of the paper (2 of the handout): the mean squared error of the prediction.
 
         With predict='noise', or weight='snr', it is L_simple (eq. 14), per element. L_simple drops
@@ -204,6 +206,7 @@ class DDPM(Model):
         `variational_bound`. A learned variance adds its part of the bound (`bound`, in nats a
         feature, of one random step times T).
         """
+        rng = as_generator(rng)
         m = namespace_of(x)
         x, labels = self._take_labels(x, rng)
         x = m.ascontiguousarray(self.normalise(x))
@@ -243,7 +246,7 @@ class DDPM(Model):
         a, s = self.schedule.levels(t)
         on_data, on_noise = (_by_row(m, c, a) for c in self.target(a, s))
         if choose("weight", self.weight, WEIGHTS) is not None:
-            scale = self.schedule.table("weight", self._root_weights, t)
+            scale = self.tables.at(t, "weight", self._root_weights)
             output = output * scale[:, None]
             on_data = None if on_data is None else on_data * scale
             on_noise = None if on_noise is None else on_noise * scale
@@ -271,16 +274,16 @@ class DDPM(Model):
         x0 = (v * xt - s * output) / (a * v - s * u)
         if self.bounded:
             x0 = namespace_of(x).clip(x0, -1.0, 1.0)  # as in sampling
-        on_x0 = schedule.table("on x0", self._posterior_of_x0, t)[:, None]
-        lower = schedule.table("log small", lambda: self._log_limits()[0], t)[:, None]
-        upper = schedule.table("log large", lambda: self._log_limits()[1], t)[:, None]
+        on_x0 = self.tables.at(t, "on x0", self._posterior_of_x0)[:, None]
+        lower = self.tables.at(t, "log small", lambda: self._log_limits()[0])[:, None]
+        upper = self.tables.at(t, "log large", lambda: self._log_limits()[1])[:, None]
         log_var = _between(lower, upper, between)
-        of_q = schedule.table("of q", lambda: self._by_time("small"), t)[:, None]
+        of_q = self.tables.at(t, "of q", lambda: self._by_time("small"))[:, None]
         # Under q, the mean of (x_{t-1} - mean of p)² is its variance and the means' distance squared.
         spread = of_q + (on_x0 * (x - x0)) ** 2
         surplus = 0.5 * (log_var + spread * ops.exp(-log_var))
         return schedule.steps * ops.mean(
-            surplus - schedule.table("entropy", self._entropy, t)[:, None]
+            surplus - self.tables.at(t, "entropy", self._entropy)[:, None]
         )
 
     def _posterior_of_x0(self) -> Array:
@@ -356,11 +359,12 @@ class DDPM(Model):
 
         def network(x: Array, t: int, labels: Any) -> Array:
             m = namespace_of(x)
+            time, none = m.full(1, t), m.full(1, self.classes)
             if not self.classes:
-                return self.network(x, m.full(1, t)).data
+                return by_blocks(lambda x: self.network(x, time).data, x)
             if labels is None:
-                labels = m.full(1, self.classes)
-            return self.network(x, m.full(1, t), labels).data
+                return by_blocks(lambda x: self.network(x, time, none).data, x)
+            return by_blocks(lambda x, labels: self.network(x, time, labels).data, x, labels)
 
         def between(x: Array, t: int) -> Array:
             output, plain = (self._cut(network(x, t, known)) for known in (labels, None))
@@ -381,7 +385,7 @@ class DDPM(Model):
 
     # -- sampling --------------------------------------------------------------------------------
     def denoise_step(
-        self, xt: Array, output: Array, t: int, s: int, rng: Generator, out: Array | None = None
+        self, xt: Array, output: Array, t: int, s: int, rng: Rng, out: Array | None = None
     ) -> Array:
         """x_s from x_t and the network's output: a draw from N(posterior mean at the estimated x_0, σ²).
 
@@ -389,6 +393,7 @@ class DDPM(Model):
         (x_t - (1 - α_t)/sqrt(1 - abar_t) ε) / sqrt(α_t) (algorithm 2 of the paper; the handout's
         algorithm 3 prints abar for α). No noise at s = 0. `out`, which may be xt, receives the result.
         """
+        rng = as_generator(rng)
         m, numbers = namespace_of(xt), self.reverse_step(t, s)
         draw = rng.next_draw() if numbers.sigma else kernels.NO_DRAW
         y = kernels.denoise_step(m, xt, self.prediction(output), numbers, draw, out)
@@ -427,7 +432,7 @@ class DDPM(Model):
         known: Any = None,
         mask: Any = None,
         resample: int = 10,
-        rng: Generator | None = None,
+        rng: Rng | None = None,
     ) -> Array:
         """n rows (n, features), from x_T ~ N(0, I) through the times of `steps` down to x_0.
 
@@ -443,7 +448,7 @@ class DDPM(Model):
             only for many of small steps, and for 1 depends on it too little.
         ValueError: times, labels, a mask that do not fit.
         """
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         n = count_of(n)
         if labels is not None:
             labels = self.check_labels(labels, n)

@@ -7,7 +7,7 @@ from typing import Any
 from tinygen import ops
 from tinygen.autodiff.tensor import Tensor
 from tinygen.nn import Embedding, Linear, Module, TimeEmbedding
-from tinygen.random import Generator
+from tinygen.random import Generator, Rng, as_generator
 
 __all__ = ["Denoiser"]
 
@@ -34,8 +34,9 @@ class Denoiser(Module):
         classes: int = 0,
         skip: bool = False,
         *,
-        rng: Generator,
+        rng: Rng,
     ) -> None:
+        rng = as_generator(rng)
         self.embedding = TimeEmbedding(TIME_WIDTH)
         self.time = Linear(TIME_WIDTH, TIME_WIDTH, "silu", rng=rng)
         if classes:

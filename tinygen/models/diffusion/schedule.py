@@ -22,6 +22,23 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 
+class Tables:
+    """Values by time, float32, made once for each device.
+
+    They live in what they are a function of: models that share a schedule share nothing else.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str], Any] = {}
+
+    def at(self, t: Any, name: str, make: Callable[[], Array]) -> Any:
+        """The table called `name`, which `make` gives the first time, at an array of times t."""
+        key = name, namespace_of(t).device
+        if key not in self._made:
+            self._made[key] = to_device(np.asarray(make(), np.float32), key[1])
+        return self._made[key][t]
+
+
 class NoiseSchedule:
     """β_1..β_T and what follows from them, float64, indexed by t with the data at index 0.
 
@@ -42,7 +59,7 @@ class NoiseSchedule:
         self.beta = np.concatenate([[0.0], beta])
         self.alpha = 1.0 - self.beta
         self.abar = np.cumprod(self.alpha)
-        self._tables: dict[tuple[str, str], Any] = {}
+        self.tables = Tables()
 
     @property
     def snr(self) -> Array:
@@ -50,18 +67,11 @@ class NoiseSchedule:
         with np.errstate(divide="ignore"):
             return self.abar / (1 - self.abar)
 
-    def table(self, name: str, make: Callable[[], Array], t: Any) -> Any:
-        """Values by time, made once, as float32 at an array of times t, on its device."""
-        key = name, namespace_of(t).device
-        if key not in self._tables:
-            self._tables[key] = to_device(np.asarray(make(), np.float32), key[1])
-        return self._tables[key][t]
-
     def levels(self, t: Any) -> tuple[Any, Any]:
         """sqrt(abar_t) and sqrt(1 - abar_t), float32, for an array of times t, on its device."""
         return (
-            self.table("signal", lambda: np.sqrt(self.abar), t),
-            self.table("noise", lambda: np.sqrt(1 - self.abar), t),
+            self.tables.at(t, "signal", lambda: np.sqrt(self.abar)),
+            self.tables.at(t, "noise", lambda: np.sqrt(1 - self.abar)),
         )
 
     def posterior_mean(self, t: Any, s: Any = None) -> tuple[Any, Any]:

@@ -17,9 +17,10 @@ from tinygen.models.gan.optimum import JSBound, js_bound
 from tinygen.models.gan.penalties import PENALTIES, Penalty, r1, wgan_gp
 from tinygen.models.gan.watch import LEAST_ROWS, Watch, look
 from tinygen.models.model import Model, choose, count_of
+from tinygen.models.rows import by_blocks
 from tinygen.nn import MLP, Linear, SpectralLinear
 from tinygen.optim import Adam, Optimizer
-from tinygen.random import Generator, default_generator
+from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import WATCH_STEPS, Objective, Settings
 
 __all__ = ["GAN"]
@@ -103,8 +104,9 @@ class GAN(Model):
         """Adam with little momentum, as is usual for games (Radford et al. 2016)."""
         return Adam(parameters, lr, betas=(0.5, 0.999))
 
-    def discriminate(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+    def discriminate(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """D's loss on x and as many G(z), with its weighted penalty, and that penalty alone."""
+        rng = as_generator(rng)
         x = self.normalise(x)
         with no_grad():
             fake = self.generator(rng.normal((len(x), self.latent), device=self.device))
@@ -114,8 +116,9 @@ class GAN(Model):
         penalty = self.penalty_weight * self.penalty(self.discriminator, x, fake.data, rng)
         return {"discriminator": loss + penalty, "penalty": penalty}
 
-    def generate(self, x: Array, rng: Generator) -> dict[str, Tensor]:
+    def generate(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """G's loss on as many z as x has rows."""
+        rng = as_generator(rng)
         fake = self.generator(rng.normal((len(x), self.latent), device=self.device))
         return {"generator": self.generator_loss(self.discriminator(fake))}
 
@@ -146,7 +149,7 @@ class GAN(Model):
         """Whether D's outputs are logits: its loss is the cross-entropy."""
         return self.discriminator_loss is cross_entropy
 
-    def js_bound(self, x: Any, *, rng: Generator | None = None) -> JSBound:
+    def js_bound(self, x: Any, *, rng: Rng | None = None) -> JSBound:
         """A lower bound of JS(data, samples) in nats, from held-out rows x (n, features).
 
         With as many samples; see `tinygen.models.gan.optimum`. ValueError: D's outputs are no
@@ -165,11 +168,12 @@ class GAN(Model):
     @no_grad()
     def decode(self, z: Any) -> Array:
         """G(z): data (n, features) for z (n, latent)."""
-        return self.denormalise(self.generator(self.check_codes(z)).data)
+        z = self.check_codes(z)
+        return self.denormalise(by_blocks(lambda z: self.generator(z).data, z))
 
-    def sample(self, n: int, *, rng: Generator | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
         """G(z) (n, features) for z ~ N(0, I)."""
-        rng = rng or default_generator()
+        rng = as_generator(rng)
         return self.decode(rng.normal((count_of(n), self.latent), device=self.device))
 
 

@@ -15,7 +15,7 @@ from tinygen import ops
 from tinygen.autodiff.backward import gradients
 from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of
-from tinygen.random import Generator
+from tinygen.random import Generator, Rng, as_generator
 
 __all__ = ["PENALTIES", "Penalty", "interpolate", "r1", "slopes", "wgan_gp"]
 
@@ -30,12 +30,12 @@ def slopes(network: Network, x: Any) -> Tensor:
     return gradients(ops.sum(network(x)), x, create_graph=True)
 
 
-def r1(network: Network, real: Array, fake: Array, rng: Generator) -> Tensor:
+def r1(network: Network, real: Array, fake: Array, rng: Rng) -> Tensor:
     """½ E ‖∂D/∂x‖² at the data (Mescheder et al. 2018, eq. 9): zero slope where the game ends."""
     return 0.5 * ops.mean(ops.sum(ops.square(slopes(network, real)), axis=1))
 
 
-def wgan_gp(network: Network, real: Array, fake: Array, rng: Generator) -> Tensor:
+def wgan_gp(network: Network, real: Array, fake: Array, rng: Rng) -> Tensor:
     """E (‖∂D/∂x‖ - 1)² between data and samples (Gulrajani et al. 2017, eq. 3).
 
     The best score of the Wasserstein distance has slope 1 almost everywhere there (proposition 1).
@@ -44,8 +44,9 @@ def wgan_gp(network: Network, real: Array, fake: Array, rng: Generator) -> Tenso
     return ops.mean(ops.square(norms - 1.0))
 
 
-def interpolate(real: Array, fake: Array, rng: Generator) -> Array:
+def interpolate(real: Array, fake: Array, rng: Rng) -> Array:
     """For each pair of rows a point that is uniform on the segment between them; (n, features)."""
+    rng = as_generator(rng)
     t = rng.uniform((len(real), 1), dtype=real.dtype, device=namespace_of(real).device)
     return fake + t * (real - fake)
 
