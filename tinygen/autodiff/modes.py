@@ -108,8 +108,9 @@ def is_grad_enabled() -> bool:
 def detect_anomaly() -> Iterator[None]:
     """Raise `NonFiniteError` at the first operation, or derivative, that makes a NaN or an infinity.
 
-    The message names the operation, the shapes and the line of the caller's code. Inside this
-    block every operation is checked, which costs time; outside it nothing is.
+    The message names the operation, the shapes and the line of the caller's code. So does the
+    ValueError of a backward pass for an array that was changed after the operation that keeps it.
+    Inside this block every operation is checked, which costs time; outside it nothing is.
     """
     with _Block(WATCH, on=True), np.errstate(all="ignore"):  # it says more than a warning
         yield
