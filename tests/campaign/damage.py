@@ -38,7 +38,9 @@ ODD_VALUES = (
     None, True, -1, 0, 1, 1.5, 10**9, -(10**9), 2**64, 10**30, 1e300, float("nan"), float("inf"), "", "1",
     "VAE", "é", [], [1], [[1]], {}, {"a": 1}, ["VAE"], "/etc/passwd",
 )  # fmt: skip
-ODD_TEXTS = (b"-1", b"0", b"1e300", b"nan", b"inf", b"9" * 30, b"99999999", b"''", b"(", b"[" * 100000, b"\0", b"")
+ODD_TEXTS = (
+    b"-1", b"0", b"1e300", b"nan", b"inf", b"9" * 30, b"99999999", b"''", b"(", b"[" * 100000, b"\0", b"",
+)  # fmt: skip
 
 
 # -- good files ----------------------------------------------------------------------------------
@@ -94,7 +96,9 @@ def blind(rng: np.random.Generator, data: bytes) -> bytes:
     elif kind == 6:
         out[place : place + length] = bytes(min(length, n - place))
     elif kind == 7:
-        out[place : place + 4] = (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4))[rng.integers(3)]
+        out[place : place + 4] = (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4))[
+            rng.integers(3)
+        ]
     else:
         return number(rng, data)
     return bytes(out)
@@ -133,7 +137,9 @@ def inside_array(rng: np.random.Generator, data: bytes) -> bytes:
         return _npy(np.array(inside_json(rng, str(array))))
     kind = rng.integers(7)
     if kind == 0:
-        array = array.astype(("f8", "f2", "i1", "c8", "U8", "?", ">f4", "M8[s]", "V4")[rng.integers(9)])
+        array = array.astype(
+            ("f8", "f2", "i1", "c8", "U8", "?", ">f4", "M8[s]", "V4")[rng.integers(9)]
+        )
     elif kind == 1:
         array = array[None]
     elif kind == 2:
@@ -256,7 +262,9 @@ def trial(files: list[Path], seed: int, number: int) -> str | None:
     rng = np.random.default_rng([seed, number])
     checkpoints = [f for f in files if f.name == "checkpoint.npz"]
     others = [f for f in files if f.name != "checkpoint.npz"]
-    good = (checkpoints, others)[number % 2][rng.integers((len(checkpoints), len(others))[number % 2])]
+    good = (checkpoints, others)[number % 2][
+        rng.integers((len(checkpoints), len(others))[number % 2])
+    ]
     signal.signal(signal.SIGALRM, _out_of_time)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("error")  # a warning would be a second line
@@ -279,4 +287,6 @@ def trials(seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, str | None]
     with tempfile.TemporaryDirectory() as folder:
         files = make_good(Path(folder))
         with ProcessPoolExecutor(2, get_context("spawn"), _limit) as pool:
-            yield from zip(numbers, pool.map(partial(trial, files, seed), numbers, chunksize=10))
+            yield from zip(
+                numbers, pool.map(partial(trial, files, seed), numbers, chunksize=10), strict=True
+            )

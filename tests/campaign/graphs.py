@@ -169,7 +169,9 @@ def trial(rng: np.random.Generator) -> str | None:
     _, g = f.gradients(f.inputs)
     g = [t.numpy() for t in g]
     size = sum(float(np.abs(a * b).sum()) for a, b in zip(g, v, strict=True))
-    problem = _difference(lambda x: f([tg.tensor(a) for a in x]).item(), f.inputs, v, _dot(g, v), size)
+    problem = _difference(
+        lambda x: f([tg.tensor(a) for a in x]).item(), f.inputs, v, _dot(g, v), size
+    )
     if problem:
         return f"first derivative {problem}"
 

@@ -64,7 +64,10 @@ def state(folder: Path) -> dict:
         arrays = {name: file[name] for name in file.files}
     meta = json.loads(str(arrays.pop("meta")))
     meta.pop("seconds", None)
-    return {"meta": meta, **{name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}}
+    return {
+        "meta": meta,
+        **{name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()},
+    }
 
 
 def trial(whole: dict, seed: int, number: int) -> str | None:
@@ -106,7 +109,7 @@ def trials(seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, str | None]
             ended(process)
             whole[name] = state(run), time.monotonic() - began
     with ThreadPoolExecutor(2) as pool:
-        yield from zip(numbers, pool.map(lambda n: trial(whole, seed, n), numbers))
+        yield from zip(numbers, pool.map(lambda n: trial(whole, seed, n), numbers), strict=True)
 
 
 if __name__ == "__main__":

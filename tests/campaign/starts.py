@@ -30,7 +30,9 @@ def trial(number: int, rows: Path, folder: Path) -> str | None:
     refused = second == 2 and len(errors.splitlines()) == 1 and errors.startswith("tinygen: ")
     if (first, refused) != (0, True):
         return f"the two ended with {[(code, errors) for code, errors, _ in ends]}"
-    return None if (folder / "metrics.json").exists() else "the one that was accepted left no metrics"
+    return (
+        None if (folder / "metrics.json").exists() else "the one that was accepted left no metrics"
+    )
 
 
 def trials(seed: int, numbers: Iterable[int]) -> Iterator[tuple[int, str | None]]:
