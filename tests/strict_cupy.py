@@ -11,7 +11,13 @@ Stricter than CuPy on purpose, where CuPy would copy to or from the GPU unasked 
 lists as indices and operands; `np.exp(array)`, which CuPy takes over; integer arrays out of range
 as indices, which CuPy wraps around.
 
-It cannot show: other rounding, asynchrony and streams, memory that runs out, speed.
+Stricter too: it counts as waits (`ndarray.waits`) every copy from the host, however small, and
+every boolean array in an index, also where a number is assigned.
+
+It cannot show: other rounding, asynchrony and streams, memory that runs out and the pool, which
+hands a freed block to whoever asks next on the stream; speed, and what it depends on: that a
+function's first call compiles it, and how many kernels a call launches (`mean(axis=-1)` two,
+`copy()` one).
 """
 
 from __future__ import annotations
@@ -38,6 +44,7 @@ SEQUENCES = frozenset([
     "arrays", "arys", "axes", "axis", "destination", "indices_or_sections", "newshape",
     "pad_width", "reps", "shape", "shift", "source", "tup",
 ])  # fmt: skip
+WAITING = frozenset(["argwhere", "flatnonzero", "nonzero", "unique"])  # for a result's length
 RETURN_ARRAYS = frozenset(["allclose", "array_equal"])  # where NumPy returns a bool
 COMPARISONS = {
     "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal",
@@ -184,6 +191,7 @@ class ndarray:
             return _outside(value)
 
         def method(*args: Any, **kwargs: Any) -> Any:
+            ndarray.waits += name in WAITING
             function = names().get(f"cupy.{name}")
             for keyword in kwargs:
                 if function is not None and keyword not in function.parameters:
@@ -215,7 +223,8 @@ class ndarray:
         names = ("c_contiguous", "f_contiguous", "owndata")
         return SimpleNamespace(**{n: getattr(self._array.flags, n) for n in names})
 
-    # -- the ways out, all explicit: whoever takes one waits for the GPU
+    # -- the ways out and in, all explicit: whoever takes one waits for the GPU. So does an array
+    # whose length depends on values.
     waits = 0
 
     def get(self) -> np.ndarray[Any, Any]:
@@ -231,6 +240,7 @@ class ndarray:
     def set(self, values: np.ndarray[Any, Any]) -> None:
         if values.dtype != self.dtype or values.shape != self.shape:
             raise ValueError("set takes an array of the same shape and dtype")
+        ndarray.waits += 1
         self._array[...] = values
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
@@ -313,6 +323,7 @@ def _key(key: Any) -> tuple[Any, ...]:
     """An index for NumPy."""
     parts = key if isinstance(key, tuple) else (key,)
     masks = sum(isinstance(k, ndarray) and k.dtype == bool for k in parts)
+    ndarray.waits += masks
     if masks > 1:
         raise IndexError("CuPy takes one boolean array in an index")
     if any(isinstance(k, ndarray) and k.dtype.kind not in "iub" for k in parts):
@@ -405,6 +416,7 @@ def _find(module: str, name: str) -> Any:
 
     @functools.wraps(value)
     def function(*args: Any, **kwargs: Any) -> Any:
+        ndarray.waits += name in WAITING
         result = _call(value, full, args, kwargs)
         return _outside(np.asarray(result)) if name in RETURN_ARRAYS else result
 
@@ -415,6 +427,7 @@ def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None) -
     """The way in: an array of this library as it is, any other value copied."""
     if isinstance(a, ndarray):
         return _outside(np.asarray(a._array, dtype, order), [a])
+    ndarray.waits += 1
     return _outside(np.array(a, dtype, order=order or "K"))
 
 
@@ -423,6 +436,7 @@ def array(
 ) -> ndarray:
     """The way in, with a copy."""
     values = obj._array if isinstance(obj, ndarray) else obj
+    ndarray.waits += values is obj
     return _outside(np.array(values, dtype, order=order, ndmin=ndmin))
 
 

@@ -135,6 +135,38 @@ def test_cholesky_does_not_raise(cupy):
     np.testing.assert_allclose(good, np.linalg.cholesky(a), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda cupy, x: cupy.asarray(HOST),
+        lambda cupy, x: cupy.array([1.0, 2.0]),
+        lambda cupy, x: x.set(HOST),
+        lambda cupy, x: x[x > 0],
+        lambda cupy, x: x.__setitem__(x > 0, x[:2]),
+        lambda cupy, x: cupy.where(x > 0),
+        lambda cupy, x: cupy.nonzero(x),
+        lambda cupy, x: x.nonzero(),
+        lambda cupy, x: cupy.unique(x),
+        lambda cupy, x: float(x[0]),
+        lambda cupy, x: x.tolist(),
+    ],
+)
+def test_what_needs_the_host_waits(cupy, wait):
+    x = cupy.arange(3.0)
+    before = cupy.ndarray.waits
+    wait(cupy, x)
+    assert cupy.ndarray.waits == before + 1
+
+
+def test_what_stays_on_the_gpu_does_not_wait(cupy):
+    x = cupy.arange(3.0)
+    before = cupy.ndarray.waits
+    x[1:] += 2.0 * cupy.asarray(x)[cupy.argsort(x)[:2]]
+    x[...] = cupy.where(x > 0, x, 1.0)
+    cupy.array(x).sum().copy()
+    assert cupy.ndarray.waits == before
+
+
 def test_another_operand_may_take_over(cupy):
     class Other:
         def __array_ufunc__(self, ufunc, method, *inputs):

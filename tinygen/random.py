@@ -171,7 +171,8 @@ class Generator:
         if not valid.all():
             raise ValueError(f"p must be in [0, 1], got {p[~valid].ravel()[0]}")
         m = namespace_of(p) if device is None or not number else namespace_for(device)
-        p = m.asarray(p)
+        # A copy to the GPU would wait.
+        p = m.full((), p.item(), p.dtype) if number and not p.ndim else m.asarray(p)
         # Broadcast first: NumPy 1 would compare with a 0-d float64 p in float32.
         p = m.broadcast_to(p, p.shape if shape is None else _shape(shape))
         return m.asarray(self.uniform(p.shape, device=m.device) < p).astype(dtype)

@@ -127,7 +127,9 @@ def _run(command: list[str], text: str = "") -> str:
             raise Unavailable(f"{command[0]} does not run: {error}") from error
         finally:
             if process.returncode is None:  # too slow, or Ctrl-C: it ends with all that it started
-                os.killpg(process.pid, signal.SIGKILL)
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
     if process.returncode:
         lines = [line for line in errors.splitlines() if "error" in line] or ["no message"]
         raise Unavailable(f"{command[0]} failed: {lines[0].strip()}")
@@ -168,9 +170,8 @@ def _keep(library: bytes, path: Path) -> None:
 def _read(path: Path) -> bytes | None:
     """The library in a whole file that nobody else could have written. (Loading half of one may
     crash.) What is read here is loaded, whatever becomes of the file."""
-    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(
-        os, "O_NONBLOCK", 0
-    )  # no link; no wait for a pipe
+    flags = getattr(os, "O_NOFOLLOW", 0)  # no link
+    flags |= getattr(os, "O_NONBLOCK", 0)  # no wait for a pipe
     try:
         with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
             if not _ours(os.fstat(file.fileno()), stat.S_ISREG):
