@@ -5,8 +5,9 @@ Value, gradient and second derivative, in float64 and float32.
 
 from __future__ import annotations
 
+import numpy
 import pytest
-from on_device import np, placed, tg
+from on_device import np, on_cpu, placed, tg
 
 from tinygen.random import Generator
 
@@ -172,6 +173,23 @@ def test_operations_with_noise_have_right_derivatives(name):
     points = [np.random.default_rng(9).normal(size=s) for s in shapes]
     assert tg.gradcheck(fused, points)
     assert tg.gradgradcheck(fused, points)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", [n for n in COMPOSITES if n.startswith(("repa", "noise_e"))])
+def test_a_nan_goes_through_the_operations_with_noise(name, dtype):
+    """Into the sample, the divergence or the loss, and into the gradients that depend on it."""
+    fused, _, (shape,) = COMPOSITES[name]
+    x = np.ones(shape, dtype)
+    x[1, 2] = np.nan
+    x = tg.tensor(x, requires_grad=True)
+    y = fused(x)
+    assert numpy.isnan(on_cpu(y.data) if y.ndim == 0 else on_cpu(y.data)[1, [0, 2]]).all()
+    for create_graph in (False, True):
+        d = tg.gradients(y, x, np.ones(y.shape), retain_graph=True, create_graph=create_graph)
+        d = on_cpu(d.data)
+        assert numpy.isnan(d[1, 2])
+        assert not numpy.isnan(d[[0, 2]]).any()
 
 
 def test_reparameterise_takes_mean_and_log_variance_side_by_side():

@@ -692,6 +692,8 @@ a23, a4, f32 = np.ones((2, 3)), np.ones(4), np.ones(3, np.float32)
         (lambda: tg.squeeze(a23, 0), ValueError, ["squeeze", "(2, 3)"]),
         (lambda: tg.concatenate([a23, a4]), ValueError, ["concatenate", "float64[4]"]),
         (lambda: tg.concatenate([]), ValueError, ["concatenate", "at least one"]),
+        (lambda: tg.stack([]), ValueError, ["stack", "at least one"]),
+        (lambda: tg.stack([a23, a4]), ValueError, ["stack", "one shape", "(2, 3)", "(4,)"]),
         (lambda: tg.split(a4, 3), ValueError, ["split", "length 4", "3"]),
         (lambda: tg.split(a4, np.int64(3)), ValueError, ["split", "length 4", "3"]),
         (lambda: tg.split(a4, 2.0), TypeError, ["split", "2.0"]),

@@ -187,7 +187,7 @@ def _density(m: Any, x: Any) -> Any:
 # -- activations ---------------------------------------------------------------------------------
 def _sigmoid_forward(m: Any, x: Any) -> Any:
     e = m.exp(-m.abs(x))
-    return m.where(x < 0, e, 1.0) / (1.0 + e)
+    return m.maximum(e, x >= 0) / (1.0 + e)  # e / (1 + e) below 0, 1 / (1 + e) above
 
 
 tanh = operation(

@@ -188,9 +188,11 @@ def _exp_less_linear(m: Any, x: Any) -> Any:
     """e^x - 1 - x, by its series near 0, where the difference cancels."""
     near = m.abs(x) < 0.1
     small = m.where(near, x, 0.0)
-    series = 1.0 / factorial(9)
-    for n in range(8, 1, -1):
-        series = series * small + 1.0 / factorial(n)
+    series = small * (1.0 / factorial(9))
+    for n in range(8, 2, -1):
+        series += 1.0 / factorial(n)
+        series *= small
+    series += 0.5
     return m.where(near, small * small * series, m.expm1(x) - x)
 
 

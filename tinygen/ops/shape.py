@@ -191,26 +191,30 @@ def pad(x: Any, widths: Any) -> Tensor:
 
 def concatenate(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """The arrays `xs` joined along an existing axis."""
-    _check_list(xs)
-    if not len(xs):
-        raise ValueError("concatenate needs at least one array")
+    _check_list("concatenate", xs)
     axis = _axis("concatenate", axis, _ndim(xs[0]))
     lengths = [as_array(x).shape[axis] for x in xs]
     return _concatenate(*xs, axis=axis, ends=tuple(accumulate(lengths)))
 
 
-def _check_list(xs: Any) -> None:
+def _check_list(what: str, xs: Any) -> None:
     if not isinstance(xs, (list, tuple)):
-        raise TypeError(f"pass a list or tuple of arrays, not a {type(xs).__name__}")
+        raise TypeError(f"{what}: pass a list or tuple of arrays, not a {type(xs).__name__}")
+    if not xs:
+        raise ValueError(f"{what} needs at least one array")
 
 
 def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """The arrays `xs`, all of one shape, joined along a new axis."""
-    _check_list(xs)
+    _check_list("stack", xs)
     dtype = next((x.dtype for x in xs if type(x) is Tensor and x.dtype.kind == "f"), None)
     device = next((namespace_of(as_array(x)).device for x in xs if not np.isscalar(x)), "cpu")
     xs = [to_device(np.asarray(x, dtype), device) if np.isscalar(x) else x for x in xs]  # weak
-    return concatenate([expand_dims(x, axis) for x in xs], axis)
+    shapes = {as_array(x).shape for x in xs}
+    if len(shapes) > 1:
+        raise ValueError(f"stack needs arrays of one shape, these have {sorted(shapes)}")
+    shape = _shape_by(np.expand_dims, xs[0], axis)
+    return concatenate([_reshape(x, shape=shape) for x in xs], axis)
 
 
 def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
