@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -56,18 +58,35 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
 
 
 def _losses(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
-    """The mean over the rows of each term of the model's losses, and of its scores."""
+    """The mean over the rows of each term of the model's losses, and of its scores.
+
+    An outlier can make one impossible or infinite: it is left out, and the logger "tinygen" says so.
+    """
     rows = model.check(to_device(rows, model.device))
-    found: dict[str, float] = {}
-    for start in range(0, len(rows), BATCH):
-        batch = rows[start : start + BATCH]
-        for objective in {o.name: o for o in model.objectives()}.values():
-            for name, value in objective.loss(batch, rng).items():
-                found[name] = found.get(name, 0.0) + value.item() * len(batch) / len(rows)
     score = getattr(model, "score_samples", None)
-    if score is not None:
-        found["score"] = float(score(rows, rng=rng).mean())
-    return found
+    found: dict[str, float] = {}
+    failed: dict[str, Any] = {}
+    with np.errstate(all="ignore"):  # what comes of it is told below
+        try:
+            for start in range(0, len(rows), BATCH):
+                batch = rows[start : start + BATCH]
+                for objective in {o.name: o for o in model.objectives()}.values():
+                    for name, value in objective.loss(batch, rng).items():
+                        found[name] = found.get(name, 0.0) + value.item() * len(batch) / len(rows)
+        except (ValueError, ArithmeticError) as error:
+            failed |= dict.fromkeys(found or ["losses"], error)
+        try:
+            if score is not None:
+                found["score"] = float(score(rows, rng=rng).mean())
+        except (ValueError, ArithmeticError) as error:
+            failed["score"] = error
+    failed |= {name: value for name, value in found.items() if not isfinite(value)}
+    if failed:
+        logging.getLogger("tinygen").warning(
+            "tinygen: left out of the measures of held-out rows, which may have an outlier: %s",
+            ", ".join(f"{name} ({reason})" for name, reason in failed.items()),
+        )
+    return {name: value for name, value in found.items() if name not in failed}
 
 
 def _beside_held_out(rows: Array, held_out: Array, rng: Generator) -> dict[str, float]:
