@@ -274,6 +274,7 @@ WEIGHT = "encoder.layers.0.weight"
         ({"sittings": [{"seconds": "long"}]}, {}),
         ({}, {"history/loss": numpy.zeros((2, 1))}),
         ({}, {"history/loss": numpy.zeros(3)}),
+        ({}, {"history/loss": numpy.full(2, 1e300)}),
         ({}, {"optimizer/loss/steps": numpy.array(3)}),
         ({}, {"optimizer/loss/steps": numpy.array(-2)}),
         ({}, {"optimizer/loss/steps": numpy.zeros(2)}),

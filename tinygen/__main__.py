@@ -19,7 +19,7 @@ import tinygen
 from tinygen import checkpoint, data, kernels, pictures
 from tinygen.autodiff import graph_dot, graph_text
 from tinygen.backend import DEVICES, gpu_problem, namespace_for, to_device
-from tinygen.errors import DeviceError, unknown, whole
+from tinygen.errors import CheckpointError, DeviceError, unknown, whole
 from tinygen.evaluation import evaluate
 from tinygen.folder import CHECKPOINT, is_leftover, locked
 from tinygen.models import MODELS, Model, load
@@ -69,11 +69,10 @@ def _train(
     """Train the model in a folder that is this process's alone, and measure it."""
     _require_plots(args)
     device = model.device
-    print(
+    title = (
         f"{args.model} on {dataset.name}: {len(dataset.x)} rows of {model.features}, "
         f"{sum(p.size for p in model.parameters())} parameters, "
-        f"{chosen['settings'].steps} training steps of {chosen['settings'].batch} on the {device}",
-        file=sys.stderr,
+        f"{chosen['settings'].steps} training steps of {chosen['settings'].batch} on the {device}"
     )
     run = {"data": dataset.name, "data_dir": chosen["data_dir"], "options": chosen["options"]}
     history = model.fit(
@@ -83,7 +82,7 @@ def _train(
         resume=args.resume,
         meta={**model.description(), "run": run, "image_shape": dataset.image_shape},
         checkpoint_seconds=args.checkpoint_seconds,
-        show_progress=True,
+        show_progress=title,
         **({} if labels is None else {"labels": labels}),
     )
     sittings = checkpoint.read(folder / CHECKPOINT)[0]["sittings"]
@@ -133,13 +132,18 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
 def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
     """What a run was started with; ValueError if the command line now asks for something else."""
     try:
-        meta, _ = checkpoint.read(folder / CHECKPOINT)
+        meta, arrays = checkpoint.read(folder / CHECKPOINT)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}: leave --resume out to start the run") from None
     if not {"run", "settings"} <= meta.keys():
         raise ValueError(f"{folder} was not started from the command line: resume it in Python")
     if meta["model"] != MODELS[chosen["model"]].__name__:
         raise ValueError(f"{folder} holds a {meta['model']}; resume it under its own name")
+    path = folder / CHECKPOINT
+    MODELS[chosen["model"]].from_file(path, meta, arrays)  # what it asks for fits what it holds
+    for name, value in dict(meta["run"]["options"]).items():
+        if meta["config"].get(name) != value:
+            raise CheckpointError(f"{path} is damaged: {name} = {value!r}")
     was = meta["settings"] | {"data": meta["run"]["data"]}
     if chosen["given"].get("steps", 0) > was["steps"]:  # a run may become longer
         was["steps"] = meta["settings"]["steps"] = chosen["given"]["steps"]

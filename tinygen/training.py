@@ -127,7 +127,7 @@ def train(
     resume: bool = False,
     meta: dict[str, Any] | None = None,
     checkpoint_seconds: float = 15.0,
-    show_progress: bool = False,
+    show_progress: bool | str = False,
 ) -> History:
     """Train `model` on the rows of `x` (n, d) and return the history of its losses.
 
@@ -135,6 +135,7 @@ def train(
     With a `folder`, which exists, `checkpoint.npz` in it is renewed every `checkpoint_seconds` and
     at the end, and `resume` continues from it, also to more steps than it was started with (its
     learning rate is then the longer run's). `meta` is stored in it for whoever loads the model.
+    `show_progress` is True, or a line to show before.
     The model ends with the averaged parameters if the settings ask for an average.
     What the model sees going wrong (`Model.watch`), and what a resumed run computes with that is
     not what it was started with, is told by the logger "tinygen", on stderr.
@@ -158,7 +159,7 @@ def _train(
     resume: bool,
     meta: dict[str, Any] | None,
     checkpoint_seconds: float,
-    show_progress: bool,
+    show_progress: bool | str,
 ) -> History:
     run = _Run(model, x, settings, path, meta or {})
     if resume:
@@ -169,6 +170,8 @@ def _train(
         run.save()  # from the start there is something to resume from
     watch = model.watch(x, settings)
     model.train()
+    if isinstance(show_progress, str):
+        print(show_progress, file=sys.stderr)
     progress = _progress(settings.steps, run.step) if show_progress else None
     saved = time.monotonic()
     with _stop_signals() as asked_to_stop:
@@ -399,12 +402,11 @@ class _Run:
                 f"{step} steps and {meta['batches']} batches in a run of {self.settings.steps} steps"
             )
         history = checkpoint.section(arrays, "history")
-        for name, values in history.items():
-            if values.shape not in {(step * n,) for n in self.times.values()}:
-                raise ValueError(
-                    f"the history of {name} has shape {values.shape} after step {step}"
-                )
-        with np.errstate(over="raise"):  # values that the parameters cannot hold
+        with np.errstate(over="raise"):  # values beyond those of float32
+            for name, values in history.items():
+                if values.shape not in {(step * n,) for n in self.times.values()}:
+                    raise ValueError(f"the history of {name} has shape {values.shape}, step {step}")
+                values.astype(np.float32)
             self.model.load_state_dict(checkpoint.section(arrays, "model"))
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(checkpoint.section(arrays, f"optimizer/{name}"))

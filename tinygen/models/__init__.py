@@ -40,4 +40,4 @@ def load(path: str | Path) -> Model:
         raise CheckpointError(
             f"{path} holds a model {name!r} that is not known here: import its class first"
         )
-    return Model.classes_by_name[name].from_file(meta, arrays)
+    return Model.classes_by_name[name].from_file(path, meta, arrays)

@@ -211,11 +211,12 @@ class Model(Module):
         meta, arrays = checkpoint.read(path)
         if meta.get("model") != cls.__name__:
             raise CheckpointError(f"{path} holds a {meta.get('model')}, not a {cls.__name__}")
-        return cls.from_file(meta, arrays)
+        return cls.from_file(path, meta, arrays)
 
     @classmethod
-    def from_file(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
-        """The model that a checkpoint describes, with averaged parameters where it has them."""
+    def from_file(cls, path: str | Path, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        """The model that the checkpoint at `path` describes, with averaged parameters where it has
+        them; CheckpointError names the path."""
         state = checkpoint.section(arrays, "model")
         held = sum(a.size for a in state.values())
         try:
@@ -233,7 +234,9 @@ class Model(Module):
             if name := not_finite(model.named_parameters()):
                 raise ValueError(f"{name} holds NaN or an infinity")
         except checkpoint.WRONG_VALUES as error:
-            raise CheckpointError(f"not a {cls.__name__} of this version: {error}") from error
+            raise CheckpointError(
+                f"{path} holds no {cls.__name__} of this version: {error}"
+            ) from error
         model.eval()
         return model
 
