@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tinygen
-from tinygen import checkpoint, models, training
+from tinygen import checkpoint, models, pictures, training
 from tinygen.__main__ import main
 from tinygen.folder import CHECKPOINT, locked
 
@@ -373,6 +373,12 @@ def test_an_outlier_among_the_held_out_rows_costs_only_its_measures(tmp_path, ca
         assert metrics["held_out"] == {} and metrics["samples"]["sliced_wasserstein"] > 0
         (line,) = caplog.messages
         assert "left out" in line and "loss (" in line and "outlier" in line
+
+
+def test_a_term_that_is_not_finite_does_not_cost_the_picture(tmp_path):
+    history = {"loss": [1.0, 2.0], "ratio": [np.nan, np.nan], "bound": [np.inf, 1.0]}
+    pictures.loss_curve(tmp_path / "loss.png", history)
+    assert (tmp_path / "loss.png").read_bytes().startswith(PNG)
 
 
 def test_a_checkpoint_with_wrong_values_is_one_line(run, capsys):

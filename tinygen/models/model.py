@@ -175,17 +175,20 @@ class Model(Module):
         checkpoint.write(path, self.description(), arrays)
 
     def _check_made_by_class(self) -> None:
-        cls = type(self)
+        name = type(self).__name__
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they were told when this model was made
-            again = Model.classes_by_name[cls.__name__](**self.config)
-        if type(again) is not cls:
-            raise ValueError(f"{cls.__name__} names {type(again)} in a file: rename the subclass")
+            try:
+                again = Model.classes_by_name[name](**self.config)
+            except TypeError as error:  # another class of this name, or arguments without names
+                raise ValueError(
+                    f"a file names the class {name}, which does not take {list(self.config)}: {error}"
+                ) from error
         if differing := _parts(self).items() ^ _parts(again).items():
             raise ValueError(
-                f"{min(differing)[0]} is not as {cls.__name__} makes it, so that the file could not "
-                f"be loaded: build it in the __init__ of a subclass, such as My{cls.__name__}, and "
-                f"load with My{cls.__name__}.load"
+                f"{min(differing)[0]} is not as {name} makes it, so that the file could not be "
+                f"loaded: build it in the __init__ of a subclass, such as My{name}, and load with "
+                f"My{name}.load"
             )
 
     def description(self) -> dict[str, Any]:
