@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import io
 import json
 import os
 import pickle
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -115,6 +119,130 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     with pytest.raises(CheckpointError):
         checkpoint.read(path)
     assert not trace.exists()
+
+
+def written_by_hand(path, meta=META, arrays=ARRAYS, headers=None, **how):
+    """A checkpoint whose members are made one by one: `headers` are set into the .npy of a name."""
+    text = meta if isinstance(meta, str) else json.dumps({"format": checkpoint.FORMAT, **meta})
+    with zipfile.ZipFile(path, "w", **how) as archive:
+        for name, array in {"meta": np.array(text), **arrays}.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            npy = content.getvalue()
+            if headers and name in headers:
+                npy = (
+                    npy[:10]
+                    + headers[name].ljust(len(npy[10:128]) - 1).encode()
+                    + b"\n"
+                    + npy[128:]
+                )
+            archive.writestr(name + ".npy", npy)
+
+
+def set_bytes(path, offset, value):
+    """In the local and the central header of the first member, whose fields start alike."""
+    content = bytearray(path.read_bytes())
+    for signature, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
+        start = content.index(signature) + shift + offset
+        content[start : start + 2] = value.to_bytes(2, "little")
+    path.write_bytes(content)
+
+
+def header(shape="(2, 3)", descr="'<f4'"):
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
+
+
+WEIGHT = "model/a.weight"
+DAMAGES = {
+    "brackets": lambda p: written_by_hand(p, "[" * 100_000),
+    "no format": lambda p: written_by_hand(p, '{"step": 3}'),
+    "an open bracket": lambda p: written_by_hand(p, headers={WEIGHT: "{'descr': (("}),
+    "a header of Python 2": lambda p: written_by_hand(p, headers={WEIGHT: header("(20L, 3L)")}),
+    "many numbers": lambda p: written_by_hand(p, headers={WEIGHT: header("(10**9,)")}),
+    "more numbers": lambda p: written_by_hand(p, headers={WEIGHT: header("(1000000000000, 8)")}),
+    "a negative axis": lambda p: written_by_hand(p, headers={WEIGHT: header("(-2, -3)")}),
+    "objects": lambda p: written_by_hand(p, headers={WEIGHT: header(descr="'|O'")}),
+    "no such dtype": lambda p: written_by_hand(p, headers={WEIGHT: header(descr="'<q9'")}),
+    "complex numbers": lambda p: written_by_hand(p, arrays={"model/a": np.zeros(2, complex)}),
+    "words": lambda p: written_by_hand(p, arrays={"optimizer/loss/steps": np.array("three")}),
+    "compressed": lambda p: written_by_hand(p, compression=zipfile.ZIP_DEFLATED),
+    "LZMA": lambda p: written_by_hand(p, compression=zipfile.ZIP_LZMA),
+    "method 99": lambda p: (written_by_hand(p), set_bytes(p, 8, 99)),
+    "encrypted": lambda p: (written_by_hand(p), set_bytes(p, 6, 1)),
+    "a member that is no array": lambda p: (
+        written_by_hand(p), zipfile.ZipFile(p, "a").writestr("optimizer/loss/steps", b"3"),
+    ),
+    "negative batches": lambda p: written_by_hand(p, {"batches": -1}),
+    "half a step": lambda p: written_by_hand(p, {"step": 1.5}),
+    "a step of words": lambda p: written_by_hand(p, {"step": "1"}),
+    "a step long before": lambda p: written_by_hand(p, {"step": -(10**9)}),
+    "a true step": lambda p: written_by_hand(p, {"step": True}),
+    "a list of models": lambda p: written_by_hand(p, {"model": ["VAE"]}),
+    "a config of words": lambda p: written_by_hand(p, {"config": "features"}),
+    "settings that are a list": lambda p: written_by_hand(p, {"settings": [1]}),
+    "a number beyond all": lambda p: written_by_hand(p, '{"step": ' + "9" * 5000 + "}"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damage_is_one_line(tmp_path, damage):
+    path = tmp_path / "c.npz"
+    DAMAGES[damage](path)
+    with pytest.raises(CheckpointError, match=r"^[^\n]*c\.npz[^\n]{10,300}$"):
+        checkpoint.read(path)
+
+
+def test_a_file_of_another_format_is_refused_by_its_number(tmp_path):
+    checkpoint.write(tmp_path / "c.npz", {"format": "tinygen-3"}, {})
+    with pytest.raises(CheckpointError, match="'tinygen-3', this version reads 'tinygen-2'"):
+        checkpoint.read(tmp_path / "c.npz")
+
+
+def memory_of(call):
+    """The most bytes that were taken at once, and what was raised."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(Exception) as caught:
+            call()
+        return tracemalloc.get_traced_memory()[1], caught.value
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_small_file_does_not_unfold_to_a_large_array(tmp_path):
+    """A member of 64 MB in 64 KB, which nobody expects: refused by the archive's directory."""
+    path = tmp_path / "c.npz"
+    checkpoint.write(path, META, ARRAYS)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("model/extra.npy", "w") as member:
+            np.save(member, np.zeros(1 << 23))
+    taken, error = memory_of(lambda: checkpoint.read(path))
+    assert isinstance(error, CheckpointError) and "compressed" in str(error)
+    assert path.stat().st_size < 1 << 17 and taken < 1 << 20
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    """A directory may name the same bytes a thousand times."""
+    path = tmp_path / "c.npz"
+    checkpoint.write(path, META, {"big": np.zeros(10_000)})
+    with zipfile.ZipFile(path, "a") as archive:
+        member = archive.getinfo("big.npy")
+        for i in range(100):
+            again = copy.copy(member)
+            again.filename = f"big{i}.npy"
+            archive.filelist.append(again)
+        archive._didModify = True
+    with pytest.raises(CheckpointError, match="larger than the file"):
+        checkpoint.read(path)
+
+
+def test_what_does_not_fit_into_memory_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "c.npz"
+    checkpoint.write(path, META, {"big": np.zeros(1 << 20)})
+    monkeypatch.setattr("tinygen.npz.free_memory", lambda: 1e6)
+    taken, error = memory_of(lambda: checkpoint.read(path))
+    assert isinstance(error, CheckpointError) and "memory" in str(error) and taken < 1 << 20
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinygen
-from tinygen import checkpoint, models
+from tinygen import checkpoint, models, pictures, training
 from tinygen.__main__ import main
-from tinygen.training import CHECKPOINT
+from tinygen.folder import CHECKPOINT, locked
 
 pytestmark = pytest.mark.cpu_only("processes and files; --device gpu is in test_devices.py")
 
@@ -142,6 +144,8 @@ def test_resume_takes_everything_from_the_run(tmp_path, capsys):
     first = checkpoint.read(tmp_path / "a" / CHECKPOINT)
     assert main(["train", "vae", "--out", str(tmp_path / "a"), "--resume"]) == 0
     again = checkpoint.read(tmp_path / "a" / CHECKPOINT)
+    assert [s["from_step"] for s in again[0].pop("sittings")] == [0, 3]
+    del first[0]["sittings"]
     assert again[0] == first[0]
     for name, array in first[1].items():
         np.testing.assert_array_equal(again[1][name], array)
@@ -257,7 +261,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(arguments, parts, tmp_path, ca
         (["train", "vae", "--out", "RUN"], ["exists already", "--resume"]),
         (["train", "vae", "--out", "RUN/metrics.json"], ["exists already"]),
         (["train", "gan", "--out", "RUN", "--resume"], ["VAE"]),
-        (["train", "vae", "--out", "RUN", "--resume", "--steps", "9"], ["steps = 3", "9"]),
+        (["train", "vae", "--out", "RUN", "--resume", "--steps", "2"], ["steps = 3", "2"]),
         (["train", "vae", "--out", "RUN", "--resume", "--data", "two-moons"], ["digits", "two-moons"]),
         (["train", "vae", "--out", "RUN", "--resume", "--set", "latent=2"], ["latent", "2"]),
     ],
@@ -274,7 +278,7 @@ def test_the_default_of_an_option_resumes(tmp_path, capsys):
     assert train("ddpm", tmp_path / "r") == 0
     resume = ["train", "ddpm", "--out", str(tmp_path / "r"), "--resume"]
     assert main([*resume, "--steps", "3", "--set", "steps=30", "--set", "blocks=3"]) == 0
-    one_line(capsys, [*resume, "--steps", "30"], "steps = 3", "30")
+    one_line(capsys, [*resume, "--steps", "1"], "steps = 3", "1")
     one_line(capsys, [*resume, "--set", "steps=3"], "steps = 30", "3")
 
 
@@ -286,7 +290,126 @@ def test_a_checkpoint_made_in_python(tmp_path, capsys):
     assert main(["sample", str(tmp_path), "--out", str(tmp_path / "x.npy")]) == 0
 
 
+def test_a_refused_start_removes_nothing(run, tmp_path, capsys):
+    """Not the hidden files of a user, nor those of a run under way."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / ".draft.tmp").write_text("a chapter")
+    one_line(capsys, ["train", "vae", "--out", str(mine)], "not an empty folder")
+    assert (mine / ".draft.tmp").read_text() == "a chapter" and len(os.listdir(mine)) == 1
+    (run / ".checkpoint.npz.7.tmp").write_bytes(b"PK half")
+    one_line(capsys, ["train", "vae", "--out", str(run)], "exists already")
+    with locked(mine), ThreadPoolExecutor(1) as other:
+        os.rename(run / ".checkpoint.npz.7.tmp", mine / ".checkpoint.npz.7.tmp")
+        os.remove(mine / ".draft.tmp")
+        os.rename(run / CHECKPOINT, mine / CHECKPOINT)
+        for how in ([], ["--resume"]):
+            words = ["train", "vae", "--out", str(mine), *how]
+            part = "another run is under way in this folder" if how else "exists already"
+            other.submit(one_line, capsys, words, str(mine), part).result()
+        assert len(os.listdir(mine)) == 3
+
+
+@pytest.mark.slow
+def test_of_two_starts_at_once_one_is_accepted(tmp_path):
+    """As a new run, and as a resumed one; the other says so in a line."""
+    start = [sys.executable, "-m", "tinygen", "train", "vae", "--out", str(tmp_path / "r")]
+    for words in (["--steps", "200", "--set", "hidden=[8]"], ["--resume", "--steps", "400"]):
+        pair = [
+            subprocess.Popen([*start, *words], stderr=subprocess.PIPE, text=True) for _ in range(2)
+        ]
+        errors = [process.communicate()[1] for process in pair]
+        assert sorted(process.returncode for process in pair) == [0, 2]
+        error = errors[pair.index(next(p for p in pair if p.returncode))]
+        lines = [line for line in error.splitlines() if line.startswith("tinygen: ")]
+        assert len(lines) == 1 and str(tmp_path / "r") in lines[0]
+        assert str(checkpoint.read(tmp_path / "r" / CHECKPOINT)[0]["step"]) in words
+
+
+def test_a_stopped_run_ends_in_one_line_and_its_time_is_that_of_all_sittings(
+    tmp_path, capsys, monkeypatch
+):
+    advance = training._Run.advance
+
+    def interrupted(run):
+        advance(run)
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "advance", interrupted)
+        assert train("vae", tmp_path / "r") == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("tinygen: stopped after step 2 of 3;") and "--resume" in line
+    meta, arrays = checkpoint.read(tmp_path / "r" / CHECKPOINT)
+    meta["sittings"][0] |= {"seconds": 1000.0, "numpy": "1.0"}
+    checkpoint.write(tmp_path / "r" / CHECKPOINT, meta, arrays)
+    assert main(["train", "vae", "--out", str(tmp_path / "r"), "--resume"]) == 0
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert 1000 <= metrics["seconds"] < 1100
+    sittings = metrics["sittings"]
+    assert [s["from_step"] for s in sittings] == [0, 2]
+    assert [s["numpy"] for s in sittings] == ["1.0", np.__version__]
+
+
+def test_a_finished_run_is_made_longer(run, capsys, caplog):
+    assert main(["train", "vae", "--out", str(run), "--resume", "--steps", "5"]) == 0
+    assert "5 training steps" in capsys.readouterr().err
+    (line,) = caplog.messages
+    assert "3 steps become 5" in line and "learning rate" in line
+    assert json.loads((run / "metrics.json").read_text())["settings"]["steps"] == 5
+    assert main(["train", "vae", "--out", str(run), "--resume"]) == 0  # the longer run is the run
+    assert checkpoint.read(run / CHECKPOINT)[0]["step"] == 5
+
+
+def test_an_outlier_among_the_held_out_rows_costs_only_its_measures(tmp_path, capsys, caplog):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    x[5, 1] = 1e30  # every sixth row is held out
+    np.save(tmp_path / "x.npy", x)
+    for name in ("vae", "ae", "ddpm"):
+        caplog.clear()
+        assert train(name, tmp_path / name, "--data", str(tmp_path / "x.npy")) == 0
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        assert metrics["held_out"] == {} and metrics["samples"]["sliced_wasserstein"] > 0
+        (line,) = caplog.messages
+        assert "left out" in line and "loss (" in line and "outlier" in line
+
+
+def test_a_term_that_is_not_finite_does_not_cost_the_picture(tmp_path):
+    history = {"loss": [1.0, 2.0], "ratio": [np.nan, np.nan], "bound": [np.inf, 1.0]}
+    pictures.loss_curve(tmp_path / "loss.png", history)
+    assert (tmp_path / "loss.png").read_bytes().startswith(PNG)
+
+
+def test_a_checkpoint_with_wrong_values_is_one_line(run, capsys):
+    """Whole files, whose description asks for what cannot be."""
+    meta, arrays = checkpoint.read(run / CHECKPOINT)
+    config, resume = meta["config"], ["train", "vae", "--resume", "--out", str(run)]
+    for changes, commands in (
+        ({"step": 4}, [resume]),
+        ({"batches": 2}, [resume]),
+        ({"config": {**config, "latent": 10**9}}, [["sample", str(run)], resume]),
+        ({"config": {**config, "features": "64"}}, [["info", str(run)]]),
+        ({"run": {**meta["run"], "options": {"latent": 10**9}}}, [resume]),
+        ({"run": {**meta["run"], "options": ["latent"]}}, [resume]),
+        ({"settings": {}}, [resume]),
+        ({"run": {}}, [["evaluate", str(run)], resume]),
+        ({"data": []}, [["evaluate", str(run)], resume]),
+        ({"image_shape": [3]}, [["sample", str(run)]]),
+    ):
+        checkpoint.write(run / CHECKPOINT, {**meta, **changes}, arrays)
+        for command in commands:
+            one_line(capsys, command)
+    weight = arrays["model/decoder.layers.0.weight"]
+    for bad in (weight.astype(float) * 0 + 1e300, weight * np.nan, weight.astype("U8")):
+        changed = arrays | {"model/decoder.layers.0.weight": bad}
+        checkpoint.write(run / CHECKPOINT, meta, changed)
+        for command in (["sample", str(run)], resume):
+            one_line(capsys, command, str(run / CHECKPOINT))
+
+
 def test_a_run_killed_as_it_began_is_started_again(tmp_path):
+    (tmp_path / ".lock").touch()
     (tmp_path / ".checkpoint.npz.123.tmp").write_bytes(b"PK half")
     assert train("vae", tmp_path) == 0
     assert not list(tmp_path.glob(".*"))

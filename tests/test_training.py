@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 
+import numpy
 import pytest
 from interrupted import Interrupted, stop_at
 from on_device import np, on_cpu, on_device, placed, tg
 
-from tinygen import checkpoint, data, models, training
+from tinygen import checkpoint, data, kernels, models, training
 from tinygen.errors import CheckpointError, NonFiniteError
 from tinygen.random import Generator
 from tinygen.training import CHECKPOINT, Settings, Stopped
@@ -133,6 +134,8 @@ def test_kill_9_and_resume(moment, tmp_path):
     again = run("-m", "tinygen", *COMMAND, "--out", str(killed), "--resume")
     assert again.returncode == 0, again.stderr
     (meta_a, a), (meta_b, b) = (checkpoint.read(d / CHECKPOINT) for d in (whole, killed))
+    assert [s["from_step"] for s in meta_b.pop("sittings")] == [0, at]
+    del meta_a["sittings"]
     assert meta_a == meta_b
     assert_same(a, b)
     for picture in whole.glob("*.png"):
@@ -170,12 +173,54 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     assert_same(parameters(whole), parameters(resumed))
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_request_to_end_and_a_closed_terminal_save(name, tmp_path):
+    if not hasattr(signal, name):
+        pytest.skip(f"no {name} here")
+    number, model = getattr(signal, name), make("vae")
+    interrupt(model, 3, number)
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt) as stopped:  # which `except Exception` lets through
+            model.fit(X, steps=10, batch=16, folder=tmp_path)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert isinstance(stopped.value, Stopped) and "step 3 of 10" in str(stopped.value)
+    assert checkpoint.read(tmp_path / CHECKPOINT)[0]["step"] == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+def test_a_run_that_is_to_outlive_its_terminal_does():
+    """As `nohup` starts it."""
+    model = make("vae")
+    interrupt(model, 3, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert len(model.fit(X, steps=5, batch=16)["loss"]) == 5
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def interrupt(model, step, number):
+    """Let a signal come while the model is in a step."""
+    loss = model.loss
+
+    def interrupted(x, rng):
+        if model.step == step - 1:
+            os.kill(os.getpid(), number)
+        return loss(x, rng)
+
+    model.loss = interrupted
+
+
 # -- what a run is resumed with ------------------------------------------------------------------
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     make("vae").fit(X, steps=2, folder=tmp_path)
     content = (tmp_path / CHECKPOINT).read_bytes()
     for model, x, settings, what in (
-        (make("vae"), X, {"steps": 3}, "other settings.*'steps': 2.*'steps': 3"),
+        (make("vae"), X, {"steps": 1}, "other settings.*'steps': 2.*'steps': 1"),
+        (make("vae"), X, {"steps": 3, "lr": 0.1}, "other settings.*'lr': 0.001.*'lr': 0.1"),
         (make("vae"), X[:-1], {"steps": 2}, r"other data.*\[50, 64\].*\[49, 64\]"),
         (make("vae"), X + np.float32(1e-3) * (X < 0.5), {"steps": 2}, "other data"),
         (make("ae"), X, {"steps": 2}, "code_mean|log_std"),
@@ -204,6 +249,113 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
         models.load(tmp_path / CHECKPOINT).sample(2, rng=Generator(0)),
         a.sample(2, rng=Generator(0)),
     )
+
+
+def changed(folder, meta=(), arrays=()):
+    """Rewrite parts of a checkpoint."""
+    before, content = checkpoint.read(folder / CHECKPOINT)
+    checkpoint.write(folder / CHECKPOINT, before | dict(meta), content | dict(arrays))
+
+
+WEIGHT = "encoder.layers.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("meta", "arrays"),
+    [
+        ({"step": 3}, {}),
+        ({"step": 1}, {}),
+        ({"step": None}, {}),
+        ({"batches": 3}, {}),
+        ({"rng": [1]}, {}),
+        ({"rng": [1, -1]}, {}),
+        ({"rng": [1, 0.5]}, {}),
+        ({"sittings": [3]}, {}),
+        ({"sittings": [{"seconds": "long"}]}, {}),
+        ({}, {"history/loss": numpy.zeros((2, 1))}),
+        ({}, {"history/loss": numpy.zeros(3)}),
+        ({}, {"history/loss": numpy.full(2, 1e300)}),
+        ({}, {"optimizer/loss/steps": numpy.array(3)}),
+        ({}, {"optimizer/loss/steps": numpy.array(-2)}),
+        ({}, {"optimizer/loss/steps": numpy.zeros(2)}),
+        ({}, {"optimizer/loss/steps": numpy.array(1e300)}),
+        ({}, {"ema/loss/updates": numpy.array(5)}),
+        ({}, {f"model/{WEIGHT}": numpy.full((64, 8), 1e300)}),
+        ({}, {f"model/{WEIGHT}": numpy.full((64, 8), numpy.nan)}),
+        pytest.param(
+            {},
+            {f"optimizer/loss/mean/{WEIGHT}": numpy.full((64, 8), 1e300)},
+            marks=pytest.mark.cpu_only("NumPy says that a number does not fit, CuPy does not"),
+        ),
+    ],
+)
+def test_a_checkpoint_with_wrong_values_is_refused(meta, arrays, tmp_path):
+    make("ae").fit(X, steps=2, ema=0.5, folder=tmp_path)
+    changed(tmp_path, meta, arrays)
+    with pytest.raises(CheckpointError, match=r"^[^\n]*checkpoint\.npz[^\n]*$"):
+        make("ae").fit(X, steps=2, ema=0.5, folder=tmp_path, resume=True)
+
+
+def rates_of(model):
+    """The learning rates by which the model's one optimiser will have stepped."""
+    rates = []
+    optimizer = model.optimizer
+    model.optimizer = lambda parameters, lr: optimizer(
+        parameters, lambda n: rates.append(lr(n)) or rates[-1]
+    )
+    return rates
+
+
+def test_a_finished_run_is_made_longer_under_the_longer_runs_learning_rate(tmp_path, caplog):
+    options = {"batch": 16, "warmup": 2, "folder": tmp_path}
+    whole, first, longer = make("vae"), make("vae"), make("vae", seed=9)
+    expected, rates = rates_of(whole), rates_of(longer)
+    whole.fit(X, steps=9, batch=16, warmup=2)
+    start = first.fit(X, steps=4, **options)
+    assert not caplog.messages
+    history = longer.fit(X, steps=9, resume=True, **options)
+    assert rates == expected[4:] and len(history["loss"]) == 9
+    assert history["loss"][:4] == start["loss"]
+    (line,) = caplog.messages
+    assert "4 steps become 9" in line and f"{expected[4]:.2g} instead of 0" in line
+    assert checkpoint.read(tmp_path / CHECKPOINT)[0]["settings"]["steps"] == 9
+    again = make("vae")
+    assert again.fit(X, steps=9, resume=True, **options) == history
+    assert_same(parameters(longer), parameters(again))
+
+
+def test_what_differs_when_a_run_is_resumed_is_told_and_kept(tmp_path, caplog, monkeypatch):
+    here = training._surroundings(make("vae").device)
+    monkeypatch.setattr(training, "_surroundings", lambda device: {**here, "numpy": "1.0"})
+    make("vae").fit(X, steps=2, folder=tmp_path)
+    monkeypatch.undo()
+    for _ in range(2):  # told at the change, not again
+        make("vae").fit(X, steps=2, folder=tmp_path, resume=True)
+    (line,) = caplog.messages
+    assert f"numpy {numpy.__version__} instead of 1.0" in line
+    assert "kernels" not in line and "threads" not in line
+    found = [s["numpy"] for s in checkpoint.read(tmp_path / CHECKPOINT)[0]["sittings"]]
+    assert found == ["1.0", numpy.__version__, numpy.__version__]
+
+
+@pytest.mark.cpu_only("of the processor")
+def test_the_surroundings_are_the_form_of_the_kernels_the_threads_and_numpy(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    found = training._surroundings("cpu")
+    assert found == {
+        "kernels": kernels.description("cpu").split(" ")[0].rstrip(",:"),
+        "threads": "3", "numpy": numpy.__version__,
+    }  # fmt: skip
+
+
+def test_a_checkpoint_from_before_sittings_were_kept_resumes(tmp_path, caplog):
+    make("vae").fit(X, steps=2, folder=tmp_path)
+    meta, arrays = checkpoint.read(tmp_path / CHECKPOINT)
+    del meta["sittings"]
+    checkpoint.write(tmp_path / CHECKPOINT, meta, arrays)
+    make("vae").fit(X, steps=2, folder=tmp_path, resume=True)
+    assert not caplog.messages
+    assert len(checkpoint.read(tmp_path / CHECKPOINT)[0]["sittings"]) == 1
 
 
 # -- losses that are not finite ------------------------------------------------------------------
@@ -244,6 +396,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(kind, names, tmp_path):
     assert all(np.isfinite(p.data).all() for p in kept.parameters())
     for name, p in model.named_parameters().items():  # and the model was not spoiled either
         np.testing.assert_array_equal(p.data, kept.named_parameters()[name].data)
+
+
+def test_an_overflow_names_the_users_line():
+    """Also where the user's code is not what overflows, and NumPy's is between the two."""
+    with pytest.raises(NonFiniteError, match=r"at \S*test_training\.py:\d+$"):
+        make("ae").fit(X, steps=50, lr=1e30, warmup=0)
 
 
 def test_the_failing_step_is_explained_with_its_own_random_numbers():

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import sys
-import time
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,13 +19,14 @@ import tinygen
 from tinygen import checkpoint, data, kernels, pictures
 from tinygen.autodiff import graph_dot, graph_text
 from tinygen.backend import DEVICES, gpu_problem, namespace_for, to_device
-from tinygen.errors import DeviceError, unknown, whole
+from tinygen.errors import CheckpointError, DeviceError, unknown, whole
 from tinygen.evaluation import evaluate
+from tinygen.folder import CHECKPOINT, is_leftover, locked
 from tinygen.models import MODELS, Model, load
 from tinygen.models.diffusion.ddpm import with_labels
 from tinygen.models.model import choose
 from tinygen.random import Generator
-from tinygen.training import CHECKPOINT, History, Settings, Stopped, fingerprint
+from tinygen.training import History, Settings, Stopped, fingerprint
 
 SETTINGS = {  # the models' own defaults stand in `info`
     "steps": "updates of the parameters",
@@ -54,13 +54,25 @@ def train(args: argparse.Namespace) -> None:
     labels = _labels(model, dataset)
     if not args.resume:
         _new_folder(folder)
+    with locked(folder):
+        _train(args, folder, chosen, dataset, model, labels)
+
+
+def _train(
+    args: argparse.Namespace,
+    folder: Path,
+    chosen: dict[str, Any],
+    dataset: data.Dataset,
+    model: Any,
+    labels: Any,
+) -> None:
+    """Train the model in a folder that is this process's alone, and measure it."""
     _require_plots(args)
-    began = time.monotonic()
-    print(
+    device = model.device
+    title = (
         f"{args.model} on {dataset.name}: {len(dataset.x)} rows of {model.features}, "
         f"{sum(p.size for p in model.parameters())} parameters, "
-        f"{chosen['settings'].steps} training steps of {chosen['settings'].batch} on the {device}",
-        file=sys.stderr,
+        f"{chosen['settings'].steps} training steps of {chosen['settings'].batch} on the {device}"
     )
     run = {"data": dataset.name, "data_dir": chosen["data_dir"], "options": chosen["options"]}
     history = model.fit(
@@ -70,10 +82,11 @@ def train(args: argparse.Namespace) -> None:
         resume=args.resume,
         meta={**model.description(), "run": run, "image_shape": dataset.image_shape},
         checkpoint_seconds=args.checkpoint_seconds,
-        show_progress=True,
+        show_progress=title,
         **({} if labels is None else {"labels": labels}),
     )
-    seconds = time.monotonic() - began
+    sittings = checkpoint.read(folder / CHECKPOINT)[0]["sittings"]
+    seconds = sum(sitting["seconds"] for sitting in sittings)
     samples = _samples(model, dataset, MEASURED, chosen["settings"].seed)
     metrics = {
         "model": args.model,
@@ -81,6 +94,7 @@ def train(args: argparse.Namespace) -> None:
         "settings": asdict(chosen["settings"]),
         "device": device,
         "seconds": round(seconds, 2),
+        "sittings": sittings,
         "final": {k: float(np.mean(v[-100:])) for k, v in history.items()},
         **evaluate(model, dataset, samples),
         "versions": _versions(),
@@ -118,14 +132,21 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
 def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
     """What a run was started with; ValueError if the command line now asks for something else."""
     try:
-        meta, _ = checkpoint.read(folder / CHECKPOINT)
+        meta, arrays = checkpoint.read(folder / CHECKPOINT)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}: leave --resume out to start the run") from None
     if not {"run", "settings"} <= meta.keys():
         raise ValueError(f"{folder} was not started from the command line: resume it in Python")
     if meta["model"] != MODELS[chosen["model"]].__name__:
         raise ValueError(f"{folder} holds a {meta['model']}; resume it under its own name")
+    path = folder / CHECKPOINT
+    MODELS[chosen["model"]].from_file(path, meta, arrays)  # what it asks for fits what it holds
+    for name, value in dict(meta["run"]["options"]).items():
+        if meta["config"].get(name) != value:
+            raise CheckpointError(f"{path} is damaged: {name} = {value!r}")
     was = meta["settings"] | {"data": meta["run"]["data"]}
+    if chosen["given"].get("steps", 0) > was["steps"]:  # a run may become longer
+        was["steps"] = meta["settings"]["steps"] = chosen["given"]["steps"]
     options = json.loads(json.dumps(chosen["options"]))
     moved = chosen["given"].get("data")
     if moved is not None and Path(moved).is_file():  # that it is the same content is checked later
@@ -198,10 +219,8 @@ def _samples(model: Any, dataset: data.Dataset, n: int, seed: int) -> Any:
 
 
 def _new_folder(folder: Path) -> None:
-    if folder.is_dir():
-        for leftover in folder.glob(".*.tmp"):  # of a run that was killed as it began
-            leftover.unlink()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Make it; ValueError if it holds anything but what a run leaves that was killed as it began."""
+    if folder.exists() and not (folder.is_dir() and all(map(is_leftover, folder.iterdir()))):
         raise ValueError(
             f"{folder} exists already and is not an empty folder; "
             "--resume continues the run in it, another --out starts a new one"

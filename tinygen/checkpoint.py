@@ -5,20 +5,30 @@ from __future__ import annotations
 import io
 import json
 import os
+import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from tinygen import npz
 from tinygen.errors import CheckpointError
 
-__all__ = ["prefixed", "read", "replacing", "section", "write"]
+__all__ = ["WRONG_VALUES", "prefixed", "read", "replacing", "section", "write"]
 
 FORMAT = "tinygen-2"
+FIELDS: dict[str, tuple[type, ...]] = {  # what a description may hold, where it is read
+    "model": (str,), "config": (dict,),
+    "settings": (dict,), "data": (list,), "step": (int,), "batches": (int,), "rng": (list,),
+    "sittings": (list,), "run": (dict,), "image_shape": (list, type(None)),
+}  # fmt: skip
+WRONG_VALUES = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, RecursionError
+)  # fmt: skip
+"""What comes of a whole file with wrong values in it, where they are used."""
 
 
 def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
@@ -64,21 +74,48 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     """The description and the arrays of a file that `write` made.
 
-    FileNotFoundError: there is none. CheckpointError: truncated, damaged or not a checkpoint.
+    FileNotFoundError: there is none. CheckpointError: truncated, damaged, of another format, or
+    not a checkpoint. It takes no more memory than the file is long.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        meta = json.loads(str(arrays.pop("meta")))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no checkpoint at {path}") from None
-    except (ValueError, KeyError, AttributeError, TypeError, EOFError) as error:
-        raise CheckpointError(f"{path} is not a tinygen checkpoint") from error
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    with open(path, "rb") as file:
+        try:
+            return _parse(file)
+        except Exception as error:  # whatever a damaged file leads NumPy, zipfile and json to
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise CheckpointError(
+                f"{path} is not a tinygen checkpoint, or it is damaged: {reason}"
+            ) from error
+
+
+def _parse(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    with zipfile.ZipFile(file) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an odd header: it is read, or an error says more
+        members = npz.members(archive)
+        # Members as `write` makes them, so that a small file cannot unfold to a large one.
+        sizes = sum(m.file_size for m in members.values())
+        if (
+            any(m.compress_type for m in members.values())
+            or sizes > os.fstat(file.fileno()).st_size
+        ):
+            raise ValueError("its members are compressed, or larger than the file")
+        if sizes > npz.free_memory():
+            raise MemoryError(f"{sizes / 1e9:.2g} GB do not fit into the memory that is free")
+        meta = json.loads(npz.read_member(archive, members.pop("meta")).item())
+        if not isinstance(meta, dict) or "format" not in meta:
+            raise ValueError("it does not say its format")
+        if meta["format"] != FORMAT:
+            raise ValueError(f"its format is {meta['format']!r}, this version reads {FORMAT!r}")
+        for name, kinds in FIELDS.items():
+            value = meta.get(name, kinds[0]())
+            if type(value) not in kinds or (type(value) is int and value < 0):
+                raise ValueError(f"its {name} is {value!r}")
+        arrays = {name: npz.read_member(archive, member) for name, member in members.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} holds {array.dtype}, not numbers")
     return meta, arrays
 
 

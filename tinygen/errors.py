@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ class DeviceError(RuntimeError):
     """The GPU, or a form of the kernels, was asked for and cannot be used; the message says why."""
 
 
-def whole(name: str, value: Any, low: int = 1) -> int:
-    """`value` as an int; ValueError, naming it, unless it is a whole number from `low`."""
+def whole(name: str, value: Any, low: int = 1, high: float = inf) -> int:
+    """`value` as an int; ValueError, naming it, unless it is a whole number in [low, high]."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
         raise ValueError(f"{name} is a whole number from {low}, not {value!r}")
+    if value > high:
+        raise ValueError(f"{name} is at most {high}, not {value}")
     return int(value)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -61,23 +63,47 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
 
 
 def _losses(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
-    """The mean over the rows of each term of the model's losses, and of its scores."""
+    """The mean over the rows of each term of the model's losses, and of its scores.
+
+    An outlier can make one impossible or infinite: it is left out, and the logger "tinygen" says so.
+    """
     rows = model.check(to_device(rows, model.device))
+    found: dict[str, float] = {}
+    failed: dict[str, Any] = {}
+    with np.errstate(all="ignore"):  # what comes of it is told below
+        for name, measure in MEASURES.items():
+            try:
+                found |= measure(model, rows, rng)
+            except (ValueError, ArithmeticError) as error:
+                failed[name] = error
+    failed |= {name: value for name, value in found.items() if not isfinite(value)}
+    if failed:
+        logging.getLogger("tinygen").warning(
+            "tinygen: left out of the measures of held-out rows, which may have an outlier: %s",
+            ", ".join(f"{name} ({reason})" for name, reason in failed.items()),
+        )
+    return {name: value for name, value in found.items() if name not in failed}
+
+
+def _terms(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
     found: dict[str, float] = {}
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         for objective in {o.name: o for o in model.objectives()}.values():
             for name, value in objective.loss(batch, rng).items():
                 found[name] = found.get(name, 0.0) + value.item() * len(batch) / len(rows)
-    score = getattr(model, "score_samples", None)
-    if score is not None:
-        found["score"] = float(score(rows, rng=rng).mean())
-    if isinstance(model, VAE):
-        found |= _likelihood(model, rows[:BATCH], rng.child("likelihood"))
     return found
 
 
-def _likelihood(model: VAE, rows: Array, rng: Generator) -> dict[str, float]:
+def _score(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
+    score = getattr(model, "score_samples", None)
+    return {} if score is None else {"score": float(score(rows, rng=rng).mean())}
+
+
+def _likelihood(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
+    if not isinstance(model, VAE):
+        return {}
+    rows, rng = rows[:BATCH], rng.child("likelihood")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the figures say it
         estimate = model.log_likelihood(rows, k=WEIGHTS, rng=rng)
@@ -91,6 +117,9 @@ def _likelihood(model: VAE, rows: Array, rng: Generator) -> dict[str, float]:
         "k_hat": float(np.median(k_hat)),
         "k_hat_above_0.7": float((k_hat > 0.7).mean()),
     }
+
+
+MEASURES = {"losses": _terms, "score": _score, "log_likelihood": _likelihood}
 
 
 def _beside_held_out(rows: Array, held_out: Array, rng: Generator) -> dict[str, float]:

@@ -95,6 +95,9 @@ def loss_curve(path: str | Path, history: History) -> None:
         smooth = np.convolve(y, np.full(window, 1 / window), "valid")
         (line,) = axes.plot(np.arange(window, len(y) + 1), smooth, label=name)
         axes.plot(np.arange(1, len(y) + 1), y, alpha=0.15, color=line.get_color())
+        smooth = smooth[np.isfinite(smooth)]
+        if not len(smooth):  # nothing that a range could follow
+            continue
         low, high = axes.get_ylim() if name != next(iter(history)) else (smooth.min(), smooth.max())
         pad = 0.1 * max(smooth.max() - smooth.min(), 1e-9)
         axes.set_ylim(min(low, smooth.min() - pad), max(high, smooth.max() + pad))

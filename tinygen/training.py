@@ -9,6 +9,7 @@ the same parameters, bit for bit, as a run that was never stopped.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -24,19 +25,19 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tinygen import checkpoint
+from tinygen import checkpoint, kernels
 from tinygen.autodiff.backward import gradients
 from tinygen.autodiff.modes import detect_anomaly
 from tinygen.autodiff.tensor import Tensor
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import CheckpointError, NonFiniteError, unknown, whole
+from tinygen.folder import CHECKPOINT, locked
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
 from tinygen.random import Generator
 
 __all__ = ["History", "Objective", "Settings", "Stopped", "train"]
 
 Array = np.ndarray[Any, Any]
-CHECKPOINT = "checkpoint.npz"
 WATCH_STEPS = 100  # from one look at the state of the run to the next
 
 
@@ -113,11 +114,10 @@ History = dict[str, list[float]]
 """For each term of the losses, its values in order: one for each update of its objective."""
 
 
-class Stopped(Exception):
+class Stopped(KeyboardInterrupt):
     """The run was asked to stop (Ctrl-C); if it has a folder, it has saved where it was."""
 
 
-@np.errstate(all="ignore")  # warnings would only repeat what the checks say with a name
 def train(
     model: Trainable,
     x: Array,
@@ -127,21 +127,40 @@ def train(
     resume: bool = False,
     meta: dict[str, Any] | None = None,
     checkpoint_seconds: float = 15.0,
-    show_progress: bool = False,
+    show_progress: bool | str = False,
 ) -> History:
     """Train `model` on the rows of `x` (n, d) and return the history of its losses.
 
     Model and data are on one device, which is no part of the run: it may be resumed on the other.
     With a `folder`, which exists, `checkpoint.npz` in it is renewed every `checkpoint_seconds` and
-    at the end, and `resume` continues from it. `meta` is stored in it for whoever loads the model.
+    at the end, and `resume` continues from it, also to more steps than it was started with (its
+    learning rate is then the longer run's). `meta` is stored in it for whoever loads the model.
+    `show_progress` is True, or a line to show before.
     The model ends with the averaged parameters if the settings ask for an average.
-    What the model sees going wrong (`Model.watch`) is told by the logger "tinygen", on stderr.
+    What the model sees going wrong (`Model.watch`), and what a resumed run computes with that is
+    not what it was started with, is told by the logger "tinygen", on stderr.
     NonFiniteError: a loss or gradient became NaN or infinite; the message names the step and the
-    operation, the last checkpoint is from before. Stopped: on Ctrl-C, after a checkpoint.
-    CheckpointError: the checkpoint does not belong to this model, these settings or this data.
-    FileExistsError: the folder holds a run, and `resume` was not asked for.
+    operation, the last checkpoint is from before. Stopped: on Ctrl-C, SIGTERM or SIGHUP, after a
+    checkpoint. CheckpointError: the checkpoint is damaged, or does not belong to this model, these
+    settings or this data. FileExistsError: the folder holds a run, and `resume` was not asked for.
+    BlockingIOError: another run is under way in the folder.
     """
     path = None if folder is None else Path(folder) / CHECKPOINT
+    # NumPy's warnings would only repeat what the checks say with a name.
+    with nullcontext() if path is None else locked(path.parent), np.errstate(all="ignore"):
+        return _train(model, x, settings, path, resume, meta, checkpoint_seconds, show_progress)
+
+
+def _train(
+    model: Trainable,
+    x: Array,
+    settings: Settings,
+    path: Path | None,
+    resume: bool,
+    meta: dict[str, Any] | None,
+    checkpoint_seconds: float,
+    show_progress: bool | str,
+) -> History:
     run = _Run(model, x, settings, path, meta or {})
     if resume:
         run.restore()
@@ -151,13 +170,15 @@ def train(
         run.save()  # from the start there is something to resume from
     watch = model.watch(x, settings)
     model.train()
+    if isinstance(show_progress, str):
+        print(show_progress, file=sys.stderr)
     progress = _progress(settings.steps, run.step) if show_progress else None
     saved = time.monotonic()
     with _stop_signals() as asked_to_stop:
         while run.step < settings.steps and not asked_to_stop:
             run.advance()
             if run.step % WATCH_STEPS == 0 and (remark := watch()):
-                logging.getLogger("tinygen").warning("tinygen: step %d: %s", run.step, remark)
+                _tell(f"step {run.step}: {remark}")
             if progress:
                 progress(run.step, run.history)
             if run.path is not None and time.monotonic() - saved >= checkpoint_seconds:
@@ -180,6 +201,11 @@ def train(
     return run.history
 
 
+def _schedule(settings: Settings) -> Callable[[int], float]:
+    """The learning rate by the step."""
+    return warmup(cosine(settings.lr, max(settings.steps, 1)), settings.warmup)
+
+
 def _every(schedule: Callable[[int], float], times: int) -> Callable[[int], float]:
     """A schedule by the step, for an optimiser that updates `times` times in each."""
     return lambda updates: schedule(updates // times)
@@ -189,6 +215,25 @@ def fingerprint(x: Array) -> list[Any]:
     """Shape and CRC-32 of the data, by which a checkpoint knows what it was trained on."""
     on_cpu = np.ascontiguousarray(to_device(x, "cpu"))
     return [list(x.shape), zlib.crc32(on_cpu)]  # type: ignore[arg-type]
+
+
+def not_finite(parameters: dict[str, Tensor]) -> str | None:
+    """The name of the first parameter that holds a NaN or an infinity, None if none does."""
+    return next(
+        (n for n, p in parameters.items() if not namespace_of(p.data).isfinite(p.data).all()), None
+    )
+
+
+def _surroundings(device: str) -> dict[str, str]:
+    """What a run computes with, on which the last bits of its results depend."""
+    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+    asked = [os.environ[name] for name in names if os.environ.get(name)]
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return {
+        "kernels": kernels.description(device).split()[0].strip(",:"),
+        "threads": asked[0] if asked else str(len(affinity(0)) if affinity else os.cpu_count()),
+        "numpy": np.__version__,
+    }
 
 
 class _Run:
@@ -206,10 +251,10 @@ class _Run:
         for name, p in model.named_parameters().items():
             p.name = name  # for graph drawings and error messages
         self.objectives = model.objectives()
-        schedule = warmup(cosine(settings.lr, max(settings.steps, 1)), settings.warmup)
-        times = Counter(o.name for o in self.objectives)  # of an objective in one step
+        schedule = _schedule(settings)
+        self.times = Counter(o.name for o in self.objectives)  # of an objective in one step
         self.optimizers = {
-            o.name: model.optimizer(o.parameters, _every(schedule, times[o.name]))
+            o.name: model.optimizer(o.parameters, _every(schedule, self.times[o.name]))
             for o in {o.name: o for o in self.objectives}.values()
         }
         self.averages = {
@@ -225,6 +270,13 @@ class _Run:
         self.batches = 0  # drawn so far
         self.history: History = {}
         self._epoch = -1
+        self._began = time.monotonic()
+        self.sittings = [self._sitting()]
+
+    def _sitting(self) -> dict[str, Any]:
+        """Where a part of the run between a start and a stop began, and what it computes with."""
+        device = namespace_of(self.x).device
+        return {"from_step": self.step, "seconds": 0.0, **_surroundings(device)}
 
     def advance(self) -> None:
         """One step: each objective in turn takes a batch and updates its parameters."""
@@ -274,12 +326,11 @@ class _Run:
 
     def check_parameters(self) -> None:
         """NonFiniteError if the last update spoiled a parameter; before that is saved."""
-        for name, p in self.model.named_parameters().items():
-            if not namespace_of(p.data).isfinite(p.data).all():
-                raise NonFiniteError(
-                    f"step {self.step}: the update made {name} infinite or NaN; lower the "
-                    f"learning rate{self._kept()}"
-                )
+        if name := not_finite(self.model.named_parameters()):
+            raise NonFiniteError(
+                f"step {self.step}: the update made {name} infinite or NaN; lower the "
+                f"learning rate{self._kept()}"
+            )
 
     def _kept(self) -> str:
         return f"; {self.path} holds an earlier state" if self.path else ""
@@ -310,30 +361,88 @@ class _Run:
             arrays |= checkpoint.prefixed(f"optimizer/{name}", optimizer.state_dict())
         for name, average in self.averages.items():
             arrays |= checkpoint.prefixed(f"ema/{name}", average.state_dict())
-        counters = {"step": self.step, "batches": self.batches, "rng": list(self.rng.state)}
-        checkpoint.write(self.path, {**self.meta, **self._identity(), **counters}, arrays)
+        self.sittings[-1]["seconds"] = round(time.monotonic() - self._began, 2)
+        state = {
+            "step": self.step, "batches": self.batches, "rng": list(self.rng.state),
+            "sittings": self.sittings,
+        }  # fmt: skip
+        checkpoint.write(self.path, {**self.meta, **self._identity(), **state}, arrays)
 
     def restore(self) -> None:
         """Continue from the checkpoint; CheckpointError if it is not of this run."""
         if self.path is None:
             raise ValueError("resume needs a folder")
         meta, arrays = checkpoint.read(self.path)
+        started = {"settings": {}, "sittings": [], **meta}
+        steps = started["settings"].get("steps")
+        longer = type(steps) is int and steps < self.settings.steps
+        if longer:
+            started["settings"] = {**started["settings"], "steps": self.settings.steps}
         for key, own in self._identity().items():
-            if meta.get(key) != own:
+            if started.get(key) != own:
                 raise CheckpointError(
                     f"{self.path} was made with other {key}: {meta.get(key)}, this run has {own}"
                 )
         try:
+            self._load_state(meta, arrays)
+            self.sittings = [{**s, "seconds": float(s["seconds"])} for s in started["sittings"]]
+        except checkpoint.WRONG_VALUES as error:
+            raise CheckpointError(f"{self.path} does not fit this run: {error}") from error
+        if longer:
+            self._tell_schedule(replace(self.settings, steps=steps))
+        now = self._sitting()
+        self._tell_difference({**now, **(self.sittings[-1] if self.sittings else {})}, now)
+        self.sittings.append(now)
+
+    def _load_state(self, meta: dict[str, Any], arrays: dict[str, Array]) -> None:
+        """Set what `save` wrote; one of `checkpoint.WRONG_VALUES` if it cannot be so."""
+        step = whole("step", meta["step"], 0)
+        if step > self.settings.steps or meta["batches"] != step * len(self.objectives):
+            raise ValueError(
+                f"{step} steps and {meta['batches']} batches in a run of {self.settings.steps} steps"
+            )
+        history = checkpoint.section(arrays, "history")
+        with np.errstate(over="raise"):  # values beyond those of float32
+            for name, values in history.items():
+                if values.shape not in {(step * n,) for n in self.times.values()}:
+                    raise ValueError(f"the history of {name} has shape {values.shape}, step {step}")
+                values.astype(np.float32)
             self.model.load_state_dict(checkpoint.section(arrays, "model"))
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(checkpoint.section(arrays, f"optimizer/{name}"))
+                if optimizer.steps != step * self.times[name]:
+                    raise ValueError(f"{optimizer.steps} updates of the {name} in {step} steps")
             for name, average in self.averages.items():
                 average.load_state_dict(checkpoint.section(arrays, f"ema/{name}"))
-            self.step, self.batches = meta["step"], meta["batches"]
-            self.rng.state = meta["rng"][0], meta["rng"][1]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.path} does not fit this run: {error}") from error
-        self.history = {k: v.tolist() for k, v in checkpoint.section(arrays, "history").items()}
+                if average.updates != step * self.times[name]:
+                    raise ValueError(f"{average.updates} in the average of {name}, {step} steps")
+        if bad := not_finite(self.model.named_parameters()):
+            raise ValueError(f"{bad} holds NaN or an infinity")
+        self.step, self.batches = step, meta["batches"]
+        self.rng.state = meta["rng"]
+        self.history = {name: values.tolist() for name, values in history.items()}
+
+    def _tell_schedule(self, before: Settings) -> None:
+        """Say what a longer run does to the learning rate."""
+        was, is_now = (_schedule(s)(self.step) for s in (before, self.settings))
+        _tell(
+            f"{before.steps} steps become {self.settings.steps}: from step {self.step} on the "
+            f"learning rate is that of the longer run, {is_now:.2g} instead of {was:.2g}"
+        )
+
+    def _tell_difference(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        """Say what this sitting computes with that the one before did not."""
+        differing = [
+            f"{name} {now[name]} instead of {before[name]}"
+            for name in ("kernels", "threads", "numpy")
+            if now[name] != before[name]
+        ]
+        if differing:
+            _tell(f"resumed with {', '.join(differing)}: the last bits may differ")
+
+
+def _tell(remark: str) -> None:
+    logging.getLogger("tinygen").warning("tinygen: %s", remark)
 
 
 @contextmanager
@@ -347,7 +456,12 @@ def _stop_signals() -> Iterator[list[int]]:
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        stops = [signal.SIGINT, signal.SIGTERM]
+        # A terminal that closes; but a run that was told to outlive it (nohup) does.
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+            stops.append(hangup)
+        before = {s: signal.signal(s, ask) for s in stops}
     try:
         yield asked
     finally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import array
+import warnings
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinygen import npz
 from tinygen.data._dataset import Dataset, hold_out
 from tinygen.data.images import scaled_rows
+
+BESIDE = 9  # bytes for each number read: whether it is finite, and as float32 before it is split
 
 
 def load_file(path: str) -> Dataset:
@@ -42,24 +45,29 @@ def load_file(path: str) -> Dataset:
 
 def _read_numpy(path: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """The rows, and the labels if the file has any."""
-    try:
-        with open(path, "rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return content, None
-            arrays = dict(content)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a damaged header: what follows from it is told
+        try:
+            if npz.is_npy(file):
+                return npz.read_npy(file, beside=BESIDE), None
+            with zipfile.ZipFile(file) as archive:
+                members = npz.members(archive)
+                names = members.keys() - {"y"}
+                key = "x" if "x" in names else "".join(names) if len(names) == 1 else None
+                rows = None if key is None else npz.read_member(archive, members[key], BESIDE)
+                labels = npz.read_member(archive, members["y"]) if "y" in members else None
+        except MemoryError as error:
+            raise ValueError(f"{path}: {error}; take fewer rows") from error
+        except Exception as error:  # NumPy and zipfile raise what they happen to stumble over
+            raise ValueError(
+                f"{path}: not a file of plain numbers ({error}); write it with np.save or np.savez"
+            ) from error
+    if rows is None:
         raise ValueError(
-            f"{path}: not a file of plain numbers ({error}); write it with np.save or np.savez"
-        ) from error
-    labels = arrays.pop("y", None)
-    key = "x" if "x" in arrays else "".join(arrays) if len(arrays) == 1 else None
-    if key is None:
-        raise ValueError(
-            f"{path}: no array 'x' among its arrays {sorted(arrays)}; "
+            f"{path}: no array 'x' among its arrays {sorted(names)}; "
             "write it with np.savez(path, x=rows), or with y=labels as well"
         )
-    return arrays[key], labels
+    return rows, labels
 
 
 def _read_csv(path: str) -> tuple[NDArray[Any], None]:

@@ -31,10 +31,13 @@ MODELS: dict[str, type[Model]] = {
 def load(path: str | Path) -> Model:
     """The model in a file written by `Model.save` or by training, ready to use.
 
+    Every class of models that is defined or imported is known by its name, yours as well.
     FileNotFoundError; CheckpointError: not such a file, or not of this version.
     """
     meta, arrays = checkpoint.read(path)
-    classes = {c.__name__: c for c in MODELS.values()}
-    if meta.get("model") not in classes:
-        raise CheckpointError(f"{path} holds a model {meta.get('model')!r} that is not known here")
-    return classes[meta["model"]].from_file(meta, arrays)
+    name = meta.get("model")
+    if name not in Model.classes_by_name:
+        raise CheckpointError(
+            f"{path} holds a model {name!r} that is not known here: import its class first"
+        )
+    return Model.classes_by_name[name].from_file(path, meta, arrays)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
 import numpy as np
@@ -69,6 +69,11 @@ class Autoencoder(Model):
         self.decoder = MLP(sizes[::-1], activation, final="sigmoid" if bounded else None, rng=rng)
         self.code_mean = tensor(np.zeros(latent, np.float32))
         self.code_factor = tensor(np.eye(latent, dtype=np.float32))
+
+    @classmethod
+    def weights(cls, config: Mapping[str, Any]) -> int:
+        """See `Model.weights`; with the covariance of the codes."""
+        return super().weights(config) + config["latent"] ** 2
 
     def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
         """The mean over examples of ‖x - g(f(x))‖², in normalised units."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -13,12 +15,12 @@ import numpy as np
 from tinygen import checkpoint
 from tinygen.autodiff.tensor import Tensor, array_on, tensor
 from tinygen.backend import namespace_of
-from tinygen.errors import CheckpointError, unknown, whole
+from tinygen.errors import CheckpointError, NonFiniteError, unknown, whole
 from tinygen.models.rows import moments
 from tinygen.nn import Module
 from tinygen.optim import Adam, Optimizer
 from tinygen.random import Generator, Rng
-from tinygen.training import History, Objective, Settings, train
+from tinygen.training import History, Objective, Settings, not_finite, train
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,12 +44,24 @@ class Model(Module):
     unbounded: ClassVar[str] = "bounded=False"  # how to ask for data of any range
     config: dict[str, Any]
     step = 0  # of the training run that this is in, for schedules; the loop sets it
+    classes_by_name: ClassVar[dict[str, type[Model]]] = {}  # by which a file names its class
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        named = Model.classes_by_name.get(cls.__name__, cls)
+        if not named.__module__.startswith("tinygen."):  # a class made anew takes its name's place
+            named = cls
+        Model.classes_by_name[cls.__name__] = named
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         model = super().__new__(cls)
         bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)
         bound.apply_defaults()
-        model.config = {k: _plain(v) for k, v in bound.arguments.items() if k != "self"}
+        given = dict(bound.arguments)
+        for p in bound.signature.parameters.values():
+            if p.kind is p.VAR_KEYWORD:  # options handed on, by their own names
+                given |= given.pop(p.name)
+        model.config = {k: _plain(v) for k, v in given.items() if k != "self"}
         return model
 
     def __init__(self, features: int, bounded: bool) -> None:
@@ -56,6 +70,11 @@ class Model(Module):
         if not bounded:
             self.shift = tensor(np.zeros(features, np.float32))
             self.scale = tensor(np.ones(features, np.float32))
+
+    def chosen(self, name: str, value: Any) -> None:
+        """Let a file name what was chosen for an option that was left open."""
+        if name in self.config:  # not if a subclass does not have the option
+            self.config[name] = value
 
     # -- training --------------------------------------------------------------------------------
     def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
@@ -146,13 +165,47 @@ class Model(Module):
 
     # -- files -----------------------------------------------------------------------------------
     def save(self, path: str | Path) -> None:
-        """Write the model to an `.npz` file; `tinygen.models.load` makes it again."""
+        """Write the model to an `.npz` file; `tinygen.models.load` makes it again.
+
+        ValueError: it could not, since parts of the model are not those that its class makes of its
+        arguments. NonFiniteError: a parameter holds a NaN or an infinity.
+        """
+        self._check_made_by_class()
+        if name := not_finite(self.named_parameters()):
+            raise NonFiniteError(f"{name} holds NaN or an infinity; {path} is not written")
         arrays = checkpoint.prefixed("model", self.state_dict())
         checkpoint.write(path, self.description(), arrays)
+
+    def _check_made_by_class(self) -> None:
+        name = type(self).__name__
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they were told when this model was made
+            try:
+                again = Model.classes_by_name[name](**self.config)
+            except TypeError as error:  # another class of this name, or arguments without names
+                raise ValueError(
+                    f"a file names the class {name}, which does not take {list(self.config)}: {error}"
+                ) from error
+        if differing := _parts(self).items() ^ _parts(again).items():
+            raise ValueError(
+                f"{min(differing)[0]} is not as {name} makes it, so that the file could not be "
+                f"loaded: build it in the __init__ of a subclass, such as My{name}, and load with "
+                f"My{name}.load"
+            )
 
     def description(self) -> dict[str, Any]:
         """The class and arguments of this model, for a file."""
         return {"model": type(self).__name__, "config": self.config}
+
+    @classmethod
+    def weights(cls, config: Mapping[str, Any]) -> int:
+        """At least so many weights has a model of this config; ValueError: its sizes are no sizes.
+
+        A file is held against it before the model takes memory.
+        """
+        sizes = [config["features"], *config.get("hidden", ()), config.get("latent", 1)]
+        sizes = [whole("a size", size) for size in sizes]
+        return sum(a * b for a, b in pairwise(sizes))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -163,23 +216,40 @@ class Model(Module):
         meta, arrays = checkpoint.read(path)
         if meta.get("model") != cls.__name__:
             raise CheckpointError(f"{path} holds a {meta.get('model')}, not a {cls.__name__}")
-        return cls.from_file(meta, arrays)
+        return cls.from_file(path, meta, arrays)
 
     @classmethod
-    def from_file(cls, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
-        """The model that a checkpoint describes, with averaged parameters where it has them."""
+    def from_file(cls, path: str | Path, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        """The model that the checkpoint at `path` describes, with averaged parameters where it has
+        them; CheckpointError names the path."""
+        state = checkpoint.section(arrays, "model")
+        held = sum(a.size for a in state.values())
         try:
+            # A class of the user's own may mean something else by these names.
+            if cls.__module__.startswith("tinygen.") and cls.weights(meta["config"]) > held:
+                raise ValueError(f"its config asks for more weights than the file's {held} numbers")
             model: Any = cls(**meta["config"])
-            model.load_state_dict(checkpoint.section(arrays, "model"))
-            for objective in model.objectives():
-                average = checkpoint.section(arrays, f"ema/{objective.name}/average")
-                for name, p in objective.parameters.items():
-                    if average:
-                        p.data[...] = average[name]
-        except (ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"not a {cls.__name__} of this version: {error}") from error
+            with np.errstate(over="raise"):  # values that the parameters cannot hold
+                model.load_state_dict(state)
+                for objective in {o.name: o for o in model.objectives()}.values():
+                    average = checkpoint.section(arrays, f"ema/{objective.name}/average")
+                    for name, p in objective.parameters.items():
+                        if average:
+                            p.data[...] = average[name]
+            if name := not_finite(model.named_parameters()):
+                raise ValueError(f"{name} holds NaN or an infinity")
+        except checkpoint.WRONG_VALUES as error:
+            raise CheckpointError(
+                f"{path} holds no {cls.__name__} of this version: {error}"
+            ) from error
         model.eval()
         return model
+
+
+def _parts(module: Module) -> dict[str, Any]:
+    """The shapes of a module's Tensors by path, and the kinds of the modules in it."""
+    kinds = {f"module {i}": type(m).__name__ for i, m in enumerate(module.modules())}
+    return {path: getattr(v, "shape", ()) for path, v in module._members()} | kinds
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf, log, sqrt
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ Array = np.ndarray[Any, Any]
 MANY = 256  # features: with more, a network of the usual width is narrower than the data
 OF_FEW = {"schedule": "cosine", "predict": "velocity", "width": 256}  # defaults, and those of many:
 OF_MANY = {"schedule": "log-normal", "predict": "data", "width": 512}
+MOST = 10**6  # diffusion steps T
 FEW_STEPS = 25  # of DPM-Solver++: images as good as the chain's, but shapes in the plane suffer
 DROPPED = 0.1  # of the labels in training, so that the network also knows x without one
 LEARNED = 1e-3  # weight of the bound's term for a learned variance (Nichol & Dhariwal 2021, eq. 16)
@@ -96,12 +97,16 @@ class DDPM(Model):
     ) -> None:
         super().__init__(features, bounded)
         usual = OF_MANY if features > MANY else OF_FEW
+        given: dict[str, Any] = {"schedule": schedule, "predict": predict, "width": width}
         for name, value in usual.items():
-            if self.config[name] is None:  # so that a file names what was chosen
-                self.config[name] = value
-        schedule, predict, width = (self.config[name] for name in usual)
+            if given[name] is None:
+                given[name] = value
+                self.chosen(name, value)
+        schedule, predict, width = (given[name] for name in usual)
         make = choose("schedule", schedule, SCHEDULES)
-        self.schedule = make if isinstance(make, NoiseSchedule) else make(steps)
+        if not isinstance(make, NoiseSchedule):
+            make = make(whole("the number of diffusion steps T", steps, 1, MOST))
+        self.schedule = make
         if self.schedule.abar[-1] > 0.01:
             warnings.warn(
                 f"abar_T = {self.schedule.abar[-1]:.3g}: x_T keeps some of the data, but sampling "
@@ -142,7 +147,8 @@ class DDPM(Model):
                 f"the variances σ_0²..σ_T² are {self.schedule.steps + 1} finite numbers from 0, not "
                 f"{given}"
             )
-        self.variance = self.config["variance"] = given.tolist()  # which a file can hold
+        self.variance = given.tolist()
+        self.chosen("variance", self.variance)  # which a file can hold
 
     def normalise(self, x: Any) -> Any:
         """Bounded data to [-1, 1], others to mean 0 and standard deviation 1."""
@@ -151,6 +157,13 @@ class DDPM(Model):
     def denormalise(self, x: Any) -> Any:
         """The inverse of `normalise`."""
         return 0.5 * (x + 1.0) if self.bounded else super().denormalise(x)
+
+    @classmethod
+    def weights(cls, config: Mapping[str, Any]) -> int:
+        """See `Model.weights`."""
+        sizes = (whole("a size", config[name]) for name in ("features", "width", "blocks"))
+        features, width, blocks = sizes
+        return width * (features + 2 * width * blocks) + whole("classes", config["classes"], 0)
 
     # -- training --------------------------------------------------------------------------------
     def fit(self, x: Any, *, labels: Any = None, **options: Any) -> History:

@@ -74,7 +74,7 @@ class GAN(Model):
         self.penalty = None if penalty is None else choose("penalty", penalty, PENALTIES)
         if penalty_weight is None:
             penalty_weight = 10.0 if self.penalty is wgan_gp else 1.0
-            self.config["penalty_weight"] = penalty_weight  # so that a file names it
+            self.chosen("penalty_weight", penalty_weight)
         if not (penalty_weight >= 0 and isfinite(penalty_weight)):
             raise ValueError(f"penalty_weight is a number from 0, not {penalty_weight!r}")
         if loss == "wasserstein" and self.penalty in (None, r1) and not spectral:
@@ -83,7 +83,7 @@ class GAN(Model):
                 "penalty='wgan-gp' or spectral=True"
             )
         self.penalty_weight = float(penalty_weight)
-        self.discriminator_steps = whole("discriminator_steps", discriminator_steps)
+        self.discriminator_steps = whole("discriminator_steps", discriminator_steps, 1, 1000)
         rng = Generator(seed).child("weights")
         final = "sigmoid" if bounded else None
         layer = SpectralLinear if spectral else Linear

@@ -1,0 +1,58 @@
+"""Files of arrays whose headers lie, or that memory does not hold, as data sets."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinygen import npz
+from tinygen.data import load
+
+pytestmark = pytest.mark.cpu_only("files")
+
+
+def test_a_header_that_promises_more_than_the_file_holds_takes_no_memory(tmp_path):
+    """4 TB in 128 bytes, in both kinds of files."""
+    lying = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        lying, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 1)}
+    )
+    (tmp_path / "x.npy").write_bytes(lying.getvalue())
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", lying.getvalue())
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(ValueError, match=rf"{name}: .*promises float32\[1000000000000, 1\]"):
+            load(tmp_path / name)
+
+
+def test_a_file_that_memory_does_not_hold_is_not_read(tmp_path, monkeypatch):
+    """Whether its bytes are on the disk, or unfold from few."""
+    np.save(tmp_path / "x.npy", np.zeros((1 << 18, 4)))
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((1 << 18, 4)))
+    assert (tmp_path / "x.npz").stat().st_size < 1 << 16
+    monkeypatch.setattr("tinygen.npz.free_memory", lambda: 2e6)
+    for name in ("x.npy", "x.npz"):
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=rf"{name}: .*GB are needed.*free"):
+            load(tmp_path / name)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        tracemalloc.stop()
+
+
+def test_arrays_that_nobody_asked_for_are_not_read(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", x=np.eye(6), big=np.zeros(1 << 22))
+    tracemalloc.start()
+    assert load(tmp_path / "x.npz").x.shape[1] == 6
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+
+
+def test_free_memory_is_a_number_of_bytes(monkeypatch):
+    assert npz.free_memory() > 1e6
+    monkeypatch.setattr(npz, "Path", lambda _: Path("/nowhere"))
+    assert npz.free_memory() == float("inf")

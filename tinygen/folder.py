@@ -1,0 +1,83 @@
+"""The folder of a run: one process at a time works in it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["CHECKPOINT", "is_leftover", "locked"]
+
+CHECKPOINT = "checkpoint.npz"
+LOCK = ".lock"
+
+_held: dict[Path, int] = {}  # folders that this process has locked, and the thread that did
+
+
+def is_leftover(file: Path) -> bool:
+    """Whether the file is one that only a run that was killed leaves in its folder."""
+    return bool(re.fullmatch(rf"\{LOCK}|\.{re.escape(CHECKPOINT)}\.\d+\.tmp", file.name))
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Inside the `with` block this thread alone, of all processes, works in the folder of a run.
+
+    The system releases the lock when a process dies, however it dies; the temporary checkpoints of
+    the dead are removed. A thread may lock again what it has locked.
+    BlockingIOError: a run is under way there. OSError: no such folder, or it cannot be written.
+    """
+    path = Path(folder).resolve()
+    if _held.get(path) == threading.get_ident():
+        yield
+        return
+    descriptor = _lock(path)
+    try:
+        _held[path] = threading.get_ident()
+        for file in path.iterdir():
+            if is_leftover(file) and file.name != LOCK:
+                file.unlink(missing_ok=True)
+        yield
+    finally:
+        _held.pop(path, None)
+        with suppress(OSError):  # a folder that is gone, or Windows, which keeps open files
+            (path / LOCK).unlink()
+        os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+    """The descriptor that holds the lock of the folder."""
+    while True:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _flock(descriptor)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BlockingIOError(
+                errno.EAGAIN, "another run is under way in this folder", str(folder)
+            ) from None
+        except OSError as error:
+            logging.getLogger("tinygen").warning(
+                "tinygen: %s cannot be locked (%s): start no second run in it", folder, error
+            )
+            return descriptor
+        # The file may be one that its last owner removed after it was opened here.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK)):
+                return descriptor
+        os.close(descriptor)
+
+
+def _flock(descriptor: int) -> None:
+    """BlockingIOError: another has the lock. OSError: there are none on this system or disk."""
+    if sys.platform == "win32":
+        raise OSError("Windows has no flock")
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
