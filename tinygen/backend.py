@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.errors import DeviceError
+from tinygen.errors import DeviceError, pip_install
 
 __all__ = [
     "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "namespace_for", "namespace_of",
@@ -104,7 +104,7 @@ def gpu_problem() -> str | None:
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             raise
-        return "CuPy is not installed: pip install 'tinygen[gpu]'"
+        return f"CuPy is not installed: {pip_install('cupy-cuda13x[ctk]')}"
     try:
         float(cupy.arange(3.0).sum())  # what needs a kernel, and so a driver and a compiler
     except Exception as error:  # whatever CUDA answers
