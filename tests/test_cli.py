@@ -497,6 +497,9 @@ def test_as_a_process(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    done = shell("$TG evaluate nowhere --debug")
+    assert done.returncode == 1 and done.stderr.startswith("Traceback")
+    assert done.stderr.splitlines()[-1].startswith("FileNotFoundError: ")
 
 
 @pytest.mark.slow

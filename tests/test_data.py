@@ -554,6 +554,12 @@ def test_columns_and_labels_of_a_csv_may_be_named(tmp_path, caplog, options, row
     assert read(tmp_path, TABLE, caplog, **options) == (rows, labels, guesses)
 
 
+def test_cells_between_spaces(tmp_path, caplog):
+    """As np.savetxt writes them unless told otherwise."""
+    rows, _, said = read(tmp_path, "1.0  2.0\n 3.0 4.0\n", caplog, delimiter=" ")
+    assert rows == [[1, 2], [3, 4]] and said == ""
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -44,6 +44,7 @@ SETTINGS = {  # the models' own defaults stand in `info`
     "ema": "decay of the average of the parameters, 0 for none",
     "seed": "of everything random in the run",
 }
+NOBODY_READS = 128 + 13  # the status of what SIGPIPE ends, as it would `cat`
 SAMPLES = 100  # in a picture
 MEASURED = 256  # for the measures
 FEW = 1000  # features of a model that may be made without asking for memory
@@ -612,8 +613,8 @@ def _to_nowhere(stream: Any) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def process() -> int:
-    """`main` with the streams of a process: which may be closed, break, or encode few signs."""
+def process() -> Any:
+    """The exit status of `main` in a process, whose streams may be closed, break, encode few signs."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("stdout", "stderr"):
@@ -624,16 +625,21 @@ def process() -> int:
         "tinygen: " + " ".join(str(message).split()), file=sys.stderr
     )
     try:
-        try:
-            return main()
-        finally:
-            sys.stdout.flush()
+        status: Any = main()
+    except SystemExit as leaving:  # argparse's way, with what it printed not yet written
+        status = leaving.code
+    except BrokenPipeError:
+        status = NOBODY_READS
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _to_nowhere(sys.stdout)
+        status = NOBODY_READS
     except OSError as error:
         _to_nowhere(sys.stdout)
-        if isinstance(error, BrokenPipeError):  # nobody reads on: as `cat` would end
-            return 128 + 13  # SIGPIPE
         print(f"tinygen: standard output: {error.strerror}", file=sys.stderr)
-        return 2
+        status = 2
+    return status
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def _open(path: str) -> TextIO:
 def _delimiter(file: TextIO, given: str | None, guesses: list[str]) -> str:
     """The sign between cells; guessed from the first line if it is not given."""
     if given is not None:
-        if (len(given) != 1 and given != "tab") or given in '"\r\n ':
+        if (len(given) != 1 and given != "tab") or given in '"\r\n':
             raise ValueError(f"a delimiter is one sign, such as ; or |, or tab, not {given!r}")
         return "\t" if given == "tab" else given
     lines = file.read(LONG).replace("\0", "").lstrip("\r\n ").splitlines()
