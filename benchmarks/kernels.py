@@ -10,6 +10,7 @@ both in turn, over the sum of their times alone.
 
 from __future__ import annotations
 
+import argparse
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -179,6 +180,11 @@ def beside_products(work: Work) -> tuple[float, float, float]:
 
 def main() -> None:
     """Measure and print."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.kernels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     names = ("numpy", "torch")
     versions = {name: _version(name) for name in names}
     print(

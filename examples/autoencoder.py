@@ -4,6 +4,7 @@ from tinygen import data, pictures
 from tinygen.models import Autoencoder
 from tinygen.models.codes import fine_tune, linear_probe
 
+pictures.require()  # before the training, not after it
 digits = data.load("digits")
 model = Autoencoder(features=64, latent=16)
 model.fit(digits.x, show_progress=True)

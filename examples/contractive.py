@@ -5,6 +5,7 @@ from tinygen.models import ContractiveAutoencoder
 from tinygen.models.autoencoder import hutchinson_variance
 from tinygen.random import Generator
 
+pictures.require()  # before the training, not after it
 digits = data.load("digits")
 model = ContractiveAutoencoder(features=64, penalty=0.1)
 model.fit(digits.x, show_progress=True)

@@ -4,6 +4,7 @@ from tinygen import data, pictures
 from tinygen.models import DenoisingAutoencoder
 from tinygen.random import Generator
 
+pictures.require()  # before the training, not after it
 digits = data.load("digits")
 model = DenoisingAutoencoder(features=64, corruption="gaussian", amount=0.3)
 model.fit(digits.x, show_progress=True)

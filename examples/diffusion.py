@@ -4,6 +4,7 @@ from tinygen import data, pictures
 from tinygen.models import DDPM
 from tinygen.models.diffusion import variational_bound
 
+pictures.require()  # before the training, not after it
 digits = data.load("digits")
 model = DDPM(features=64, steps=1000, schedule="cosine")
 model.fit(digits.x, show_progress=True)

@@ -5,6 +5,7 @@ import numpy as np
 from tinygen import data, pictures
 from tinygen.models import DDPM
 
+pictures.require()  # before the training, not after it
 digits = data.load("digits")
 model = DDPM(features=64, steps=1000)
 model.fit(digits.x, show_progress=True)

@@ -5,6 +5,7 @@ import numpy as np
 from tinygen import data, pictures
 from tinygen.models import DDPM
 
+pictures.require()  # before the training, not after it
 digits = data.load("digits")
 model = DDPM(features=64, steps=1000, classes=10)
 model.fit(digits.x, labels=digits.y, show_progress=True)

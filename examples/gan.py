@@ -6,6 +6,7 @@ from tinygen import data, pictures
 from tinygen.metrics import parzen
 from tinygen.models import GAN
 
+pictures.require()  # before the training, not after it
 digits = data.load("digits")
 model = GAN(features=64, latent=32)
 model.fit(digits.x, show_progress=True)  # and says so if it diverges or collapses

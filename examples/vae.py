@@ -7,6 +7,7 @@ from tinygen.models import VAE
 from tinygen.models.codes import interpolate, traverse
 from tinygen.random import Generator
 
+pictures.require()  # before the training, not after it
 digits = data.load("digits")
 # Bits drawn with the greys as probabilities have a probability; greys themselves have none.
 model = VAE(features=64, latent=12, binarise=True, kl_warmup=500)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import configparser
 import errno
+import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +21,8 @@ import pytest
 
 import tinygen
 from tinygen import checkpoint, models, pictures, training
-from tinygen.__main__ import main
+from tinygen.__main__ import BYTES, _check_memory, main
+from tinygen.errors import pip_install
 from tinygen.folder import CHECKPOINT, locked
 
 pytestmark = pytest.mark.cpu_only("processes and files; --device gpu is in test_devices.py")
@@ -77,6 +83,20 @@ def test_every_model_trains_samples_and_is_evaluated(name, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["held_out"] == metrics["held_out"]
 
 
+def test_a_run_ends_with_its_measures_and_what_to_do_next(tmp_path, capsys):
+    folder = tmp_path / "a run"
+    assert train("vae", folder) == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    files, measures, commands = capsys.readouterr().out.splitlines()
+    assert files.startswith(f"{folder}: checkpoint.npz, metrics.json, samples.png")
+    assert f"loss {metrics['held_out']['loss']:.4g}, reconstruction" in measures
+    for name in ("sliced_wasserstein", "c2st_accuracy"):
+        assert f"{name} {metrics['samples'][name]:.2g} ({metrics['floor'][name]:.2g})" in measures
+    first, second = commands.removeprefix("next: ").split(", or ")
+    for command in (first, second):
+        assert main(shlex.split(command.removeprefix("python -m tinygen "))) == 0
+
+
 @pytest.mark.parametrize("name", ["ddpm", "vae"])
 def test_points_in_the_plane(name, tmp_path):
     assert train(name, tmp_path / "r", "--data", "two-moons") == 0
@@ -102,7 +122,12 @@ def test_a_model_with_classes(tmp_path, capsys):
     assert main(["evaluate", str(folder), "--n", "20"]) == 0
     assert np.isfinite(json.loads(capsys.readouterr().out)["samples"]["wasserstein"])
     assert main(["train", "ddpm", "--out", str(folder), "--resume"]) == 0
-    one_line(capsys, ["sample", str(folder), "--label", "10"], "10", "10 classes")
+    for label in ("10", "77", "-1"):
+        arguments = ["sample", str(folder), "--label", label]
+        one_line(capsys, arguments, "--label", "10 classes", "0 to 9", label)
+    one_line(
+        capsys, ["sample", str(folder), "--label", "1", "--guidance", "-3"], "--guidance", "-3"
+    )
     one_line(capsys, ["sample", str(folder), "--guidance", "2"], "give some")
     one_line(capsys, ["sample", str(folder), "--label", "1", "--guidance", "nan"], "nan")
     assert os.listdir(folder) and not (folder / "samples-0.png").exists()
@@ -117,6 +142,83 @@ def test_a_file_of_the_users_own(tmp_path, capsys):
     model = models.load(tmp_path / "r" / CHECKPOINT)
     assert model.features == 3 and abs(model.shift.data - 5.0).max() < 2.0
     assert main(["evaluate", str(tmp_path / "r"), "--n", "5"]) == 0
+
+
+def test_how_a_csv_is_read_belongs_to_the_run(tmp_path, capsys, caplog):
+    """Said when it is guessed, recorded when it is given: later commands find the same data."""
+    rng = np.random.default_rng(0)
+    lines = [
+        f"{i};{'ab'[i % 2]};{x};{y};{z}" for i, (x, y, z) in enumerate(rng.normal(size=(60, 3)))
+    ]
+    path, out = tmp_path / "x.csv", str(tmp_path / "r")
+    path.write_text("\n".join(["id;kind;x;y, z;z", *lines]))
+    assert train("vae", out, "--data", str(path)) == 0
+    (said,) = caplog.messages
+    for part in ("x.csv", "';'", "'kind'", "'id'", "--delimiter", "--columns", "--label-column"):
+        assert part in said
+    assert models.load(tmp_path / "r" / CHECKPOINT).features == 3
+
+    given = ["--columns", 'x,"y, z"', "--label-column", "kind", "--delimiter", ";"]
+    classes, out = ["--set", "classes=2"], str(tmp_path / "s")
+    assert train("ddpm", out, "--data", str(path), *given, *classes) == 0
+    assert models.load(tmp_path / "s" / CHECKPOINT).features == 2
+    assert main(["evaluate", out, "--n", "5"]) == 0
+    assert main(["sample", out, "--n", "5", "--label", "1"]) == 0
+    assert main(["train", "ddpm", "--out", out, "--resume"]) == 0
+    assert main(["train", "ddpm", "--out", out, "--resume", *given]) == 0
+    one_line(
+        capsys, ["train", "ddpm", "--out", out, "--resume", "--columns", "x"], "columns", "'x'"
+    )
+    assert (
+        main(["explain", "vae", "--data", str(path), "--columns", "2,3", "--set", "hidden=[4]"])
+        == 2
+    )
+    assert (
+        main(["explain", "vae", "--data", str(path), "--columns", "3,4", "--set", "hidden=[4]"])
+        == 0
+    )
+    assert "float32[2, 2]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.npy"])
+def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_made(
+    name, tmp_path, capsys, monkeypatch
+):
+    """200,001 columns make layers of 100 million numbers."""
+    x = np.zeros((2, 200_001), np.float32)
+    if name.endswith("csv"):
+        (tmp_path / name).write_text("\n".join(",".join(["0"] * x.shape[1]) for _ in x))
+    else:
+        np.save(tmp_path / name, x)
+    monkeypatch.setattr("tinygen.__main__.free_memory", lambda: 2e9)
+    arguments = ["train", "vae", "--data", str(tmp_path / name), "--out", str(tmp_path / "r")]
+    one_line(capsys, arguments, "vae", "200001", "4.9 GB", "2 GB are free", "--set")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_memory_of_a_model_is_known_before_it_is_made(name, monkeypatch):
+    model = models.MODELS[name](2000)
+    needed = BYTES * sum(p.size for p in model.parameters())
+    monkeypatch.setattr("tinygen.__main__.free_memory", lambda: needed)
+    _check_memory(name, 2000, {})
+    monkeypatch.setattr("tinygen.__main__.free_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match="2000"):
+        _check_memory(name, 2000, {})
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
+def test_points_of_any_dimension_are_drawn_for_what_they_are(d, tmp_path, monkeypatch):
+    """In the plane, in space, or by two columns that the title names."""
+    figures = []
+    monkeypatch.setattr("tinygen.pictures._save", lambda figure, path: figures.append(figure))
+    x = np.random.default_rng(0).normal(size=(9, d))
+    pictures.scatter(tmp_path / "x.png", x, 100 + x)
+    data, samples = figures[0].axes
+    assert [axes.name for axes in (data, samples)] == ["3d" if d == 3 else "rectilinear"] * 2
+    named = ", columns 1 and 2 of 4" if d == 4 else ""
+    assert data.get_title() == f"data{named}"
+    assert samples.get_title() == f"samples{named}, 9 of 9 outside"
 
 
 def test_data_that_moved_or_changed(tmp_path, capsys, monkeypatch):
@@ -152,12 +254,24 @@ def test_resume_takes_everything_from_the_run(tmp_path, capsys):
 
 
 def test_without_matplotlib_the_rest_is_there(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("tinygen.pictures.available", lambda: False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
     assert train("vae", tmp_path / "r") == 0
     assert set(os.listdir(tmp_path / "r")) == {"checkpoint.npz", "metrics.json"}
-    assert "pip install 'tinygen[plot]'" in capsys.readouterr().err
-    assert main(["sample", str(tmp_path / "r")]) == 2
-    assert "samples.npy" in capsys.readouterr().err
+    assert "matplotlib: pip install matplotlib tqdm; going on" in capsys.readouterr().err
+    one_line(capsys, ["sample", str(tmp_path / "r")], "pip install matplotlib tqdm", "samples.npy")
+    monkeypatch.delitem(sys.modules, "tqdm")
+    one_line(capsys, ["sample", str(tmp_path / "r")], "pip install matplotlib, or", "samples.npy")
+
+
+def test_hints_name_what_the_extras_bring():
+    """By names that any index has, and with the brackets that a shell would take out."""
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[1] / "setup.cfg")
+    extra = config["options.extras_require"]["plot"].split()
+    assert pip_install("no-such-package", "numpy") == "pip install no-such-package"
+    assert pip_install("none[of-these]") == "pip install 'none[of-these]'"
+    assert [p.partition(">=")[0] for p in extra] == ["matplotlib", "tqdm"]
 
 
 # -- explain, info -------------------------------------------------------------------------------
@@ -175,6 +289,15 @@ def test_explain_prints_and_draws_the_graph(tmp_path, capsys):
     assert (tmp_path / "g.dot").read_text().startswith("digraph")
     assert main(["explain", "gan", "--dot", str(tmp_path / "g.dot")]) == 0
     assert {"g-discriminator.dot", "g-generator.dot"} < set(os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_explain_where_few_signs_are_encoded(encoding, monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert main(["explain", "vae"]) == 0
+    stdout.flush()
+    assert b" <- . %" in stdout.buffer.getvalue()
 
 
 def test_info(run, capsys):
@@ -225,7 +348,15 @@ def one_line(capsys, arguments, *parts):
         (["train", "gan", "--set", "discriminator_steps=1.5", "--out", "R"], ["1.5"]),
         (["train", "ddpm", "--set", "blocks=-1", "--out", "R"], ["blocks", "-1"]),
         (["explain", "vae", "--batch", "0"], ["--batch", "0"]),
-        (["train", "vae", "--set", "hidden=5", "--out", "R"], ["hidden"]),
+        (["train", "vae", "--set", "hidden=64", "--out", "R"], ["hidden", "list", "[256, 128]", "64"]),
+        (["train", "vae", "--set", 'hidden=[8, "a"]', "--out", "R"], ["hidden", "list", "'a'"]),
+        (["train", "vae", "--set", "binarise=abc", "--out", "R"], ["binarise", "true or false", "abc"]),
+        (["train", "cae", "--set", "penalty=abc", "--out", "R"], ["penalty", "a number", "'abc'"]),
+        (["train", "cae", "--set", "penalty=Infinity", "--out", "R"], ["penalty", "a number", "inf"]),
+        (["train", "gan", "--set", "penalty_weight=x", "--out", "R"], ["a number or null", "'x'"]),
+        (["train", "vae", "--steps", "0", "--out", "R"], ["--steps", "1", "0"]),
+        (["train", "vae", "--columns", "a", "--out", "R"], ["columns", ".csv", "'digits'"]),
+        (["explain", "vae", "--delimiter", ";"], ["delimiter", ".csv", "'digits'"]),
         (["train", "vae", "--set", "activation=rellu", "--out", "R"], ["'rellu'", "'relu'"]),
         (["train", "ddpm", "--set", "schedule=cosin", "--out", "R"], ["'cosin'", "'cosine'"]),
         (["train", "ddpm", "--set", "schedule=linear", "--set", "steps=5", "--out", "R"], ["β_", "(0, 1)"]),
@@ -468,14 +599,113 @@ def test_debug_shows_where_it_happened(tmp_path):
         main(["--debug", "train", "vea", "--out", str(tmp_path / "r")])
 
 
+# -- as a process --------------------------------------------------------------------------------
+COMMAND = [sys.executable, "-m", "tinygen"]
+
+
+def shell(line, **environment):
+    """A line of the shell in which $TG is the command line."""
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, check=False,
+        env={**os.environ, "TG": shlex.join(COMMAND), "PYTHONUNBUFFERED": "", **environment},
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 def test_as_a_process(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "tinygen", "train", "vea", "--out", str(tmp_path / "r")],
+        [*COMMAND, "train", "vea", "--out", str(tmp_path / "r")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    done = shell("$TG evaluate nowhere --debug")
+    assert done.returncode == 1 and done.stderr.startswith("Traceback")
+    assert done.stderr.splitlines()[-1].startswith("FileNotFoundError: ")
+
+
+@pytest.mark.slow
+def test_without_docstrings_everything_is_there(tmp_path):
+    python = [sys.executable, "-OO", "-m", "tinygen"]
+    done = subprocess.run([*python, "--help"], capture_output=True, text=True, check=True)
+    assert "train a model" in done.stdout and done.stderr == ""
+    options = ["--steps", "2", *SMALL["vae"], "--out", str(tmp_path)]
+    done = subprocess.run([*python, "train", "vae", *options], capture_output=True, check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["numpy", "tinygen.training", "tinygen.evaluation"])
+def test_ctrl_c_while_importing_ends_without_a_word(moment, tmp_path):
+    """As the module of that name is looked for, which is before, within and near the end."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == {moment!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+""")
+    here = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [*COMMAND, "info"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": here},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGINT and done.stderr == done.stdout == ""
+
+
+@pytest.mark.slow
+def test_importing_the_package_leaves_signals_alone():
+    code = "import signal, tinygen; print(signal.getsignal(signal.SIGINT).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "default_int_handler"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["2>&-", "2> >(exec <&-)", "2> /dev/full"])
+def test_a_run_does_not_need_its_standard_error(closed, tmp_path):
+    """Closed from the start, nobody reads it, or the disk is full."""
+    options = f"--steps 3 {shlex.join(SMALL['vae'])} --out {tmp_path}/r"
+    done = shell(f"$TG train vae {options} {closed}")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith(f"{tmp_path}/r: checkpoint.npz, metrics.json")
+    assert json.loads((tmp_path / "r" / "metrics.json").read_text())["settings"]["steps"] == 3
+
+
+@pytest.mark.slow
+def test_a_reader_who_leaves_ends_the_command_quietly():
+    for command in ("info", "--help"):
+        done = shell(f"$TG {command} | true; echo ${{PIPESTATUS[0]}}")
+        assert done.stdout == "141\n" and done.stderr == ""
+    assert shell("$TG info >&-").returncode == 0
+    done = shell("$TG info > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr == "tinygen: standard output: No space left on device\n"
+
+
+@pytest.mark.slow
+def test_output_and_warnings_of_a_run_where_few_signs_are_encoded(tmp_path):
+    """What cannot be written is escaped; a warning is one line without the source."""
+    options = f"--steps 2 {shlex.join(SMALL['ddpm'])} --set classes=11 --out {tmp_path}/日"
+    done = shell(f"$TG train ddpm {options}", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "\\u65e5: checkpoint.npz" in done.stdout
+    assert "tinygen: no row to learn the labels [10] from" in done.stderr.splitlines()
+    assert "Warning" not in done.stderr and ".py" not in done.stderr
+
+
+def test_the_benchmark_of_the_kernels_has_a_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "--help"])
+    with pytest.raises(SystemExit) as leaving:
+        import_module("benchmarks.kernels").main()
+    assert leaving.value.code == 0 and "PyTorch" in capsys.readouterr().out
+
+
+def test_the_console_script_is_the_command():
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[1] / "setup.cfg")
+    name, module, function = re.fullmatch(
+        r"\s*(\w+) = ([\w.]+):(\w+)", config["options.entry_points"]["console_scripts"]
+    ).groups()
+    assert name == "tinygen" and callable(getattr(import_module(module), function))
 
 
 # -- the package ---------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_unknown_name_lists_all_and_the_file_types():
     with pytest.raises(ValueError) as error:
         load("xyzzy.txt")
     assert "did you mean" not in str(error.value)
-    for word in (*names(), ".npy", ".npz", ".csv"):
+    for word in (*names(), ".npy", ".npz", ".csv", ".csv.gz"):
         assert word in str(error.value)
 
 
@@ -226,6 +226,15 @@ def test_idx_files_that_do_not_fit_together(tmp_path, file, values, message):
     (tmp_path / file).write_bytes(idx(values))
     with pytest.raises(ValueError, match=message):
         load("mnist", data_dir=tmp_path)
+
+
+def test_the_files_of_another_set_are_known_by_their_digest(tmp_path, monkeypatch):
+    arrays = write_set(tmp_path)
+    digests = tuple(hashlib.sha256(idx(values)).hexdigest() for values in arrays.values())
+    monkeypatch.setitem(images.SHA256, "fashion-mnist", digests)
+    with pytest.raises(ValueError, match=f"{tmp_path} holds fashion-mnist, by its SHA-256"):
+        load("mnist", data_dir=tmp_path)
+    assert_well_formed(load("fashion-mnist", data_dir=tmp_path))
 
 
 # --- where the files are looked for ---
@@ -459,7 +468,11 @@ def test_csv_of_a_spreadsheet(tmp_path):
         (b"a,b\n\n1,2\n,4\n", "line 4, column 1: '' is not a number"),
         (b"1,b\n3,4\n", "line 1, column 2: 'b' is not a number"),  # no header: it has a number
         (b"a,b\nc,d\n1,2\n", "line 2, column 1: 'c' is not a number"),  # a second header
-        (b"1;2\n3;4\n", "line 2, column 1: '3;4' is not a number"),
+        (b"1,b\n1990,4\n", "line 1, column 2: 'b' is not a number"),  # one year is no header
+        (b"x y\nz w\n", "holds no numbers between delimiters ','; --delimiter"),
+        (b'1,"2\n3,4\n', "line 2: unexpected end of data"),
+        (b'1,"2"3\n', "line 1: ',' expected after"),
+        (b"1," + b"2" * 200_000, "field larger than field limit"),
         (b"1,2\n3\xff,4\n", "line 2, column 1: .* is not a number"),
         (b"1,2\n3,4,5\n", "line 2: 3 cells, but 2"),
         (b"", "holds no numbers"),
@@ -474,6 +487,196 @@ def test_malformed_csv_is_named_and_explained(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"bad.csv.*{message}"):
         load(path)
+
+
+def read(tmp_path, text, caplog, **options):
+    """All rows of a .csv file, its labels, and what the reader said that it had guessed."""
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    data = load(path, **options)
+    assert_well_formed(data)
+    order = np.argsort(np.concatenate(split(np.arange(len(data.x) + len(data.test)))))
+    labels = None if data.y is None else np.concatenate([data.y, data.y_test])[order].tolist()
+    said = caplog.text.partition(" read with ")[2].partition("; --delimiter")[0]
+    return np.concatenate([data.x, data.test])[order].tolist(), labels, said
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "guesses"),
+    [
+        ('"1","2"\n"3","4"\n', [[1, 2], [3, 4]], ""),
+        ('"a, of b",c\n1,2\n3,4\n', [[1, 2], [3, 4]], ""),
+        ("a;b\n1;2\n3;4\n", [[1, 2], [3, 4]], "delimiter ';'"),
+        ('"a,b";c\n1;2\n3;4\n', [[1, 2], [3, 4]], "delimiter ';'"),
+        ("1\t2\n3\t4\n", [[1, 2], [3, 4]], r"delimiter '\t'"),
+        ("a b\n1\n2\n", [[1], [2]], ""),
+        ("name,a\nx,1\ny,2\n", [[1], [2]], "without the text of 'name'"),
+        ("x,1,,5\ny,2,,6\n", [[1, 5], [2, 6]], "without the text of 1, 3"),
+        # What pandas and R write: the first column only counts.
+        (",a,b\n0,5,6\n1,7,8\n2,9,0\n", [[5, 6], [7, 8], [9, 0]], "without 1, which counts the rows"),
+        ('"","a"\n"1",5\n"2",7\n"3",9\n', [[5], [7], [9]], "without 1, which counts the rows"),
+        ("id,a\n1,5\n2,7\n4,9\n", [[1, 5], [2, 7], [4, 9]], ""),
+        ("1\n2\n3\n", [[1], [2], [3]], ""),
+        ("1990,1991,1992\n5,6,7\n8,9,0\n", [[5, 6, 7], [8, 9, 0]], "a header of years"),
+        (
+            "country,1990,2000\nFR,5,6\nDE,8,9\n", [[5, 6], [8, 9]],
+            "a header of years, without the text of 'country'",
+        ),
+        ("1990,1991\n1991,1992\n", [[1990, 1991], [1991, 1992]], ""),
+        ("1990,5\n1991,6\n", [[1990, 5], [1991, 6]], ""),
+    ],
+)  # fmt: skip
+def test_a_csv_is_read_as_it_was_meant_and_guesses_are_said(tmp_path, caplog, text, rows, guesses):
+    assert read(tmp_path, text, caplog) == (rows, None, guesses)
+    assert len(caplog.messages) == (guesses != "")
+
+
+TABLE = "id;kind;a;b\n1;oak;5;7\n2;elm;6;8\n3;oak;9;0\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "labels", "guesses"),
+    [
+        ({"delimiter": ";", "columns": ["b", "a"]}, [[7, 5], [8, 6], [0, 9]], None, ""),
+        ({"delimiter": ";", "columns": [3, "4"]}, [[5, 7], [6, 8], [9, 0]], None, ""),
+        (
+            {"delimiter": ";", "columns": ["a"], "label_column": "kind"},
+            [[5], [6], [9]], [1, 0, 1], "labels 0 for 'elm', 1 for 'oak'",
+        ),
+        ({"delimiter": ";", "columns": ["a"], "label_column": "id"}, [[5], [6], [9]], [1, 2, 3], ""),
+        (
+            {"label_column": "b"}, [[5], [6], [9]], [7, 8, 0],
+            "delimiter ';', without the text of 'kind', without 'id', which counts the rows",
+        ),
+    ],
+)  # fmt: skip
+def test_columns_and_labels_of_a_csv_may_be_named(tmp_path, caplog, options, rows, labels, guesses):
+    assert read(tmp_path, TABLE, caplog, **options) == (rows, labels, guesses)
+
+
+def test_cells_between_spaces(tmp_path, caplog):
+    """As np.savetxt writes them unless told otherwise."""
+    rows, _, said = read(tmp_path, "1.0  2.0\n 3.0 4.0\n", caplog, delimiter=" ")
+    assert rows == [[1, 2], [3, 4]] and said == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": ["kin"]}, "unknown column of .*table.csv: 'kin'; did you mean 'kind'"),
+        ({"columns": [5]}, "unknown column of .*table.csv: 5"),
+        ({"columns": ["a", "kind"]}, "line 2, column 2: 'oak' is not a number"),
+        ({"label_column": "0"}, "unknown column"),
+        ({"delimiter": ";;"}, "one sign, such as ; .*not ';;'"),
+        ({"delimiter": ""}, "one sign"),
+        ({"delimiter": "\n"}, "one sign"),
+        ({"delimiter": "|"}, "holds no numbers between delimiters '|'"),
+    ],
+)
+def test_wrong_options_of_a_csv_are_explained(tmp_path, caplog, options, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, TABLE, caplog, **options)
+
+
+def test_options_of_a_csv_are_refused_for_other_data(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((4, 2)))
+    for name in ("digits", str(tmp_path / "x.npy")):
+        with pytest.raises(ValueError, match=r"delimiter: of a \.csv file alone"):
+            load(name, delimiter=";")
+
+
+def test_a_csv_may_be_compressed(tmp_path):
+    text = b"a,b\n" + b"1.5,2\n3,4\n" * 500
+    packed = gzip.compress(text, mtime=0)
+    for name in ("x.csv.gz", "X.CSV"):
+        (tmp_path / name).write_bytes(packed)
+        data = load(tmp_path / name)
+        assert_well_formed(data)
+        assert data.x[:2].tolist() == [[1.5, 2], [3, 4]] and len(data.x) + len(data.test) == 1000
+    for bad in (packed[:-9], packed[:-8] + bytes(8), packed[:15] + b"\xff\xff" + packed[17:]):
+        (tmp_path / "bad.csv.gz").write_bytes(bad)
+        with pytest.raises(
+            ValueError, match=r"bad\.csv\.gz.*(truncated or corrupt gzip|not a number)"
+        ):
+            load(tmp_path / "bad.csv.gz")
+
+
+def test_a_csv_that_is_refused_says_nothing_else(tmp_path, caplog):
+    (tmp_path / "x.csv").write_text("1;2\n3;4e50\n")
+    with pytest.raises(ValueError, match="beyond the range"):
+        load(tmp_path / "x.csv")
+    assert not caplog.messages
+
+
+def damaged(kind, content, rng):
+    """A file with a few bytes changed, cut, doubled or moved."""
+    content = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        i, j = sorted(rng.integers(0, len(content), 2))
+        action = rng.integers(0, 4)
+        if action == 0:
+            content[i] = rng.integers(0, 256)
+        elif action == 1:
+            del content[i : min(j, i + 40)]
+        elif action == 2:
+            content[i:i] = content[i : min(j, i + 40)]
+        else:
+            content[i] ^= 1 << rng.integers(0, 8)
+    return bytes(content)
+
+
+def originals():
+    """The bytes of a sound file of every kind, by its name."""
+    rows = np.random.default_rng(0).normal(size=(20, 3)).round(3)
+    files = {"x.csv": "\n".join(['"a";b;c', *(";".join(map(str, r)) for r in rows)]).encode()}
+    files["x.csv.gz"] = gzip.compress(files["x.csv"], mtime=0)
+    for name, write in (
+        ("x.npy", lambda f: np.save(f, rows)),
+        ("x.npz", lambda f: np.savez(f, x=rows, y=np.arange(20))),
+        ("z.npz", lambda f: np.savez_compressed(f, x=rows)),
+    ):
+        write(file := io.BytesIO())
+        files[name] = file.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("kind", originals())
+@pytest.mark.filterwarnings("error")
+def test_a_damaged_file_is_read_or_refused_with_its_name(tmp_path, kind, caplog):
+    rng, content = np.random.default_rng(1), originals()[kind]
+    for _ in range(300):
+        (tmp_path / kind).write_bytes(damaged(kind, content, rng))
+        try:
+            assert_well_formed(load(tmp_path / kind))
+        except ValueError as error:
+            assert kind in str(error)
+
+
+def patched(content, mark, offset, byte):
+    """The content with one byte changed after a mark."""
+    i = content.index(mark) + offset
+    return content[:i] + bytes([byte]) + content[i + 1 :]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("x.npy", patched(originals()["x.npy"], b"(20, 3)", 6, ord("["))),  # TokenError
+        ("x.npz", patched(originals()["x.npz"], b"PK\1\2", 10, 99)),  # a method that nobody has
+        ("x.npz", patched(originals()["x.npz"], b"PK\1\2", 8, 1)),  # encrypted
+    ],
+    ids=["bracket", "method", "encrypted"],
+)
+def test_whatever_a_parser_raises_is_told_with_the_name_of_the_file(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: not a file of plain numbers"):
+        load(tmp_path / name)
+
+
+def test_what_is_not_asked_for_is_not_read(tmp_path):
+    """An array beside the rows may be damaged, or large."""
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 2)), z=np.array([{}], object))
+    assert load(tmp_path / "x.npz").x.shape == (3, 2)
 
 
 @pytest.mark.parametrize(

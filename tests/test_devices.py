@@ -428,7 +428,7 @@ def test_without_a_gpu_the_reason_is_told(installed, cupy, rows, monkeypatch, ca
     reason = "cudaErrorNoDevice: no CUDA-capable device"
     if not installed:
         monkeypatch.setitem(sys.modules, "cupy", None)
-        reason = "CuPy is not installed: pip install 'tinygen[gpu]'"
+        reason = "CuPy is not installed: pip install 'cupy-cuda13x[ctk]'"
     backend.gpu_problem.cache_clear()
     for call in (
         lambda: tg.tensor([1.0], device="gpu"),

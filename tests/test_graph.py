@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 
 import pytest
 from on_device import np, tg
@@ -49,6 +51,13 @@ digraph tinygen {
 
 
 def test_text():
+    assert tg.graph_text(small_graph()) == TEXT
+
+
+def test_text_where_few_signs_are_encoded(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    assert tg.graph_text(small_graph()) == TEXT.replace("←", "<-").replace("·", ".")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert tg.graph_text(small_graph()) == TEXT
 
 

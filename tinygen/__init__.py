@@ -4,7 +4,7 @@ The engine and all operations are here; `tinygen.nn`, `optim`, `random` are impo
 `tinygen.models`, `data`, `distributions`, `metrics` and `training` when asked for.
 """
 
-from tinygen import nn, ops, optim, random
+from tinygen import _interrupt, nn, ops, optim, random  # noqa: F401 - _interrupt comes first
 from tinygen.autodiff import *  # noqa: F403
 from tinygen.autodiff import __all__ as _engine
 from tinygen.ops import *  # noqa: F403

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import inspect
 import json
 import os
 import platform
+import shlex
+import signal
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,9 +30,11 @@ from tinygen.folder import CHECKPOINT, is_leftover, locked
 from tinygen.models import MODELS, Model, load
 from tinygen.models.diffusion.ddpm import with_labels
 from tinygen.models.model import choose
+from tinygen.npz import free_memory
 from tinygen.random import Generator
 from tinygen.training import History, Settings, Stopped, fingerprint
 
+PROGRAM = "tinygen" if Path(sys.argv[0]).stem == "tinygen" else "python -m tinygen"
 SETTINGS = {  # the models' own defaults stand in `info`
     "steps": "updates of the parameters",
     "batch": "examples in each",
@@ -37,19 +44,38 @@ SETTINGS = {  # the models' own defaults stand in `info`
     "ema": "decay of the average of the parameters, 0 for none",
     "seed": "of everything random in the run",
 }
+NOBODY_READS = 128 + 13  # the status of what SIGPIPE ends, as it would `cat`
 SAMPLES = 100  # in a picture
 MEASURED = 256  # for the measures
+FEW = 1000  # features of a model that may be made without asking for memory
+# Of memory for a parameter: itself, its gradient, two moments, its average, and a checkpoint that is
+# being written. Peaks of 35 (ae, vae) to 50 (ddpm) were measured.
+BYTES = 48
+
+FITTING: dict[
+    str, tuple[Callable[[Any], bool], str]
+] = {  # for an annotation of an option: what fits it, and how to say so
+    "int": (lambda v: type(v) is int, "a whole number"),
+    "float": (lambda v: type(v) in (int, float) and abs(v) < inf, "a number"),
+    "bool": (lambda v: type(v) is bool, "true or false"),
+    "Sequence[int]": (
+        lambda v: isinstance(v, list) and all(type(w) is int for w in v),
+        "a list of whole numbers, such as '[256, 128]'",
+    ),
+}
 
 
 # -- train ---------------------------------------------------------------------------------------
 def train(args: argparse.Namespace) -> None:
-    """Train a model and leave its checkpoint, pictures and metrics in a folder."""
+    """The command `train`: to the end of a run and its measures."""
     folder = Path(args.out)
     choose("model", args.model, MODELS)  # ValueError if there is none
     chosen, device = _chosen(args), _device(args.device)
     if args.resume:
         chosen = _recorded(folder, chosen)
-    dataset = data.load(chosen["data"], args.data_dir or chosen["data_dir"], args.download)
+    dataset = data.load(
+        chosen["data"], args.data_dir or chosen["data_dir"], args.download, **chosen["csv"]
+    )
     model = _make(args.model, dataset, chosen["options"], chosen["settings"].seed).to(device)
     labels = _labels(model, dataset)
     if not args.resume:
@@ -71,10 +97,11 @@ def _train(
     device = model.device
     title = (
         f"{args.model} on {dataset.name}: {len(dataset.x)} rows of {model.features}, "
-        f"{sum(p.size for p in model.parameters())} parameters, "
+        f"{_size(model)} parameters, "
         f"{chosen['settings'].steps} training steps of {chosen['settings'].batch} on the {device}"
     )
-    run = {"data": dataset.name, "data_dir": chosen["data_dir"], "options": chosen["options"]}
+    kept = ("data_dir", "options", "csv")
+    run = {"data": dataset.name, **{name: chosen[name] for name in kept}}
     history = model.fit(
         to_device(dataset.x, device),
         settings=chosen["settings"],
@@ -102,6 +129,9 @@ def _train(
     _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     written = ["metrics.json", *_draw(folder, model, dataset, to_device(samples, "cpu"), history)]
     print(f"{folder}: {', '.join([CHECKPOINT, *written])} after {seconds:.0f} s")
+    print(_summary(metrics))
+    at = shlex.quote(args.out)
+    print(f"next: {PROGRAM} sample {at}, or {PROGRAM} evaluate {at} --n 2000")
 
 
 def _device(word: str) -> str:
@@ -116,6 +146,8 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line asks for; settings that it leaves out are the model's own."""
     given = {name: getattr(args, name) for name in SETTINGS}
     given = {name: value for name, value in given.items() if value is not None}
+    whole("--steps", given.get("steps", 1))
+    csv_options = _csv_options(args)
     name = args.data or "digits"
     if name not in data.names() and Path(name).exists():
         name = os.path.abspath(name)  # found again from another folder
@@ -123,10 +155,20 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
         "model": args.model,
         "data": name,
         "data_dir": args.data_dir,
+        "csv": csv_options,
         "options": _options(args.model, args.set or []),
         "settings": MODELS[args.model].defaults.changed(**given),
-        "given": given | ({"data": name} if args.data else {}),
+        "given": given | csv_options | ({"data": name} if args.data else {}),
     }
+
+
+def _csv_options(args: argparse.Namespace) -> dict[str, Any]:
+    """How a .csv file is to be read, as far as the command line says it."""
+    columns = next(csv.reader([args.columns])) if args.columns else None
+    options = {
+        "columns": columns, "label_column": args.label_column, "delimiter": args.delimiter
+    }  # fmt: skip
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +186,7 @@ def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
     for name, value in dict(meta["run"]["options"]).items():
         if meta["config"].get(name) != value:
             raise CheckpointError(f"{path} is damaged: {name} = {value!r}")
-    was = meta["settings"] | {"data": meta["run"]["data"]}
+    was = meta["settings"] | {"data": meta["run"]["data"]} | meta["run"].get("csv", {})
     if chosen["given"].get("steps", 0) > was["steps"]:  # a run may become longer
         was["steps"] = meta["settings"]["steps"] = chosen["given"]["steps"]
     options = json.loads(json.dumps(chosen["options"]))
@@ -158,7 +200,7 @@ def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
                     f"{folder} was started with {name} = {then.get(name)!r}, not {value!r}; "
                     "leave the option out to resume, or start a new run in another folder"
                 )
-    return {**meta["run"], "settings": Settings(**meta["settings"])}
+    return {"csv": {}, **meta["run"], "settings": Settings(**meta["settings"])}
 
 
 def _options(model: str, pairs: list[str]) -> dict[str, Any]:
@@ -175,7 +217,19 @@ def _options(model: str, pairs: list[str]) -> dict[str, Any]:
             options[name] = json.loads(text)
         except ValueError:
             options[name] = text
+        _check_option(model, name, options[name])
     return options
+
+
+def _check_option(model: str, name: str, value: Any) -> None:
+    """ValueError if the value cannot be meant; what the model makes of it, the model checks."""
+    kinds = inspect.signature(MODELS[model].__init__).parameters[name].annotation.split(" | ")
+    fitting = [FITTING[kind] for kind in kinds if kind in FITTING]
+    if len(fitting) + ("None" in kinds) < len(kinds) or (value is None and "None" in kinds):
+        return
+    if not any(fits(value) for fits, _ in fitting):
+        what = " or ".join([text for _, text in fitting] + ["null"] * ("None" in kinds))
+        raise ValueError(f"--set {name}=... of {model} takes {what}, not {value!r}")
 
 
 def _defaults(model: str) -> dict[str, Any]:
@@ -193,10 +247,34 @@ def _make(name: str, dataset: data.Dataset, options: dict[str, Any], seed: int) 
     fitting: dict[str, Any] = {"bounded": image} if "bounded" in takes else {}
     if "likelihood" in takes:
         fitting["likelihood"] = "bernoulli" if image else "gaussian"
+    options = {**fitting, **options, "seed": seed}
     try:
-        return cls(dataset.x.shape[1], **{**fitting, **options}, seed=seed)
+        _check_memory(name, dataset.x.shape[1], options)
+        return cls(dataset.x.shape[1], **options)
     except TypeError as error:
         raise ValueError(f"options {options} do not fit {name}: {error}") from error
+
+
+def _check_memory(name: str, features: int, options: dict[str, Any]) -> None:
+    """ValueError if a model for so many features cannot be trained in the memory that is free."""
+    if features <= FEW:
+        return
+    # Each feature brings as many parameters as any other, so that small models tell of a large one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the model itself will warn
+        small, next_ = (_size(MODELS[name](n, **options)) for n in (FEW, FEW + 1))
+    needed = BYTES * (small + (next_ - small) * (features - FEW))
+    free = free_memory()
+    if needed > free:
+        raise ValueError(
+            f"the parameters of {name} for rows of {features} numbers take about "
+            f"{needed / 1e9:.2g} GB in training, {free / 1e9:.2g} GB are free: give it fewer "
+            f"columns or smaller layers (--set; {PROGRAM} info lists the options)"
+        )
+
+
+def _size(model: Model) -> int:
+    return sum(p.size for p in model.parameters())
 
 
 def _labels(model: Any, dataset: data.Dataset) -> Any:
@@ -230,14 +308,21 @@ def _new_folder(folder: Path) -> None:
 
 # -- sample, evaluate ----------------------------------------------------------------------------
 def sample(args: argparse.Namespace) -> None:
-    """Draw from a trained model: a picture, and the numbers as .npy if asked."""
+    """The command `sample`."""
     path = _checkpoint_of(args.run)
     meta, _ = checkpoint.read(path)
     model = load(path).to(_device(args.device))
     condition = {"labels": args.label, "guidance": args.guidance}
     condition = {name: value for name, value in condition.items() if value is not None}
-    if condition and not getattr(model, "classes", 0):
+    classes = getattr(model, "classes", 0)
+    if condition and not classes:
         raise ValueError("--label and --guidance are for a diffusion model with classes")
+    if args.label is not None and not 0 <= args.label < classes:
+        raise ValueError(
+            f"--label is one of the {classes} classes, 0 to {classes - 1}, not {args.label}"
+        )
+    if args.guidance is not None and not 0 <= args.guidance < inf:
+        raise ValueError(f"--guidance is a number from 0, not {args.guidance}")
     samples = to_device(model.sample(args.n, rng=Generator(args.seed), **condition), "cpu")
     out = Path(args.out) if args.out else path.parent / f"samples-{args.seed}.png"
     if out.suffix == ".npy":
@@ -255,7 +340,7 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def evaluate_run(args: argparse.Namespace) -> None:
-    """Print the measures of a trained model on held-out data, as JSON."""
+    """The command `evaluate`."""
     path = _checkpoint_of(args.run)
     meta, _ = checkpoint.read(path)
     model, dataset = load(path).to(_device(args.device)), _dataset_of(meta, args)
@@ -273,7 +358,9 @@ def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
     run = meta.get("run")
     if run is None:
         raise ValueError("this checkpoint does not say what it was trained on; train it with --out")
-    dataset = data.load(args.data or run["data"], args.data_dir or run["data_dir"])
+    dataset = data.load(
+        args.data or run["data"], args.data_dir or run["data_dir"], **run.get("csv", {})
+    )
     rows = dataset.x
     if meta["config"].get("classes") and dataset.y is not None:
         rows = with_labels(rows, dataset.y)
@@ -286,9 +373,9 @@ def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
 
 # -- explain, info -------------------------------------------------------------------------------
 def explain(args: argparse.Namespace) -> None:
-    """Print the graph of one training loss: every operation from the data to the loss."""
+    """The command `explain`."""
     choose("model", args.model, MODELS)  # ValueError if there is none
-    dataset = data.load(args.data, args.data_dir)
+    dataset = data.load(args.data, args.data_dir, **_csv_options(args))
     model = _make(args.model, dataset, _options(args.model, args.set or []), 0)
     batch = model.prepare(dataset.x)[: whole("--batch", args.batch)]
     for name, p in model.named_parameters().items():
@@ -307,10 +394,10 @@ def explain(args: argparse.Namespace) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
-    """Print what is installed and known, or what a run holds."""
+    """The command `info`."""
     if args.run:
         meta, _ = checkpoint.read(_checkpoint_of(args.run))
-        size = sum(p.size for p in load(_checkpoint_of(args.run)).parameters())
+        size = _size(load(_checkpoint_of(args.run)))
         print(json.dumps({**meta, "parameters": size}, indent=2))
         return
     for name, version in _versions().items():
@@ -320,7 +407,7 @@ def info(args: argparse.Namespace) -> None:
     print(f"{'plot':12}{', '.join(plot)}")
     print(f"{'kernels':12}{kernels.description('cpu')}")
     print(f"{'gpu':12}{' '.join((gpu_problem() or 'usable').split())}")
-    print(f"{'data':12}{', '.join(data.names())}, or a .npy, .npz or .csv file")
+    print(f"{'data':12}{', '.join(data.names())}, or a .npy, .npz, .csv or .csv.gz file")
     print("models, their training settings, and their options for --set:")
     for name, cls in MODELS.items():
         settings = " ".join(f"{k}={v}" for k, v in asdict(cls.defaults).items())
@@ -337,6 +424,17 @@ def _versions() -> dict[str, str]:
         "numpy": np.__version__,
         "scipy": version("scipy"),
     }
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    """The measures in a line: of the held-out rows, and of the samples beside real rows."""
+    held_out = ", ".join(f"{name} {value:.4g}" for name, value in metrics["held_out"].items())
+    both = [
+        f"{name} {metrics['samples'][name]:.2g} ({metrics['floor'][name]:.2g})"
+        for name in ("sliced_wasserstein", "c2st_accuracy")
+        if name in metrics["samples"]
+    ]
+    return f"held out: {held_out}; samples (real rows in their place): {', '.join(both)}"
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -362,16 +460,18 @@ def _draw(
 
 
 def _require_plots(args: argparse.Namespace) -> None:
-    if not pictures.available():
-        message = "pictures need matplotlib: pip install 'tinygen[plot]'"
+    try:
+        pictures.require()
+    except ModuleNotFoundError as error:
         if args.command == "sample":
-            raise ValueError(f"{message}, or save the numbers with --out samples.npy")
-        print(f"tinygen: {message}; going on without", file=sys.stderr)
+            message = f"{error}, or save the numbers with --out samples.npy"
+            raise ValueError(message) from None
+        print(f"tinygen: {error}; going on without", file=sys.stderr)
 
 
 def _write_text(path: Path, text: str) -> None:
     with checkpoint.replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 # -- arguments -----------------------------------------------------------------------------------
@@ -381,14 +481,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m tinygen", description=__doc__)
+    parser = _Parser(prog=PROGRAM, description="Generative models: train, sample, evaluate.")
     parser.add_argument("--version", action="version", version=tinygen.__version__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, function: Any) -> argparse.ArgumentParser:
-        text = function.__doc__
-        sub = commands.add_parser(name, help=text.splitlines()[0], description=text)
+    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         sub.set_defaults(function=function)
         sub.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS,
@@ -399,15 +498,25 @@ def _parser() -> argparse.ArgumentParser:
     def data_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--data-dir", help="where IDX files are (default: $TINYGEN_DATA, cache)")
 
+    def csv_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--columns", metavar="A,B,...",
+            help="of a .csv file, by name or number from 1 (default: those of numbers)",
+        )  # fmt: skip
+        sub.add_argument("--label-column", help="the labels in a .csv file, by name or number")
+        sub.add_argument("--delimiter", help="between the cells of a .csv file; tab is one")
+
     def device_option(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--device", choices=(*DEVICES, "auto"), default="cpu",
             help="where to compute; auto takes the GPU if one is usable (default: cpu)",
         )  # fmt: skip
 
-    sub = command("train", train)
+    text = "train a model; its checkpoint, pictures and metrics go to a folder"
+    sub = command("train", train, text)
     sub.add_argument("model", help=", ".join(MODELS))
     sub.add_argument("--data", help="a name, or a .npy, .npz or .csv file (default: digits)")
+    csv_options(sub)
     data_options(sub)
     sub.add_argument("--download", action="store_true", help="fetch the data if not found")
     sub.add_argument("--out", required=True, help="the folder of the run")
@@ -419,8 +528,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--checkpoint-seconds", type=float, default=15.0, help="between checkpoints")
     device_option(sub)
 
-    for name, function in (("sample", sample), ("evaluate", evaluate_run)):
-        sub = command(name, function)
+    for name, function, text in (
+        ("sample", sample, "draw from a trained model: a picture, or numbers as .npy"),
+        (
+            "evaluate",
+            evaluate_run,
+            "print the measures of a trained model on held-out data as JSON",
+        ),
+    ):
+        sub = command(name, function, text)
         sub.add_argument("run", help="the folder of a run, or a checkpoint")
         count = SAMPLES if name == "sample" else MEASURED
         sub.add_argument("--n", type=int, default=count, help=f"samples (default: {count})")
@@ -436,15 +552,17 @@ def _parser() -> argparse.ArgumentParser:
                 help="towards the label: 1 is the model's own law (the default), more sharpens it",
             )  # fmt: skip
 
-    sub = command("explain", explain)
+    text = "print the graph of one training loss: every operation from the data to the loss"
+    sub = command("explain", explain, text)
     sub.add_argument("model", help=", ".join(MODELS))
     sub.add_argument("--data", default="digits", help="see train (default: digits)")
+    csv_options(sub)
     data_options(sub)
     sub.add_argument("--batch", type=int, default=2, help="examples (default: 2)")
     sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
     sub.add_argument("--dot", help="write the graph in the DOT language to this file as well")
 
-    sub = command("info", info)
+    sub = command("info", info, "print what is installed and known, or what a run holds")
     sub.add_argument("run", nargs="?", help="the folder of a run, or a checkpoint")
     return parser
 
@@ -457,6 +575,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"tinygen: {stopped}; the same command with --resume continues", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # of standard output: `process` says nothing about it
+        raise
     except KeyboardInterrupt:
         print("tinygen: interrupted", file=sys.stderr)
         return 130
@@ -475,5 +595,62 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class _Stderr:
+    """Standard error, which tells of a run and is no part of it: no run ends when it breaks."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except OSError:
+            _to_nowhere(self._stream)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            _to_nowhere(self._stream)
+
+
+def _to_nowhere(stream: Any) -> None:
+    """Let the stream swallow what is written to it, and what it still holds."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def process() -> Any:
+    """The exit status of `main` in a process, whose streams may be closed, break, encode few signs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - it was closed
+        stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, _Stderr(stream) if name == "stderr" else stream)
+    warnings.showwarning = lambda message, *_: print(
+        "tinygen: " + " ".join(str(message).split()), file=sys.stderr
+    )
+    try:
+        status: Any = main()
+    except SystemExit as leaving:  # argparse's way, with what it printed not yet written
+        status = leaving.code
+    except BrokenPipeError:
+        status = NOBODY_READS
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _to_nowhere(sys.stdout)
+        status = NOBODY_READS
+    except OSError as error:
+        _to_nowhere(sys.stdout)
+        print(f"tinygen: standard output: {error.strerror}", file=sys.stderr)
+        status = 2
+    return status
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process())

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.errors import DeviceError
+from tinygen.errors import DeviceError, pip_install
 
 __all__ = [
     "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "namespace_for", "namespace_of",
@@ -141,7 +141,7 @@ def gpu_problem() -> str | None:
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             raise
-        return "CuPy is not installed: pip install 'tinygen[gpu]'"
+        return f"CuPy is not installed: {pip_install('cupy-cuda13x[ctk]')}"
     try:
         # What needs a driver; a compiler, for a kernel; cuBLAS.
         square = cupy.arange(4.0).reshape(2, 2)

@@ -1,4 +1,4 @@
-"""Errors of tinygen's own, and the helper that suggests the nearest right name."""
+"""Errors of tinygen's own, and helpers that say the way out of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CheckpointError", "DeviceError", "NonFiniteError", "unknown", "whole"]
+__all__ = ["CheckpointError", "DeviceError", "NonFiniteError", "pip_install", "unknown", "whole"]
 
 
 class NonFiniteError(ArithmeticError):
@@ -41,3 +41,16 @@ def unknown(what: str, name: object, options: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
     hint = f"; did you mean {lower[near[0]]!r}?" if near else ";"
     return ValueError(f"unknown {what} {name!r}{hint} known: {', '.join(known)}")
+
+
+def pip_install(*packages: str) -> str:
+    """The command that brings those of `packages` that are missing, wherever the user stands.
+
+    By the names that they have in an index: an extra of tinygen can be named in a clone alone.
+    """
+    import re  # only on the way to an error
+    import shlex
+    from importlib.util import find_spec
+
+    modules = {re.split(r"[-\[]", package)[0]: package for package in packages}
+    return shlex.join(["pip", "install", *(p for m, p in modules.items() if find_spec(m) is None)])

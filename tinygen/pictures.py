@@ -1,4 +1,4 @@
-"""Pictures of samples and losses, as PNG files. Needs matplotlib: the extra `plot`."""
+"""Pictures of samples and losses, as PNG files. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tinygen.checkpoint import replacing
+from tinygen.errors import pip_install
 from tinygen.training import History
 
-__all__ = ["available", "image_grid", "image_pairs", "loss_curve", "scatter"]
+__all__ = ["available", "image_grid", "image_pairs", "loss_curve", "require", "scatter"]
 
 Array = np.ndarray[Any, Any]
 
@@ -21,6 +22,12 @@ def available() -> bool:
     from importlib.util import find_spec
 
     return find_spec("matplotlib") is not None
+
+
+def require() -> None:
+    """ModuleNotFoundError that says the way out if matplotlib cannot be imported."""
+    if not available():
+        raise ModuleNotFoundError(f"pictures need matplotlib: {pip_install('matplotlib', 'tqdm')}")
 
 
 def image_grid(
@@ -64,22 +71,29 @@ def image_pairs(
 
 
 def scatter(path: str | Path, data: Array, samples: Array) -> None:
-    """The first two columns of data and samples beside each other, as many points of each.
+    """Data and samples beside each other, as many points of each, in the plane or in space.
 
-    The frame is that of all the data; above the samples stands how many of them lie outside it.
+    Of more than three columns the first two, as the title says. The frame is that of all the data;
+    above the samples stands how many of them lie outside it.
     """
     figure = _figure((10, 5))
-    flat = [np.column_stack([x[:, :2], np.zeros((len(x), 2))])[:, :2] for x in (data, samples)]
+    columns = 3 if data.shape[1] == 3 else 2
+    flat = [
+        np.pad(x, ((0, 0), (0, 1)))[:, :columns] for x in (data, samples)
+    ]  # one column: beside 0
     low, high = flat[0].min(0), flat[0].max(0)
     margin = 0.15 * (high - low).max() + 1e-9
     low, high = low - margin, high + margin
     outside = int(((flat[1] < low) | (flat[1] > high)).any(1).sum())
-    titles = ("data", f"samples, {outside} of {len(samples)} outside")
+    shown = f", columns 1 and 2 of {data.shape[1]}" if data.shape[1] > 3 else ""
+    titles = (f"data{shown}", f"samples{shown}, {outside} of {len(samples)} outside")
+    limits = dict(zip(("xlim", "ylim", "zlim"), zip(low, high, strict=True), strict=False))
     for i, (title, points) in enumerate(zip(titles, flat, strict=True)):
         points = points[: min(map(len, flat))]
-        axes = figure.add_subplot(1, 2, i + 1, title=title)
-        axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0)
-        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        projection = "3d" if columns == 3 else None
+        axes = figure.add_subplot(1, 2, i + 1, title=title, projection=projection)
+        axes.scatter(*points.T, s=6, alpha=0.6, linewidths=0)
+        axes.set(**limits)
         axes.set_aspect("equal", "box")
     _save(figure, path)
 
@@ -108,6 +122,7 @@ def loss_curve(path: str | Path, history: History) -> None:
 
 
 def _figure(size: tuple[float, float]) -> Any:
+    require()
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
     return Figure(size, dpi=100)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from tinygen.autodiff.backward import Source, ancestors
 from tinygen.autodiff.operation import Node
 from tinygen.autodiff.tensor import Tensor, check_tensor
@@ -14,6 +16,7 @@ def graph_text(result: Tensor) -> str:
 
     A line reads: number, operation, shape and dtype, the numbers of its inputs; names set with
     `t.name = "..."` stand beside. Constants are written `·`, their values are not in the graph.
+    Where standard output cannot encode `←` and `·`, they are `<-` and `.`.
 
     >>> print(graph_text(loss))
     %0  leaf      float32[4, 3]   x
@@ -21,8 +24,14 @@ def graph_text(result: Tensor) -> str:
     %2  mean      float32[]       ← %1   loss
     """
     numbers, rows = _numbered(result), []
+    arrow, constant = _signs()
     for source, number in numbers.items():
-        rows.append((f"%{number}", _what(source), _spec(source), _from(source, numbers)))
+        inputs = ""
+        if isinstance(source, Node):
+            inputs = " ".join(constant if p is None else f"%{numbers[p]}" for p in source.parents)
+            inputs = f"{arrow} {inputs}"
+        end = "  ".join(filter(None, [inputs, source.name]))
+        rows.append((f"%{number}", _what(source), _spec(source), end))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
@@ -59,19 +68,21 @@ def _numbered(result: Tensor) -> dict[Source, int]:
     return ordered
 
 
+def _signs() -> tuple[str, str]:
+    """How "from" and a constant are written."""
+    try:
+        "←·".encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return "<-", "."
+    return "←", "·"
+
+
 def _what(source: Source) -> str:
     return source.op.name if isinstance(source, Node) else "leaf"
 
 
 def _spec(source: Source) -> str:
     return f"{source.dtype}[{', '.join(map(str, source.shape))}]"
-
-
-def _from(source: Source, numbers: dict[Source, int]) -> str:
-    inputs = ""
-    if isinstance(source, Node):
-        inputs = "← " + " ".join("·" if p is None else f"%{numbers[p]}" for p in source.parents)
-    return "  ".join(filter(None, [inputs, source.name]))
 
 
 def _escape(label: str) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Sequence
 
 from tinygen.data._dataset import Dataset
-from tinygen.data.files import READERS, load_file
+from tinygen.data.files import CSV, load_file, suffix_of
 from tinygen.data.images import SOURCES, load_digits, load_idx
 from tinygen.data.toys import TOYS, load_toy
 from tinygen.errors import unknown
 
 
 def names() -> tuple[str, ...]:
-    """The names that `load` knows; it also takes the path of a .npy, .npz or .csv file."""
+    """The names that `load` knows; it also takes the path of a .npy, .npz, .csv or .csv.gz file."""
     return ("digits", *SOURCES, *TOYS)
 
 
@@ -23,8 +23,12 @@ def load(
     download: bool = False,
     n: int = 10_000,
     seed: int = 0,
+    *,
+    columns: Sequence[str | int] | None = None,
+    label_column: str | int | None = None,
+    delimiter: str | None = None,
 ) -> Dataset:
-    """Load a data set by its name (see `names`) or from a .npy, .npz or .csv file.
+    """Load a data set by its name (see `names`) or from a .npy, .npz, .csv or .csv.gz file.
 
     data_dir: where the files of MNIST and Fashion-MNIST are; by default $TINYGEN_DATA, then the
         user's cache.
@@ -32,17 +36,23 @@ def load(
         network.
     n, seed: the number of training rows of a synthetic set, and its seed; n // 5 more rows (at
         least one) are held out. The other sets have their own size.
+    columns, label_column, delimiter: of a .csv file; see `tables.read_csv`.
 
     Raises ValueError for an unknown name and for a file whose content is wrong, and
     FileNotFoundError for a file that is not there.
     """
     name = os.fspath(name)
+    suffix = None if name in names() else suffix_of(name)
+    options = {"columns": columns, "label_column": label_column, "delimiter": delimiter}
+    given = {option: value for option, value in options.items() if value is not None}
+    if given and suffix not in CSV:
+        raise ValueError(f"{', '.join(given)}: of a .csv file alone, which {name!r} is not")
+    if suffix:
+        return load_file(name, **given)
     if name == "digits":
         return load_digits()
     if name in SOURCES:
         return load_idx(name, data_dir, download)
     if name in TOYS:
         return load_toy(name, n, seed)
-    if Path(name).suffix.lower() in READERS:
-        return load_file(name)
-    raise unknown("data set", name, (*names(), "the path of a .npy, .npz or .csv file"))
+    raise unknown("data set", name, (*names(), "the path of a .npy, .npz, .csv or .csv.gz file"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import array
+import logging
 import warnings
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,22 +14,24 @@ from numpy.typing import NDArray
 from tinygen import npz
 from tinygen.data._dataset import Dataset, hold_out
 from tinygen.data.images import scaled_rows
+from tinygen.data.tables import read_csv
 
 BESIDE = 9  # bytes for each number read: whether it is finite, and as float32 before it is split
 
 
-def load_file(path: str) -> Dataset:
+def load_file(path: str, **csv_options: Any) -> Dataset:
     """The rows of a file, float32, with every sixth held out (or the last of fewer than six).
 
     .npy: numbers of shape (n, d), (n,) for one column, or (n, h, w) for images, which are bytes
         0..255 or lie in [0, 1] already.
     .npz: the same, as the array `x` or the only one; integer labels `y` of shape (n,) if any.
-    .csv: numbers between commas, one row a line; the first line may be a header.
+    .csv, .csv.gz: one row a line; `csv_options` are those of `tables.read_csv`. What is guessed
+        without them, the logger "tinygen" tells.
 
     Raises FileNotFoundError, and ValueError that names the file and what to mend: no numbers,
     NaN or infinity, a range beyond float32, fewer than two rows, wrong shapes.
     """
-    values, labels = READERS[Path(path).suffix.lower()](path)
+    values, labels, guesses = READERS[str(suffix_of(path))](path, **csv_options)
     image_shape = values.shape[1:] if values.ndim == 3 else None
     rows = _checked_rows(path, values)
     if labels is not None:
@@ -40,16 +41,24 @@ def load_file(path: str) -> Dataset:
                 f"but are {labels.dtype} of shape {labels.shape}"
             )
         labels = labels.astype(np.int64)
-    return hold_out(path, rows, labels, image_shape)
+    dataset = hold_out(path, rows, labels, image_shape)
+    if guesses:
+        logging.getLogger("tinygen").warning(
+            "tinygen: %s read with %s; --delimiter, --columns, --label-column (delimiter=, "
+            "columns=, label_column=) say otherwise",
+            path,
+            guesses,
+        )
+    return dataset
 
 
-def _read_numpy(path: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """The rows, and the labels if the file has any."""
+def _read_numpy(path: str) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
+    """The rows, the labels if the file has any, and no guesses."""
     with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a damaged header: what follows from it is told
         try:
             if npz.is_npy(file):
-                return npz.read_npy(file, beside=BESIDE), None
+                return npz.read_npy(file, beside=BESIDE), None, ""
             with zipfile.ZipFile(file) as archive:
                 members = npz.members(archive)
                 names = members.keys() - {"y"}
@@ -67,44 +76,7 @@ def _read_numpy(path: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
             f"{path}: no array 'x' among its arrays {sorted(names)}; "
             "write it with np.savez(path, x=rows), or with y=labels as well"
         )
-    return rows, labels
-
-
-def _read_csv(path: str) -> tuple[NDArray[Any], None]:
-    """The cells, float64 of shape (n, d)."""
-    cells = array.array("d")
-    width = 0  # of every row, once the first is read
-    # Bytes that are not UTF-8 become cells that are not numbers, and are reported as such.
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for line_number, line in enumerate(file, start=1):
-            row = line.strip().split(",")
-            if row == [""]:
-                continue
-            if width not in (0, len(row)):
-                raise ValueError(
-                    f"{path}, line {line_number}: {len(row)} cells, but {width} in the lines before"
-                )
-            try:
-                cells.extend([float(cell) for cell in row])
-            except ValueError:
-                bad = [not _is_number(cell) for cell in row]
-                is_header = width == 0 and all(bad)
-                if not is_header:
-                    column = bad.index(True)
-                    raise ValueError(
-                        f"{path}, line {line_number}, column {column + 1}: "
-                        f"{row[column]!r} is not a number"
-                    ) from None
-            width = len(row)
-    return np.array(cells).reshape(-1, max(width, 1)), None
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return rows, labels, ""
 
 
 def _checked_rows(path: str, values: NDArray[Any]) -> NDArray[np.float32]:
@@ -139,8 +111,14 @@ def _checked_rows(path: str, values: NDArray[Any]) -> NDArray[np.float32]:
     return rows
 
 
-READERS: dict[str, Callable[[str], tuple[NDArray[Any], NDArray[Any] | None]]] = {
+CSV = (".csv", ".csv.gz")
+READERS: dict[str, Callable[..., tuple[NDArray[Any], NDArray[Any] | None, str]]] = {
     ".npy": _read_numpy,
     ".npz": _read_numpy,
-    ".csv": _read_csv,
+    **dict.fromkeys(CSV, read_csv),
 }
+
+
+def suffix_of(path: str) -> str | None:
+    """The key of `READERS` that the path ends in; None if there is none."""
+    return next((suffix for suffix in READERS if path.lower().endswith(suffix)), None)

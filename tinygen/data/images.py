@@ -70,10 +70,11 @@ def load_idx(name: str, data_dir: str | os.PathLike[str] | None, download: bool)
 
     Looks in data_dir if given, else in $TINYGEN_DATA and then in the user's cache: first in the
     sub-folder `name`, then in the folder itself. With download=True, files found nowhere are
-    fetched into the cache. Only downloads are checked against a digest, so that a set of the
-    user's own may take the place of the original.
+    fetched into the cache. Only downloads must have the digests of the original, so that a set of
+    the user's own may take its place.
 
-    Raises FileNotFoundError when the files are nowhere, and ValueError when they are malformed.
+    Raises FileNotFoundError when the files are nowhere, and ValueError when they are malformed or,
+    by their digest, those of the other set.
     """
     roots = [data_dir] if data_dir is not None else [os.environ.get("TINYGEN_DATA"), _cache()]
     folders = [folder for root in roots if root for folder in (Path(root, name), Path(root))]
@@ -90,6 +91,7 @@ def load_idx(name: str, data_dir: str | os.PathLike[str] | None, download: bool)
                 "(download=True) to fetch them."
             )
         paths = _download(name)
+    _check_name(name, paths[3])
     x, y = _read_pair(paths[0], paths[1])
     test, y_test = _read_pair(paths[2], paths[3])
     height, width = x.shape[1:]
@@ -161,6 +163,16 @@ def _read_pair(image_path: Path, label_path: Path) -> tuple[NDArray[np.uint8], N
             f"in {image_path}"
         )
     return images, labels.astype(np.int64)
+
+
+def _check_name(name: str, labels: Path) -> None:
+    """ValueError if the held-out labels, the smallest file, are those of another set."""
+    digest = hashlib.sha256(_gunzip(labels.read_bytes(), labels)).hexdigest()
+    for other, digests in SHA256.items():
+        if other != name and digest == digests[3]:
+            raise ValueError(
+                f"{labels.parent} holds {other}, by its SHA-256: ask for it by that name"
+            )
 
 
 def _cache() -> Path:
