@@ -714,7 +714,7 @@ def test_data_outside_the_bounds_say_what_to_do(name):
         (lambda: small("gan", loss="nonsaturating"), "did you mean 'non-saturating'"),
         (lambda: small("gan", discriminator_steps=0), "discriminator_steps.*0"),
         (lambda: small("gan", discriminator_steps=10**9), "discriminator_steps is at most 1000"),
-        (lambda: small("ddpm", steps=10**9), "T is at most 1000000, not 1000000000"),
+        (lambda: small("ddpm", steps=10**9), "T is at most 100000, not 1000000000"),
         (lambda: small("ddpm", schedule="cosin"), "schedule 'cosin'; did you mean 'cosine'"),
         (lambda: small("ddpm", predict="v"), "prediction 'v'; known: data, noise, velocity"),
         (lambda: small("ddpm", predict="nois"), "did you mean 'noise'"),

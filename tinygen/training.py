@@ -148,34 +148,29 @@ def train(
     path = None if folder is None else Path(folder) / CHECKPOINT
     # NumPy's warnings would only repeat what the checks say with a name.
     with nullcontext() if path is None else locked(path.parent), np.errstate(all="ignore"):
-        return _train(model, x, settings, path, resume, meta, checkpoint_seconds, show_progress)
+        run = _Run(model, x, settings, path, meta or {})
+        if resume:
+            run.restore()
+        elif run.path is not None:
+            if run.path.exists():
+                raise FileExistsError(
+                    f"{run.path} exists: resume that run, or choose another folder"
+                )
+            run.save()  # from the start there is something to resume from
+        if isinstance(show_progress, str):
+            print(show_progress, file=sys.stderr)
+        return _loop(run, checkpoint_seconds, bool(show_progress))
 
 
-def _train(
-    model: Trainable,
-    x: Array,
-    settings: Settings,
-    path: Path | None,
-    resume: bool,
-    meta: dict[str, Any] | None,
-    checkpoint_seconds: float,
-    show_progress: bool | str,
-) -> History:
-    run = _Run(model, x, settings, path, meta or {})
-    if resume:
-        run.restore()
-    elif run.path is not None:
-        if run.path.exists():
-            raise FileExistsError(f"{run.path} exists: resume that run, or choose another folder")
-        run.save()  # from the start there is something to resume from
-    watch = model.watch(x, settings)
+def _loop(run: _Run, checkpoint_seconds: float, show_progress: bool) -> History:
+    """Take the steps that are left; see `train`."""
+    model, steps = run.model, run.settings.steps
+    watch = model.watch(run.x, run.settings)
     model.train()
-    if isinstance(show_progress, str):
-        print(show_progress, file=sys.stderr)
-    progress = _progress(settings.steps, run.step) if show_progress else None
+    progress = _progress(steps, run.step) if show_progress else None
     saved = time.monotonic()
     with _stop_signals() as asked_to_stop:
-        while run.step < settings.steps and not asked_to_stop:
+        while run.step < steps and not asked_to_stop:
             run.advance()
             if run.step % WATCH_STEPS == 0 and (remark := watch()):
                 _tell(f"step {run.step}: {remark}")
@@ -194,7 +189,7 @@ def _train(
     else:
         run.finish()
     if asked_to_stop:
-        raise Stopped(f"stopped after step {run.step} of {settings.steps}")
+        raise Stopped(f"stopped after step {run.step} of {steps}")
     for average in run.averages.values():
         for name, p in average.parameters.items():
             p.data[...] = average.average[name]
