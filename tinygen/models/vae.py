@@ -249,7 +249,8 @@ class VAE(Model):
         The estimate is the importance-weighted bound with k samples: in expectation below log p(x),
         above the bound with fewer, and the closer the larger k (Burda et al. 2016, theorem 1).
         Where the error is not small against 1, or `k_hat` is above 0.7, neither value nor error is to
-        be trusted: the posterior is wider than q. The second is warned of, and `Estimate` says more.
+        be trusted: the posterior is wider than q. `Estimate` says more. Warns where `k_hat` is above
+        0.7 for more than a tenth of the rows: it is uncertain, and for a few that is chance.
         Memory is that of 4096 rows, the codes, and the 6 √k largest weights of each row.
         """
         rng = as_generator(rng)
@@ -265,7 +266,7 @@ class VAE(Model):
             )
             total.add(m.concatenate([(a + b).data[0] for a, b in terms]))
         estimate = self._estimate(total)
-        if unsure := int((estimate.k_hat > 0.7).sum()):
+        if (unsure := int((estimate.k_hat > 0.7).sum())) > 0.1 * len(x):
             warnings.warn(
                 f"k_hat is above 0.7 for {unsure} of {len(x)} rows, at most "
                 f"{float(estimate.k_hat.max()):.2g}: their log p(x) is surer than it may be, for q "
