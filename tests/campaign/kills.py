@@ -63,7 +63,7 @@ def state(folder: Path) -> dict:
     with np.load(folder / "checkpoint.npz") as file:
         arrays = {name: file[name] for name in file.files}
     meta = json.loads(str(arrays.pop("meta")))
-    meta.pop("seconds", None)
+    meta.pop("sittings")
     return {
         "meta": meta,
         **{name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()},
