@@ -247,12 +247,12 @@ MUTANTS = [
     ),
     Mutant(
         "the KL's sign", DIVERGENCES,
-        "return (p * ratio).sum(-1)", "return -(p * ratio).sum(-1)",
+        "return _terms(p_, q_, log_ratio)", "return -_terms(p_, q_, log_ratio)",
         "test_distributions.py::test_kl_of_bernoulli_and_categorical_agree_with_enumeration",
     ),
     Mutant(
         "JS without its halves", DIVERGENCES,
-        "return 0.5 * (p * of_p + q * of_q)", "return (p * of_p + q * of_q)",
+        "return 0.5 * (_terms(p, m, of_p)", "return (_terms(p, m, of_p)",
         "test_distributions.py::test_js_of_bernoulli_is_that_of_its_two_outcomes",
     ),
     Mutant(
