@@ -97,6 +97,16 @@ def test_a_run_ends_with_its_measures_and_what_to_do_next(tmp_path, capsys):
         assert main(shlex.split(command.removeprefix("python -m tinygen "))) == 0
 
 
+def test_parameters_that_have_grown_too_large_are_one_line(tmp_path, capsys):
+    model = models.DDPM(4)
+    for p in model.parameters():
+        p.data[...] = 3e38
+    model.save(tmp_path / "m.npz")
+    out = tmp_path / "x.npy"
+    one_line(capsys, ["sample", str(tmp_path / "m.npz"), "--out", str(out)], "m.npz", "not finite")
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("name", ["ddpm", "vae"])
 def test_points_in_the_plane(name, tmp_path):
     assert train(name, tmp_path / "r", "--data", "two-moons") == 0

@@ -324,7 +324,10 @@ def sample(args: argparse.Namespace) -> None:
         )
     if args.guidance is not None and not 0 <= args.guidance < inf:
         raise ValueError(f"--guidance is a number from 0, not {args.guidance}")
-    samples = to_device(model.sample(args.n, rng=Generator(args.seed), **condition), "cpu")
+    with np.errstate(all="ignore"):  # what overflows is told below
+        samples = to_device(model.sample(args.n, rng=Generator(args.seed), **condition), "cpu")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{path}: the samples are not finite; its parameters have grown too large")
     out = Path(args.out) if args.out else path.parent / f"samples-{args.seed}.png"
     if out.suffix == ".npy":
         with checkpoint.replacing(out) as temporary, open(temporary, "wb") as file:
