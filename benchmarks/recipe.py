@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygen import data, ops
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.engine import Tensor
 from tinygen.metrics import c2st, prdc, sliced_wasserstein
 from tinygen.models import DDPM
 from tinygen.models.diffusion.network import TIME_WIDTH, Block

@@ -6,7 +6,7 @@ from math import sqrt
 import pytest
 from on_device import DEVICE, approx, np, on_cpu, on_device, special, stats, tg
 
-from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.transforms import gradients
 from tinygen.data import Dataset
 from tinygen.distributions import Mixture, Normal
 from tinygen.models import VAE, load

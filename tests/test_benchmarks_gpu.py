@@ -123,7 +123,7 @@ def _forget() -> None:
     """What tinygen knows of the CuPy that was there."""
     backend.gpu_problem.cache_clear()
     dispatch._found.cache_clear()
-    backend._namespaces.pop(strict_cupy.ndarray, None)
+    backend.namespaces.pop(strict_cupy.ndarray, None)
 
 
 # -- all of it -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from on_device import DEVICE, approx, np, on_cpu, on_device, placed, special, stats, tg
 
 from tinygen import data, training
-from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.transforms import gradients
 from tinygen.distributions import Normal, js_divergence
 from tinygen.errors import NonFiniteError
 from tinygen.models import Model, load

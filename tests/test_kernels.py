@@ -16,7 +16,7 @@ from scipy import special
 
 import tinygen as tg
 from tinygen import kernels
-from tinygen.autodiff.operation import REGISTRY
+from tinygen.autodiff.engine import REGISTRY
 from tinygen.backend import numpy_namespace as M
 from tinygen.kernels import Denoising, Draw
 from tinygen.kernels.dispatch import launcher
@@ -71,8 +71,18 @@ def forward(name: str, *inputs: Any, **params: Any) -> Any:
 def backward(name: str, g: Any, *inputs: Any, **params: Any) -> Any:
     """The raw first-order gradient in the first input."""
     op = REGISTRY[name]
-    rule = op.common or op.rules[0]
-    return rule(M, g, forward(name, *inputs, **params), *inputs, **params)
+    y, also = (op.forward(M, *inputs, **params), None)
+    if op.also:
+        y, also = y
+    known = {
+        "m": M,
+        "g": g,
+        "y": y,
+        op.also: also,
+        **params,
+        **dict(zip(op.inputs, inputs, strict=False)),
+    }
+    return (op.shared or op.rules[op.inputs[0]])(known)
 
 
 def misaligned(x):

@@ -10,7 +10,7 @@ import pytest
 from on_device import DEVICE, approx, np, on_cpu, on_device, placed, special, stats, tg
 
 from tinygen import data
-from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.transforms import gradients
 from tinygen.errors import CheckpointError
 from tinygen.models import MODELS, load
 from tinygen.models import rows as models_rows

@@ -14,8 +14,8 @@ from on_device import DEVICE, np, on_cpu, placed, tg
 from op_cases import CASES, CONSTANTS, ELSEWHERE, POINTS, Case
 
 from tinygen import ops
-from tinygen.autodiff.backward import ancestors
-from tinygen.autodiff.operation import REGISTRY, Node
+from tinygen.autodiff.engine import REGISTRY, Node, ancestors
+from tinygen.backend import raw_forms, vocabulary
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -393,25 +393,14 @@ def test_means_of_float16_do_not_overflow():
 
 
 # -- joining many ----------------------------------------------------------------------------------
-def test_the_gradient_of_one_part_does_not_look_at_the_others(monkeypatch):
-    """So n parts take n steps, not n²."""
-    given, record = [], REGISTRY["concatenate"]
-    rule = record.variadic
-
-    def counted(m, g, _y, *_xs, axis, ends, i):
-        given.append(len(_xs))
-        return rule(m, g, _y, *_xs, axis=axis, ends=ends, i=i)
-
-    monkeypatch.setattr(record, "variadic", counted)
-    monkeypatch.setitem(record.plans, 1 << 500, None)
-    del record.plans[1 << 500]  # planned anew, with the rule above
+def test_the_gradient_of_one_part_does_not_look_at_the_others():
+    """So n parts take n steps, not n²: the rule of a part asks for its share alone."""
+    assert REGISTRY["concatenate"].rules["xs"].names == ("g", "i")
     xs = [tg.tensor([float(i)], requires_grad=True) for i in range(500)]
     for joined in (tg.concatenate, tg.stack):
-        given.clear()
         y = joined(xs)
         found = tg.gradients(y, xs, np.arange(500.0).reshape(y.shape))
         np.testing.assert_array_equal([d.item() for d in found], np.arange(500.0))
-        assert len(given) == 500 and sum(given) < 5000
 
 
 # -- exact answers ---------------------------------------------------------------------------------
@@ -688,8 +677,8 @@ a23, a4, f32 = np.ones((2, 3)), np.ones(4), np.ones(3, np.float32)
         (lambda: tg.transpose(a23, (0, 0)), ValueError, ["transpose", "float64[2, 3]"]),
         (lambda: tg.swapaxes(a23, 0, 2), ValueError, ["swapaxes", "axis 2"]),
         (lambda: tg.moveaxis(a23, 5, 0), ValueError, ["moveaxis", "axis 5"]),
-        (lambda: tg.expand_dims(a23, 4), ValueError, ["expand_dims", "(2, 3)", "axis 4"]),
-        (lambda: tg.squeeze(a23, 0), ValueError, ["squeeze", "(2, 3)"]),
+        (lambda: tg.expand_dims(a23, 4), ValueError, ["expand_dims", "[2, 3]", "axis 4"]),
+        (lambda: tg.squeeze(a23, 0), ValueError, ["squeeze", "[2, 3]"]),
         (lambda: tg.concatenate([a23, a4]), ValueError, ["concatenate", "float64[4]"]),
         (lambda: tg.concatenate([]), ValueError, ["concatenate", "at least one"]),
         (lambda: tg.stack([]), ValueError, ["stack", "at least one"]),
@@ -752,17 +741,16 @@ def test_labels_out_of_range():
 
 def test_an_unknown_rule_shape_is_named():
     """A derivative of a wrong shape is an error of the rule, and says which."""
-    with _temporary("wrong_shape", lambda m, x: m.sum(x), lambda m, g, _y, _x: g * np.ones(5)) as f:
+    with _temporary("wrong_shape", lambda m, x: m.sum(x), x=lambda g: g * np.ones(5)) as f:
         y = f(tg.tensor([1.0, 2.0], requires_grad=True))
         with pytest.raises(ValueError, match=r"wrong_shape.*input 0.*\(5,\).*\(2,\)"):
             y.backward()
 
 
 @contextlib.contextmanager
-def _temporary(name, *args, **kwargs):
-    from tinygen.backend import raw_forms
-
+def _temporary(name, forward, **options):
+    forward.__name__ = name
     try:
-        yield tg.operation(name, *args, **kwargs)
+        yield tg.operation(**options)(forward)
     finally:
-        del REGISTRY[name], raw_forms[name]
+        del REGISTRY[name], raw_forms[name], vars(vocabulary)[name]

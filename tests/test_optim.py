@@ -446,7 +446,7 @@ def test_gradients_that_come_from_one_array_are_each_scaled_once():
 
 
 def test_gradients_found_without_backward_are_each_scaled_once():
-    from tinygen.autodiff.backward import gradients
+    from tinygen.autodiff.transforms import gradients
 
     a, b = (tg.tensor(np.zeros((2, 3)), requires_grad=True) for _ in range(2))
     for p, g in zip((a, b), gradients((a - b).sum(), [a, b]), strict=True):

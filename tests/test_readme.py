@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tinygen.autodiff.operation import REGISTRY
-from tinygen.backend import raw_forms
+from tinygen.autodiff.engine import REGISTRY
+from tinygen.backend import raw_forms, vocabulary
 from tinygen.models import MODELS
 
 pytestmark = pytest.mark.cpu_only("as a reader runs them")
@@ -32,7 +32,7 @@ def test_a_block_runs(number, tmp_path, monkeypatch, capsys):
         exec(compile(BLOCKS[number], f"README block {number}", "exec"), {"__name__": "readme"})
     finally:
         for name in set(REGISTRY) - before:
-            del REGISTRY[name], raw_forms[name]
+            del REGISTRY[name], raw_forms[name], vars(vocabulary)[name]
     if number == 0:
         assert capsys.readouterr().out == PRINTED[0]
 

@@ -11,7 +11,7 @@ from interrupted import Interrupted, stop_at
 from on_device import approx, np, on_cpu, on_device, placed, special, stats, tg
 
 from tinygen import data
-from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.transforms import gradients
 from tinygen.distributions import Normal
 from tinygen.models import likelihood
 from tinygen.models import rows as models_rows

@@ -11,4 +11,4 @@ from tinygen.ops import *  # noqa: F403
 from tinygen.random import manual_seed
 
 __version__ = "0.1.0"
-__all__ = ["manual_seed", "nn", "ops", "optim", "random", *_engine, *ops.__all__]
+__all__ = ["manual_seed", "nn", "ops", "optim", "random", *_engine, *ops.__all__]  # type: ignore[attr-defined]

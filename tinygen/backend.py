@@ -6,7 +6,7 @@ moves one. CuPy is imported when the GPU is first asked for, by name or by one o
 A derivative is written once and takes the *namespace* to compute in as its first argument `m`.
 For raw arrays that is a module with all of NumPy or CuPy, and beside it the raw forms of the
 operations that they lack (`m.sigmoid`, `m.erf`, `m.index_add`, ...). Under `create_graph=True` it
-is the module `tinygen.ops`, whose functions carry the same names and meanings on Tensors.
+is the `vocabulary`: tinygen's own functions, which carry the same names and meanings on Tensors.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from tinygen.errors import DeviceError, pip_install
 
 __all__ = [
     "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "namespace_for", "namespace_of",
-    "numpy_namespace", "special", "to_device",
+    "numpy_namespace", "special", "to_device", "vocabulary",
 ]  # fmt: skip
 
 DEVICES = ("cpu", "gpu")
 
 raw_forms: dict[str, Callable[..., Any]] = {}
 """Forward forms `f(m, *arrays)` of tinygen's operations by name; filled as they are defined."""
+
+vocabulary: Any = ModuleType("tinygen.vocabulary")
+"""tinygen's public functions on Tensors by name; filled as they are defined."""
 
 
 def _complete(library: ModuleType, device: str) -> ModuleType:
@@ -108,7 +111,7 @@ class _Namespaces(dict[type, ModuleType]):
         return self[kind]
 
 
-_namespaces = _Namespaces({np.ndarray: numpy_namespace})
+namespaces = _Namespaces({np.ndarray: numpy_namespace})
 
 
 def _cupy() -> Any:
@@ -118,7 +121,7 @@ def _cupy() -> Any:
 
 def namespace_of(array: Any) -> Any:
     """The namespace that computes with `array`; TypeError for a type that tinygen does not know."""
-    return _namespaces[type(array)]
+    return namespaces[type(array)]
 
 
 def is_gpu_array(value: Any) -> bool:
@@ -160,7 +163,7 @@ def namespace_for(device: str) -> Any:
     problem = gpu_problem()
     if problem is not None:
         raise DeviceError(f'device "gpu": {problem}')
-    return _namespaces[import_module("cupy").ndarray]
+    return namespaces[import_module("cupy").ndarray]
 
 
 def to_device(array: Any, device: str) -> Any:

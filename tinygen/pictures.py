@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 
 from tinygen.checkpoint import replacing
 from tinygen.errors import pip_install
-from tinygen.training import History
 
 __all__ = ["available", "image_grid", "image_pairs", "loss_curve", "require", "scatter"]
 
@@ -98,7 +98,7 @@ def scatter(path: str | Path, data: Array, samples: Array) -> None:
     _save(figure, path)
 
 
-def loss_curve(path: str | Path, history: History) -> None:
+def loss_curve(path: str | Path, history: Mapping[str, Sequence[float]]) -> None:
     """Every recorded term against the step: the values faintly, their running mean in full."""
     figure = _figure((8, 4.5))
     axes = figure.add_subplot(xlabel="step")

@@ -26,9 +26,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tinygen import checkpoint, kernels
-from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import detect_anomaly
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.transforms import gradients
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import CheckpointError, NonFiniteError, unknown, whole
 from tinygen.folder import CHECKPOINT, locked

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.modes import enable_grad
-from tinygen.autodiff.tensor import Tensor, tensor
-from tinygen.backend import is_gpu_array, to_device
+from tinygen.autodiff.transforms import gradients
+from tinygen.backend import is_gpu_array, to_device, vocabulary
 
 __all__ = ["gradcheck", "gradgradcheck"]
 
@@ -59,11 +59,9 @@ def gradgradcheck(f: Callable[..., Tensor], inputs: Sequence[Any], **tolerances:
     weights = _weights(f(*variables))
 
     def first(*args: Any) -> Tensor:
-        from tinygen.ops import concatenate, reshape
-
         wanted = [args[i] for i in positions]
         found = gradients((f(*args) * weights).sum(), wanted, create_graph=True)
-        return concatenate([reshape(g, -1) for g in found])
+        return vocabulary.concatenate([vocabulary.reshape(g, -1) for g in found])
 
     first.__name__ = f"the gradient of {getattr(f, '__name__', f)}"
     return gradcheck(first, inputs, **tolerances)

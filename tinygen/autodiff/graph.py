@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from tinygen.autodiff.backward import Source, ancestors
-from tinygen.autodiff.operation import Node
-from tinygen.autodiff.tensor import Tensor, check_tensor
+from tinygen.autodiff.engine import Node, Source, Tensor, ancestors
+from tinygen.autodiff.promotion import check_tensor
 
 __all__ = ["graph_dot", "graph_text"]
 

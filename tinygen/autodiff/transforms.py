@@ -1,6 +1,6 @@
-"""Functions of functions: grad, vjp, jvp, jacobian, hessian, hvp.
+"""Gradients of results, and functions of functions: grad, vjp, jvp, jacobian, hessian, hvp.
 
-Each takes `f`, a function of arrays or Tensors that returns a Tensor computed with tinygen's
+Each of these takes `f`, a function of arrays or Tensors that returns a Tensor computed with tinygen's
 operations, and works to any order: grad(grad(f)) is the second derivative.
 """
 
@@ -12,14 +12,48 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.backward import ancestors, gradients
+from tinygen.autodiff.engine import Leaf, Tensor, ancestors, propagate, tensor
 from tinygen.autodiff.modes import enable_grad, is_grad_enabled
-from tinygen.autodiff.tensor import Leaf, Tensor, as_array, is_number, tensor
-from tinygen.backend import is_gpu_array, namespace_of
+from tinygen.autodiff.promotion import as_array, check_tensor, is_number
+from tinygen.backend import is_gpu_array, namespace_of, vocabulary
 
-__all__ = ["grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
+__all__ = ["grad", "gradients", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
 
 Function = Callable[..., Tensor]
+
+
+def gradients(
+    output: Tensor,
+    inputs: Tensor | Sequence[Tensor],
+    gradient: Any = None,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> Any:
+    """The gradient of `output` with respect to each of `inputs`; no `.grad` is touched.
+
+    `inputs` may be leaves or results of operations; the answer is a Tensor for one Tensor, else a
+    list. An input that `output` does not depend on has a gradient of zeros. With `create_graph`
+    the gradients can be differentiated again. ValueError: as for `Tensor.backward`; TypeError:
+    `output`, or one of `inputs`, is no Tensor.
+    """
+    check_tensor("the output of gradients()", output)
+    wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for i, t in enumerate(wanted):
+        check_tensor(f"input {i} of gradients()", t)
+    sources = [t.node for t in wanted]
+    for i, source in enumerate(sources):
+        if source is None:
+            raise ValueError(
+                f"input {i} of gradients() requires no gradient; "
+                "make it with tg.tensor(..., requires_grad=True)"
+            )
+    table = propagate(output, gradient, set(sources), retain_graph or create_graph, create_graph)
+    found = [
+        table[s] if s in table else Tensor(namespace_of(t.data).zeros_like(t.data))
+        for s, t in zip(sources, wanted, strict=True)
+    ]
+    return found[0] if isinstance(inputs, Tensor) else found
 
 
 def value_and_grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -103,18 +137,16 @@ def jacobian(f: Function, argnum: int = 0) -> Callable[..., Tensor]:
     _check("jacobian", f, argnum)
 
     def wrapped(*args: Any, **kwargs: Any) -> Tensor:
-        from tinygen.ops import reshape, stack, zeros_like
-
         y, inputs = _trace(partial(f, **kwargs), args, (argnum,))
         x, create = inputs[0], _nested(y, inputs)
         rows = []
         for i in range(y.size):
-            unit = zeros_like(y).data
+            unit = namespace_of(y.data).zeros_like(y.data)
             unit.reshape(-1)[i] = 1
             rows.append(_pull(y, inputs, unit, create)[0])
         if not rows:
             return Tensor(namespace_of(x.data).zeros(y.shape + x.shape, x.dtype))
-        return reshape(stack(rows), y.shape + x.shape)
+        return vocabulary.stack(rows).reshape(y.shape + x.shape)
 
     return wrapped
 

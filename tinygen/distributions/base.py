@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor, array_on, as_array, is_number
+from tinygen.autodiff.engine import Tensor
+from tinygen.autodiff.promotion import array_on, as_array, is_number
 from tinygen.backend import namespace_of
 from tinygen.random import Generator
 

@@ -6,7 +6,8 @@ from math import inf
 from typing import Any
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor, array_on
+from tinygen.autodiff.engine import Tensor
+from tinygen.autodiff.promotion import array_on
 from tinygen.distributions.base import Described, check, log_of, parameters
 from tinygen.random import Rng, as_generator
 

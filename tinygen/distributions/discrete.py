@@ -16,15 +16,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tinygen.autodiff.tensor import as_array
+from tinygen.autodiff.promotion import as_array
 from tinygen.backend import check_device, namespace_of
 
-__all__ = ["NEAR", "excess_of", "js_discrete", "js_distance", "kl_discrete"]
+__all__ = ["js_discrete", "js_distance", "kl_discrete"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
-
-NEAR = 0.5  # up to this |x|, E(x) comes from its series: the terms after x^16 are below rounding
-_FACTORS = [1 / k for k in range(16, 2, -1)]
 
 
 def kl_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
@@ -57,23 +54,13 @@ def js_distance(p: Any, q: Any, axis: int = -1, base: float | None = None) -> An
     return namespace_of(js).sqrt(js)
 
 
-def excess_of(m: Any, x: Any) -> Any:
-    """E(x) = e^x - 1 - x in the namespace m: how far the exponential is above its tangent at 0."""
-    near = m.abs(x) <= NEAR
-    small = m.where(near, x, 0.0)
-    series: Any = 1.0
-    for factor in _FACTORS:
-        series = 1.0 + small * factor * series
-    return m.where(near, 0.5 * m.square(small) * series, m.expm1(x) - x)
-
-
 def _kl_terms(p: Array, q: Array) -> Array:
     """p log(p/q) - p + q for numbers ≥ 0, elementwise and never negative; +inf where p > 0 = q."""
     m = namespace_of(p)
     difference = p - q
     near = m.abs(difference) <= 0.3 * q  # true also for p = q = 0
     u = m.where(near, difference, 0.0) / m.where(near & (q > 0), q, 1.0)
-    by_ratio = p * excess_of(m, -m.log1p(u))
+    by_ratio = p * m.excess(-m.log1p(u))
 
     # Logarithms apart, because the ratio to a very small q overflows.
     positive = p > 0

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor, array_on
+from tinygen.autodiff.engine import Tensor, operation
+from tinygen.autodiff.promotion import array_on
 from tinygen.backend import namespace_of, special
 from tinygen.distributions.base import Described, check, parameters
 from tinygen.errors import whole
@@ -118,7 +118,17 @@ _NODES = [
 ]
 
 
-def _log_mass_forward(m: Any, u: Any, w: Any) -> Any:
+def _rate(m: Any, y: Any, u: Any) -> Any:
+    """φ(u) divided by the mass."""
+    return m.exp(-_LOG_ROOT_2PI - 0.5 * m.square(m.minimum(u, 0.0)) - y)
+
+
+@operation(
+    u=lambda m, g, y, u, w: g * (_rate(m, y, u) * m.expm1(-w * (u + 0.5 * w)) + m.relu(u)),
+    w=lambda m, g, y, u, w: g * _rate(m, y, u) * m.exp(-w * (u + 0.5 * w)),
+)
+def log_mass(m: Any, u: Any, w: Any) -> Any:
+    """log(Φ(u + w) - Φ(u)) + max(u, 0)²/2 for u ≥ -w/2, w > 0: small also far in the tail."""
     # Over a narrow bin, differences of distribution functions would cancel; but there, six points
     # of Gauss and Legendre integrate φ(u + t)/φ(u) = exp(-t (u + t/2)) to the last digit.
     narrow = w * (m.abs(u) + w) <= 0.5
@@ -135,16 +145,3 @@ def _log_mass_forward(m: Any, u: Any, w: Any) -> Any:
     outside = m.where(across, 0.5 * tails, 0.0)
     log_inside = m.log(m.where(across, 1.0, mass)) - 0.5 * m.square(left)
     return m.where(across, m.log1p(-outside), log_inside)
-
-
-def _rate(m: Any, y: Any, u: Any) -> Any:
-    """φ(u) divided by the mass."""
-    return m.exp(-_LOG_ROOT_2PI - 0.5 * m.square(m.minimum(u, 0.0)) - y)
-
-
-log_mass = operation(
-    "log_mass", _log_mass_forward,
-    lambda m, g, y, u, w: g * (_rate(m, y, u) * m.expm1(-w * (u + 0.5 * w)) + m.relu(u)),
-    lambda m, g, y, u, w: g * _rate(m, y, u) * m.exp(-w * (u + 0.5 * w)),
-    doc="log(Φ(u + w) - Φ(u)) + max(u, 0)²/2 for u ≥ -w/2, w > 0: small also far in the tail.",
-)  # fmt: skip

@@ -9,26 +9,18 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.engine import Tensor
 from tinygen.backend import namespace_of
 from tinygen.distributions.bernoulli import Bernoulli
 from tinygen.distributions.categorical import Categorical
-from tinygen.distributions.discrete import NEAR, excess_of
 from tinygen.distributions.discretised import DiscretisedNormal
 from tinygen.distributions.multivariate import MultivariateNormal, whiten
 from tinygen.distributions.normal import Normal
+from tinygen.ops.elementwise import NEAR
 
-__all__ = ["excess", "js_divergence", "kl_divergence"]
+__all__ = ["js_divergence", "kl_divergence"]
 
 Table: TypeAlias = dict[tuple[type, type], Callable[[Any, Any], Tensor]]
-
-
-excess = operation(
-    "excess", excess_of,
-    lambda m, g, _y, x: g * m.expm1(x),
-    doc="e^x - 1 - x, accurate also where it is small.",
-)  # fmt: skip
 
 
 def kl_divergence(p: Any, q: Any) -> Tensor:
@@ -72,7 +64,7 @@ def _kl_normal(p: Normal, q: Normal) -> Tensor:
     # e^2r - 1 - 2r is small where r is, not a difference of large terms.
     r = ops.log(p.std) - ops.log(q.std)
     z = (p.mean - q.mean) / q.std
-    return 0.5 * (excess(2.0 * r) + ops.square(z))
+    return 0.5 * (ops.excess(2.0 * r) + ops.square(z))
 
 
 def _kl_multivariate(p: MultivariateNormal, q: MultivariateNormal) -> Tensor:
@@ -86,7 +78,7 @@ def _kl_multivariate(p: MultivariateNormal, q: MultivariateNormal) -> Tensor:
     a = ops.solve(q.factor, p.factor - q.factor)
     on_diagonal = namespace_of(a.data).eye(p.shape[-1], dtype=bool)
     others = ops.square(ops.where(on_diagonal, 0.0, a)).sum((-2, -1))
-    return 0.5 * (excess(2.0 * r).sum(-1) + others + ops.square(z).sum(-1))
+    return 0.5 * (ops.excess(2.0 * r).sum(-1) + others + ops.square(z).sum(-1))
 
 
 def _kl_outcomes(p: Any, q: Any) -> Tensor:
@@ -104,7 +96,7 @@ def _terms(p: Tensor, q: Tensor, log_ratio: Tensor) -> Tensor:
     log_ratio is log(p/q), or 0 where p = 0.
     """
     near = (abs(log_ratio.data) <= NEAR) & (p.data > 0)
-    nearly_equal = p * excess(ops.where(near, -log_ratio, 0.0))
+    nearly_equal = p * ops.excess(ops.where(near, -log_ratio, 0.0))
     return ops.where(near, nearly_equal, p * log_ratio - p + q)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor, array_on
+from tinygen.autodiff.engine import Tensor
+from tinygen.autodiff.promotion import array_on
 from tinygen.backend import namespace_of
 from tinygen.distributions.base import Described, check, is_given, log_of
 from tinygen.distributions.categorical import Categorical

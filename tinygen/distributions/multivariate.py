@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.engine import Tensor
 from tinygen.backend import namespace_of
 from tinygen.distributions.base import Described, check, is_given, parameters
 from tinygen.ops.linalg import not_positive_definite

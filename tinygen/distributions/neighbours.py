@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.tensor import as_array
+from tinygen.autodiff.promotion import as_array
 from tinygen.backend import to_device
 from tinygen.errors import whole
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.engine import Tensor
 from tinygen.distributions.base import Described, check, parameters
 from tinygen.random import Rng, as_generator
 

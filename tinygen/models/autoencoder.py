@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.modes import no_grad
-from tinygen.autodiff.operation import REGISTRY
-from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.autodiff.transforms import gradients, vjp
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import unknown, whole
 from tinygen.models.model import Model, choose, count_of, with_options_of
@@ -237,9 +236,8 @@ def jacobian_norm(mlp: MLP, x: Any) -> Tensor:
 
 def _slope(activation: str, z: Tensor) -> Tensor:
     """The derivative of an activation at z, as a differentiable Tensor."""
-    operation = REGISTRY[activation]
-    rule: Any = operation.rules[0]
-    return rule(ops, ops.ones_like(z), ops.ACTIVATIONS[activation](z), z)
+    y, pull = vjp(ops.ACTIVATIONS[activation], z)
+    return pull(ops.ones_like(y))[0]
 
 
 def hutchinson_jacobian_norm(f: Callable[[Tensor], Tensor], x: Any, rng: Rng) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygen import ops
+from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import no_grad
-from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_of, to_device
 from tinygen.data import Dataset
 from tinygen.errors import unknown, whole

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.modes import enable_grad, no_grad
-from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.autodiff.transforms import gradients
 from tinygen.backend import namespace_of
 from tinygen.errors import whole
 from tinygen.models.rows import blocks

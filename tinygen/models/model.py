@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from tinygen import checkpoint
-from tinygen.autodiff.tensor import Tensor, array_on, tensor
+from tinygen.autodiff.engine import Tensor, tensor
+from tinygen.autodiff.promotion import array_on
 from tinygen.backend import namespace_of
 from tinygen.errors import CheckpointError, NonFiniteError, unknown, whole
 from tinygen.models.rows import moments

@@ -20,8 +20,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from tinygen import ops
+from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.modes import no_grad
-from tinygen.autodiff.tensor import Tensor, tensor
 from tinygen.backend import namespace_of
 from tinygen.distributions import Bernoulli, DiscretisedNormal, Normal
 from tinygen.errors import whole

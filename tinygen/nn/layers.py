@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor, array_on, as_array, tensor
+from tinygen.autodiff.engine import Tensor, tensor
+from tinygen.autodiff.promotion import array_on, as_array
 from tinygen.backend import namespace_of
 from tinygen.nn.init import initial
 from tinygen.nn.module import Module

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.backend import namespace_of
 from tinygen.nn.layers import Linear
 from tinygen.random import Rng, as_generator

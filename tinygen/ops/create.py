@@ -1,4 +1,4 @@
-"""New constants: zeros and ones, alone or shaped like another array."""
+"""New constants: zeros and ones, alone or shaped like another array, and arrays of other libraries."""
 
 from __future__ import annotations
 
@@ -6,32 +6,57 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.autodiff.engine import Tensor, public
+from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_for, namespace_of
 
 
+@public
 def zeros(shape: int | tuple[int, ...], dtype: Any = np.float32, device: str = "cpu") -> Tensor:
     """A constant of zeros."""
     return Tensor(namespace_for(device).zeros(shape, dtype))
 
 
+@public
 def ones(shape: int | tuple[int, ...], dtype: Any = np.float32, device: str = "cpu") -> Tensor:
     """A constant of ones."""
     return Tensor(namespace_for(device).ones(shape, dtype))
 
 
+@public
 def zeros_like(x: Any) -> Tensor:
     """A constant of zeros with the shape, dtype and device of x."""
     array = as_array(x)
     return Tensor(namespace_of(array).zeros_like(array))
 
 
+@public
 def ones_like(x: Any) -> Tensor:
     """A constant of ones with the shape, dtype and device of x."""
     array = as_array(x)
     return Tensor(namespace_of(array).ones_like(array))
 
 
+@public
 def arange(*limits: int) -> np.ndarray[Any, Any]:
     """A plain array of whole numbers, as NumPy's: an index, not a Tensor."""
     return np.arange(*limits)
+
+
+@public
+def from_dlpack(array: Any) -> Tensor:
+    """A constant on the memory of another library's array (PyTorch, JAX, CuPy, ...): no copy.
+
+    It is on the device of that array. TypeError: neither on the CPU nor on a CUDA GPU, or not of
+    real numbers or truth values, or nothing that speaks DLPack.
+    """
+    if not hasattr(array, "__dlpack_device__"):
+        raise TypeError(
+            f"from_dlpack takes an array of another library, not {type(array).__name__}; "
+            "tg.tensor(...) copies lists and numbers"
+        )
+    cpu, cuda, managed = 1, 2, 13  # DLPack's numbers of kinds of memory
+    kind = array.__dlpack_device__()[0]
+    if kind not in (cpu, cuda, managed):
+        raise TypeError(f"from_dlpack takes arrays in CPU or CUDA memory, not of DLPack's {kind}")
+    return Tensor(as_array(namespace_for("cpu" if kind == cpu else "gpu").from_dlpack(array)))

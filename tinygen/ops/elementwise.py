@@ -1,7 +1,7 @@
 """Elementwise operations: arithmetic, powers, exponentials, trigonometry, activations.
 
-Read down the table: forward on one line, then the derivative with respect to each input. All of
-them broadcast, and take Tensors, arrays and numbers.
+Each stands with its derivatives: the rule named `x` gives the gradient in x, from `g`, the gradient
+of the output `y`. All of them broadcast, and take Tensors, arrays and numbers.
 """
 
 from __future__ import annotations
@@ -13,111 +13,139 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor, as_array
-from tinygen.backend import namespace_for, special, to_device
+from tinygen.autodiff.engine import Tensor, operation, public
+from tinygen.autodiff.promotion import as_array
+from tinygen.backend import namespace_for, namespace_of, special, to_device
+
 
 # -- arithmetic ----------------------------------------------------------------------------------
-add = operation(
-    "add", "add",
-    lambda m, g, _y, _a, _b: g,
-    lambda m, g, _y, _a, _b: g,
-    whole=True,
-    doc="a + b.")  # fmt: skip
-
-subtract = operation(
-    "subtract", "subtract",
-    lambda m, g, _y, _a, _b: g,
-    lambda m, g, _y, _a, _b: -g,
-    whole=True,
-    doc="a - b.")  # fmt: skip
-
-multiply = operation(
-    "multiply", "multiply",
-    lambda m, g, _y, _a, b: g * b,
-    lambda m, g, _y, a, _b: g * a,
-    whole=True,
-    doc="a · b.")  # fmt: skip
-
-divide = operation(
-    "divide", "divide",
-    lambda m, g, _y, _a, b: g / b,
-    lambda m, g, y, _a, b: -(g * y) / b,
-    doc="a / b.")  # fmt: skip
-
-negative = operation(
-    "negative", "negative",
-    lambda m, g, _y, _x: -g,
-    whole=True,
-    doc="-x.")  # fmt: skip
+@operation(a=lambda g: g, b=lambda g: g, operator="add", whole=True)
+def add(m: Any, a: Any, b: Any) -> Any:
+    """a + b."""
+    return m.add(a, b)
 
 
-def _less_one(m: Any, p: Any) -> Any:
-    # At p = 0 the factor p makes the derivative 0, whatever the power; x**(-1) would make 0·∞.
+@operation(a=lambda g: g, b=lambda g: -g, operator="sub", whole=True)
+def subtract(m: Any, a: Any, b: Any) -> Any:
+    """a - b."""
+    return m.subtract(a, b)
+
+
+@operation(a=lambda g, b: g * b, b=lambda g, a: g * a, operator="mul", whole=True)
+def multiply(m: Any, a: Any, b: Any) -> Any:
+    """a · b."""
+    return m.multiply(a, b)
+
+
+@operation(a=lambda g, b: g / b, b=lambda g, y, b: -(g * y) / b, operator="truediv")
+def divide(m: Any, a: Any, b: Any) -> Any:
+    """a / b."""
+    return m.divide(a, b)
+
+
+@operation(x=lambda g: -g, method="__neg__", whole=True)
+def negative(m: Any, x: Any) -> Any:
+    """-x."""
+    return m.negative(x)
+
+
+def _is_two(p: Any) -> bool:
+    return isinstance(p, (int, float)) and p == 2
+
+
+def _power_slope(m: Any, a: Any, p: Any) -> Any:
+    """p · a**(p - 1), and 0 for p = 0, whatever the power: a**(-1) would make 0·∞."""
+    if _is_two(p):
+        return p * a
     if isinstance(p, (int, float)):
-        return p - 1 if p else 1
-    return m.where(p == 0, 1.0, p - 1.0)
+        return p * m.power(a, p - 1 if p else 1)
+    return p * m.power(a, m.where(p == 0, 1.0, p - 1.0))
 
 
 def _log_where_positive(m: Any, a: Any, y: Any) -> Any:
     # At a = 0 the derivative y log(a) is 0; but where y = 0^p is ∞ it is -∞, ∞ times any log < 0.
     if isinstance(a, (int, float)) and a > 0:
         return _log(a)
-    elsewhere = m.where(y == float("inf"), 0.5, 1.0)
-    return m.log(elsewhere if isinstance(a, (int, float)) else m.where(a > 0, a, elsewhere))
+    return m.log(m.where(a > 0, a, m.where(y == float("inf"), 0.5, 1.0)))
 
 
-_power = operation(
-    "power", "power",
-    lambda m, g, _y, a, p: g * p * m.power(a, _less_one(m, p)),
-    lambda m, g, y, a, _p: g * y * _log_where_positive(m, a, y),
+@operation(
+    a=lambda m, g, a, p: g * _power_slope(m, a, p),
+    p=lambda m, g, y, a: g * y * _log_where_positive(m, a, y),
+    operator="pow",
     whole=True,
-    doc="a to the power p.")  # fmt: skip
+)
+def power(m: Any, a: Any, p: Any) -> Any:
+    """a to the power p, elementwise; the derivative with respect to p counts where a > 0."""
+    # Of whole numbers to a float, floats, as in NumPy.
+    if _is_two(p) and (type(p) is int or a.dtype.kind == "f"):
+        return m.square(a)
+    return m.power(a, p)
+
 
 # -- powers, exponentials and logarithms ---------------------------------------------------------
-exp = operation(
-    "exp", "exp",
-    lambda m, g, y, _x: g * y,
-    doc="e to the power x.")  # fmt: skip
+@operation(x=lambda g, y: g * y)
+def exp(m: Any, x: Any) -> Any:
+    """e to the power x."""
+    return m.exp(x)
 
-expm1 = operation(
-    "expm1", "expm1",
-    lambda m, g, y, _x: g * (y + 1.0),
-    doc="exp(x) - 1, accurate near 0.")  # fmt: skip
 
-log = operation(
-    "log", "log",
-    lambda m, g, _y, x: g / x,
-    doc="The natural logarithm.")  # fmt: skip
+@operation(x=lambda g, y: g * (y + 1.0))
+def expm1(m: Any, x: Any) -> Any:
+    """exp(x) - 1, accurate near 0."""
+    return m.expm1(x)
 
-log1p = operation(
-    "log1p", "log1p",
-    lambda m, g, _y, x: g / (1.0 + x),
-    doc="log(1 + x), accurate near 0.")  # fmt: skip
 
-sqrt = operation(
-    "sqrt", "sqrt",
-    lambda m, g, y, _x: 0.5 * g / y,
-    doc="The square root; its derivative at 0 is infinite.")  # fmt: skip
+NEAR = 0.5
+"""Up to this |x|, `excess` comes from its series: the terms after x^16 are below rounding."""
 
-square = operation(
-    "square", "square",
-    lambda m, g, _y, x: 2.0 * g * x,
-    whole=True,
-    doc="x².")  # fmt: skip
+
+@operation(x=lambda m, g, x: g * m.expm1(x))
+def excess(m: Any, x: Any) -> Any:
+    """e^x - 1 - x, accurate also where it is small: how far e^x is above its tangent at 0."""
+    near = m.abs(x) <= NEAR
+    small = m.where(near, x, 0.0)
+    series: Any = 1.0
+    for k in range(16, 2, -1):
+        series = 1.0 + small * (1.0 / k) * series
+    return m.where(near, 0.5 * m.square(small) * series, m.expm1(x) - x)
+
+
+@operation(x=lambda g, x: g / x)
+def log(m: Any, x: Any) -> Any:
+    """The natural logarithm."""
+    return m.log(x)
+
+
+@operation(x=lambda g, x: g / (1.0 + x))
+def log1p(m: Any, x: Any) -> Any:
+    """log(1 + x), accurate near 0."""
+    return m.log1p(x)
+
+
+@operation(x=lambda g, y: 0.5 * g / y)
+def sqrt(m: Any, x: Any) -> Any:
+    """The square root; its derivative at 0 is infinite."""
+    return m.sqrt(x)
+
+
+@operation(x=lambda g, x: 2.0 * g * x, whole=True)
+def square(m: Any, x: Any) -> Any:
+    """x²."""
+    return m.square(x)
+
 
 # -- pieces --------------------------------------------------------------------------------------
-abs = operation(
-    "abs", "abs",
-    lambda m, g, _y, x: g * m.sign(x),
-    whole=True,
-    doc="|x|; its derivative at 0 is taken as 0.")  # fmt: skip
+@operation(x=lambda m, g, x: g * m.sign(x), method="__abs__", whole=True)
+def abs(m: Any, x: Any) -> Any:
+    """|x|; its derivative at 0 is taken as 0."""
+    return m.abs(x)
 
-sign = operation(
-    "sign", "sign",
-    lambda m, g, _y, _x: m.zeros_like(g),
-    whole=True,
-    doc="-1, 0 or 1; its derivative is 0.")  # fmt: skip
+
+@operation(x=lambda m, g: m.zeros_like(g), whole=True)
+def sign(m: Any, x: Any) -> Any:
+    """-1, 0 or 1; its derivative is 0."""
+    return m.sign(x)
 
 
 def nan_where(m: Any, y: Any, d: Any) -> Any:
@@ -125,147 +153,62 @@ def nan_where(m: Any, y: Any, d: Any) -> Any:
     return m.where(y == y, d, y)
 
 
-maximum = operation(
-    "maximum", "maximum",
-    lambda m, g, y, a, b: nan_where(m, y, m.where(a == b, 0.5 * g, m.where(a > b, g, 0.0))),
-    lambda m, g, y, a, b: nan_where(m, y, m.where(a == b, 0.5 * g, m.where(b > a, g, 0.0))),
+def _share(m: Any, g: Any, y: Any, wins: Any, ties: Any) -> Any:
+    """g where an input wins, half of it where it ties, else 0."""
+    return nan_where(m, y, m.where(ties, 0.5 * g, m.where(wins, g, 0.0)))
+
+
+@operation(
+    a=lambda m, g, y, a, b: _share(m, g, y, a > b, a == b),
+    b=lambda m, g, y, a, b: _share(m, g, y, b > a, a == b),
     whole=True,
-    doc="The larger of a and b; a tie gives half of the gradient to each.")  # fmt: skip
+)
+def maximum(m: Any, a: Any, b: Any) -> Any:
+    """The larger of a and b; a tie gives half of the gradient to each."""
+    return m.maximum(a, b)
 
-minimum = operation(
-    "minimum", "minimum",
-    lambda m, g, y, a, b: nan_where(m, y, m.where(a == b, 0.5 * g, m.where(a < b, g, 0.0))),
-    lambda m, g, y, a, b: nan_where(m, y, m.where(a == b, 0.5 * g, m.where(b < a, g, 0.0))),
+
+@operation(
+    a=lambda m, g, y, a, b: _share(m, g, y, a < b, a == b),
+    b=lambda m, g, y, a, b: _share(m, g, y, b < a, a == b),
     whole=True,
-    doc="The smaller of a and b; a tie gives half of the gradient to each.")  # fmt: skip
+)
+def minimum(m: Any, a: Any, b: Any) -> Any:
+    """The smaller of a and b; a tie gives half of the gradient to each."""
+    return m.minimum(a, b)
 
-where = operation(
-    "where", "where",
-    None,
-    lambda m, g, _y, condition, _a, _b: m.where(condition, g, 0.0),
-    lambda m, g, _y, condition, _a, _b: m.where(condition, 0.0, g),
+
+@operation(
+    condition=None,
+    a=lambda m, g, condition: m.where(condition, g, 0.0),
+    b=lambda m, g, condition: m.where(condition, 0.0, g),
     whole=True,
-    doc="a where condition, b elsewhere. No gradient comes from the side that was not taken, but "
-        "a NaN made there before does: make the inputs safe, not the result.")  # fmt: skip
+)
+def where(m: Any, condition: Any, a: Any, b: Any) -> Any:
+    """a where condition, b elsewhere.
 
-_clip_below, _clip_above = (
-    operation(
-        name, function,
-        lambda m, g, y, x, _limit: nan_where(m, y, m.where(y == x, g, 0.0)),
-        lambda m, g, y, x, _limit: nan_where(m, y, m.where(y == x, 0.0, g)),
-        whole=True)
-    for name, function in (("clip_below", "maximum"), ("clip_above", "minimum"))
-)  # fmt: skip
+    No gradient comes from the side that was not taken, but a NaN made there before does: make the
+    inputs safe, not the result.
+    """
+    return m.where(condition, a, b)
 
 
-# -- trigonometry and special functions ----------------------------------------------------------
-sin = operation(
-    "sin", "sin",
-    lambda m, g, _y, x: g * m.cos(x),
-    doc="The sine, x in radians.")  # fmt: skip
-
-cos = operation(
-    "cos", "cos",
-    lambda m, g, _y, x: -g * m.sin(x),
-    doc="The cosine, x in radians.")  # fmt: skip
-
-erf = operation(
-    "erf", lambda m, x: special(m).erf(x),
-    lambda m, g, _y, x: (2.0 / _sqrt(pi)) * g * m.exp(-m.square(x)),
-    doc="The error function, 2/√π ∫₀ˣ exp(-t²) dt.")  # fmt: skip
-
-ndtr = operation(
-    "ndtr", lambda m, x: special(m).ndtr(x),
-    lambda m, g, _y, x: g * _density(m, x),
-    doc="The distribution function of the standard normal, accurate in both tails.")  # fmt: skip
+def _inside(m: Any, g: Any, y: Any, x: Any) -> Any:
+    return nan_where(m, y, m.where(y == x, g, 0.0))
 
 
-def _density(m: Any, x: Any) -> Any:
-    return (1.0 / _sqrt(2.0 * pi)) * m.exp(-0.5 * m.square(x))
+def _outside(m: Any, g: Any, y: Any, x: Any) -> Any:
+    return nan_where(m, y, m.where(y == x, 0.0, g))
 
 
-# -- activations ---------------------------------------------------------------------------------
-def _sigmoid_forward(m: Any, x: Any) -> Any:
-    e = m.exp(-m.abs(x))
-    return m.maximum(e, x >= 0) / (1.0 + e)  # e / (1 + e) below 0, 1 / (1 + e) above
+@operation(x=_inside, limit=_outside, whole=True)
+def _clip_below(m: Any, x: Any, limit: Any) -> Any:
+    return m.maximum(x, limit)
 
 
-tanh = operation(
-    "tanh", "tanh",
-    lambda m, g, y, _x: g * (1.0 - m.square(y)),
-    doc="The hyperbolic tangent.")  # fmt: skip
-
-sigmoid = operation(
-    "sigmoid", _sigmoid_forward,
-    lambda m, g, y, _x: g * (y * (1.0 - y)),
-    doc="1 / (1 + exp(-x)), without overflow.")  # fmt: skip
-
-softplus = operation(
-    "softplus", lambda m, x: m.maximum(x, 0.0) + m.log1p(m.exp(-m.abs(x))),
-    lambda m, g, _y, x: g * m.sigmoid(x),
-    doc="log(1 + exp(x)), without overflow.")  # fmt: skip
-
-relu = operation(
-    "relu", lambda m, x: m.maximum(x, 0.0),
-    lambda m, g, y, _x: g * m.where(y > 0, 1.0, y),  # y is 0 elsewhere, or NaN
-    doc="max(x, 0); its derivative at 0 is taken as 0.")  # fmt: skip
-
-_leaky_relu = operation(
-    "leaky_relu", lambda m, x, slope=0.01: m.where(x > 0, x, slope * x),
-    lambda m, g, _y, x, slope=0.01: nan_where(m, x, m.where(x > 0, g, slope * g)),
-    doc="x where positive, slope · x elsewhere.")  # fmt: skip
-
-_elu = operation(
-    "elu", lambda m, x, alpha=1.0: m.where(x > 0, x, alpha * m.expm1(m.minimum(x, 0.0))),
-    lambda m, g, _y, x, alpha=1.0: g * m.where(x > 0, 1.0, alpha * m.exp(m.minimum(x, 0.0))),
-    doc="x where positive, alpha · (exp(x) - 1) elsewhere.")  # fmt: skip
-
-# Beyond these e^-x, or the tail of the normal, is 0 in every dtype: 0 · x is taken there, not 0 · ∞.
-_FAR, _FAR_NORMAL = 750.0, 40.0
-
-silu = operation(
-    "silu", lambda m, x: m.maximum(x, -_FAR) * _sigmoid_forward(m, x),
-    lambda m, g, _y, x: g * _silu_slope(m, x, m.sigmoid(x)),
-    doc="x · sigmoid(x), also called swish.")  # fmt: skip
-
-
-def _silu_slope(m: Any, x: Any, s: Any) -> Any:
-    return s * (1.0 + m.clip(x, -_FAR, _FAR) * (1.0 - s))
-
-
-gelu = operation(
-    "gelu", lambda m, x: m.maximum(x, -_FAR_NORMAL) * m.ndtr(x),
-    lambda m, g, _y, x: g * _gelu_slope(m, m.clip(x, -_FAR_NORMAL, _FAR_NORMAL)),
-    doc="x · Φ(x) with Φ the distribution function of N(0, 1) (Hendrycks & Gimpel 2016), exactly.",
-)  # fmt: skip
-
-
-def _gelu_slope(m: Any, x: Any) -> Any:
-    return m.ndtr(x) + x * _density(m, x)
-
-
-# -- the cast, the move ------------------------------------------------------------------------------------
-_astype = operation(
-    "astype", lambda m, x, dtype: x.astype(dtype),
-    lambda m, g, _y, _x, dtype: g,  # the engine casts it back
-    keeps_dtype=False, whole=True,
-    doc="x in another dtype.")  # fmt: skip
-
-
-_to = operation(
-    "to", lambda m, x, device, origin: to_device(x, device),
-    lambda m, g, _y, _x, device, origin: (
-        to(g, origin) if isinstance(g, Tensor) else to_device(g, origin)),
-    whole=True,
-    doc="x on another device.")  # fmt: skip
-
-
-# -- functions with parameters -------------------------------------------------------------------
-def power(a: Any, p: Any) -> Tensor:
-    """a to the power p, elementwise; the derivative with respect to p counts where a > 0."""
-    if type(p) is int or (type(p) is float and as_array(a).dtype.kind == "f"):
-        return square(a) if p == 2 else _power(a, p)
-    return _power(a, p)  # of whole numbers to a float: floats, as in NumPy
+@operation(x=_inside, limit=_outside, whole=True)
+def _clip_above(m: Any, x: Any, limit: Any) -> Any:
+    return m.minimum(x, limit)
 
 
 def clip(x: Any, low: Any = None, high: Any = None) -> Tensor:
@@ -279,19 +222,121 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Tensor:
     return x if high is None else _clip_above(x, high)
 
 
-def leaky_relu(x: Any, slope: float = 0.01) -> Tensor:
-    """x where positive, slope · x elsewhere."""
-    return _leaky_relu(x, slope=slope)
+public(clip, method="clip")
 
 
-def elu(x: Any, alpha: float = 1.0) -> Tensor:
+# -- trigonometry and special functions ----------------------------------------------------------
+@operation(x=lambda m, g, x: g * m.cos(x))
+def sin(m: Any, x: Any) -> Any:
+    """The sine, x in radians."""
+    return m.sin(x)
+
+
+@operation(x=lambda m, g, x: -g * m.sin(x))
+def cos(m: Any, x: Any) -> Any:
+    """The cosine, x in radians."""
+    return m.cos(x)
+
+
+@operation(x=lambda m, g, x: (2.0 / _sqrt(pi)) * g * m.exp(-m.square(x)))
+def erf(m: Any, x: Any) -> Any:
+    """The error function, 2/√π ∫₀ˣ exp(-t²) dt."""
+    return special(m).erf(x)
+
+
+def _density(m: Any, x: Any) -> Any:
+    return (1.0 / _sqrt(2.0 * pi)) * m.exp(-0.5 * m.square(x))
+
+
+@operation(x=lambda m, g, x: g * _density(m, x))
+def ndtr(m: Any, x: Any) -> Any:
+    """The distribution function of the standard normal, accurate in both tails."""
+    return special(m).ndtr(x)
+
+
+# -- activations ---------------------------------------------------------------------------------
+@operation(x=lambda m, g, y: g * (1.0 - m.square(y)))
+def tanh(m: Any, x: Any) -> Any:
+    """The hyperbolic tangent."""
+    return m.tanh(x)
+
+
+@operation(x=lambda g, y: g * (y * (1.0 - y)))
+def sigmoid(m: Any, x: Any) -> Any:
+    """1 / (1 + exp(-x)), without overflow."""
+    e = m.exp(-m.abs(x))
+    return m.maximum(e, x >= 0) / (1.0 + e)  # e / (1 + e) below 0, 1 / (1 + e) above
+
+
+@operation(x=lambda m, g, x: g * m.sigmoid(x))
+def softplus(m: Any, x: Any) -> Any:
+    """log(1 + exp(x)), without overflow."""
+    return m.maximum(x, 0.0) + m.log1p(m.exp(-m.abs(x)))
+
+
+def _leaky_slope(x: Any, slope: float) -> Any:
+    """1 where x > 0, the slope where x ≤ 0, NaN where x is; an array, since it has no derivative."""
+    x = as_array(x)
+    m = namespace_of(x)
+    return m.maximum(m.sign(x), slope)
+
+
+@operation(x=lambda g, y: g * _leaky_slope(y, 0.0))
+def relu(m: Any, x: Any) -> Any:
+    """max(x, 0); its derivative at 0 is taken as 0."""
+    return m.maximum(x, 0.0)
+
+
+@operation(x=lambda g, x, slope: g * _leaky_slope(x, slope))
+def leaky_relu(m: Any, x: Any, slope: float = 0.01) -> Any:
+    """x where positive, slope · x elsewhere. ValueError: a slope outside [0, 1]."""
+    if not 0 <= slope <= 1:
+        raise ValueError(f"the slope lies in [0, 1], not {slope}")
+    return m.where(x > 0, x, slope * x)
+
+
+@operation(x=lambda m, g, x, alpha: g * m.where(x > 0, 1.0, alpha * m.exp(m.minimum(x, 0.0))))
+def elu(m: Any, x: Any, alpha: float = 1.0) -> Any:
     """x where positive, alpha · (exp(x) - 1) elsewhere (Clevert et al. 2015)."""
-    return _elu(x, alpha=alpha)
+    return m.where(x > 0, x, alpha * m.expm1(m.minimum(x, 0.0)))
 
 
-def astype(x: Any, dtype: Any) -> Tensor:
+# Beyond these e^-x, or the tail of the normal, is 0 in every dtype: 0 · x is taken there, not 0 · ∞.
+_FAR, _FAR_NORMAL = 750.0, 40.0
+
+
+def _silu_slope(m: Any, x: Any, s: Any) -> Any:
+    return s * (1.0 + m.clip(x, -_FAR, _FAR) * (1.0 - s))
+
+
+@operation(x=lambda m, g, x: g * _silu_slope(m, x, m.sigmoid(x)))
+def silu(m: Any, x: Any) -> Any:
+    """x · sigmoid(x), also called swish."""
+    return m.maximum(x, -_FAR) * m.sigmoid(x)
+
+
+def _gelu_slope(m: Any, x: Any) -> Any:
+    return m.ndtr(x) + x * _density(m, x)
+
+
+@operation(x=lambda m, g, x: g * _gelu_slope(m, m.clip(x, -_FAR_NORMAL, _FAR_NORMAL)))
+def gelu(m: Any, x: Any) -> Any:
+    """x · Φ(x) with Φ the distribution function of N(0, 1) (Hendrycks & Gimpel 2016), exactly."""
+    return m.maximum(x, -_FAR_NORMAL) * m.ndtr(x)
+
+
+# -- the cast, the move --------------------------------------------------------------------------
+@operation(x=lambda g: g, keeps_dtype=False, method="astype", whole=True)  # the engine casts g back
+def astype(m: Any, x: Any, dtype: Any) -> Any:
     """x in another dtype; the gradient comes back in the dtype of x."""
-    return _astype(x, dtype=np.dtype(dtype))
+    return x.astype(np.dtype(dtype))
+
+
+@operation(
+    x=lambda g, origin: g.to(origin) if isinstance(g, Tensor) else to_device(g, origin), whole=True
+)
+def _to(m: Any, x: Any, device: str, origin: str) -> Any:
+    return to_device(x, device)
 
 
 def to(x: Any, device: str) -> Tensor:
@@ -301,4 +346,7 @@ def to(x: Any, device: str) -> Tensor:
     """
     x = x if isinstance(x, Tensor) else Tensor(as_array(x))
     namespace_for(device)
-    return x if x.device == device else _to(x, device=device, origin=x.device)
+    return x if x.device == device else _to(x, device, x.device)
+
+
+public(to, method="to")

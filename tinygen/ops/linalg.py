@@ -7,83 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor, as_array
+from tinygen.autodiff.engine import Tensor, operation, public
+from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_of
 from tinygen.ops.reduce import sum as _sum
-from tinygen.ops.shape import _axis, _ndim, expand_dims, index, moveaxis, reshape, squeeze
-
-_matmul = operation(
-    "matmul", lambda m, a, b: m.matmul(a, b),
-    lambda m, g, _y, _a, b: m.matmul(g, m.swapaxes(b, -1, -2)),
-    lambda m, g, _y, a, _b: m.matmul(m.swapaxes(a, -1, -2), g),
-    whole=True)  # fmt: skip
+from tinygen.ops.shape import axes_of, expand_dims, index, moveaxis, reshape, squeeze
 
 
-def _einsum_rule(
-    m: Any, g: Any, _y: Any, *xs: Any, i: int, terms: tuple[str, ...], out: str
-) -> Any:
-    """The same sum of products with the output's gradient in the place of operand i."""
-    others = [(t, x) for j, (t, x) in enumerate(zip(terms, xs, strict=True)) if j != i]
-    subscripts = ",".join([out, *(t for t, _ in others)]) + "->" + terms[i]
-    d = m.einsum(subscripts, g, *(x for _, x in others))
-    # Lengths 1 broadcast: an index may have its full length in operand i alone.
-    return m.broadcast_to(d, tuple(max(n) for n in zip(d.shape, xs[i].shape, strict=True)))
+# -- products ------------------------------------------------------------------------------------
+@operation(
+    a=lambda m, g, b: m.matmul(g, m.swapaxes(b, -1, -2)),
+    b=lambda m, g, a: m.matmul(m.swapaxes(a, -1, -2), g),
+    whole=True,
+)
+def _matmul(m: Any, a: Any, b: Any) -> Any:
+    return m.matmul(a, b)
 
 
-_einsum = operation(
-    "einsum",
-    lambda m, *xs, terms, out: m.einsum(",".join(terms) + "->" + out, *xs, optimize=len(xs) > 2),
-    variadic=_einsum_rule, whole=True)  # fmt: skip
-
-
-def _solve_forward(m: Any, a: Any, b: Any) -> Any:
-    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's does not broadcast
-    a, b = (m.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
-    unknown = m.isnan(a).any(axis=(-2, -1), keepdims=True)  # LAPACK's pivoting steps around a NaN
-    return m.where(unknown, m.nan, m.linalg.solve(a, b))
-
-
-_solve = operation(
-    "solve", _solve_forward,
-    lambda m, g, y, _a, _b: -m.matmul(g, m.swapaxes(y, -1, -2)),
-    lambda m, g, _y, _a, _b: g,
-    common=lambda m, g, _y, a, _b: m.solve(m.swapaxes(a, -1, -2), g))  # fmt: skip
-
-
-def _cholesky_forward(m: Any, a: Any) -> Any:
-    symmetric = _symmetric(m, a)
-    try:
-        factor = m.linalg.cholesky(symmetric)
-    except np.linalg.LinAlgError:
-        raise not_positive_definite(symmetric) from None
-    if m.device == "cpu":
-        return factor
-    # CuPy leaves what was computed before the pivot that is not positive.
-    found = (m.diagonal(factor, axis1=-2, axis2=-1) > 0).all(-1)
-    return m.where(found[..., None, None], factor, np.nan)
-
-
-def _cholesky_rule(m: Any, g: Any, y: Any, _a: Any) -> Any:
-    """L⁻ᵀ Φ(Lᵀ G) L⁻¹ made symmetric, Φ the lower triangle with half the diagonal (Murray 2016)."""
-    transposed = m.swapaxes(y, -1, -2)
-    rows = namespace_of(as_array(g)).arange(y.shape[-1])
-    phi = (0.5 * (rows[:, None] > rows) + 0.5 * (rows[:, None] >= rows)).astype(g.dtype)
-    right = m.swapaxes(m.solve(transposed, phi * m.matmul(transposed, g)), -1, -2)
-    return _symmetric(m, m.solve(transposed, right))
-
-
-def _symmetric(m: Any, a: Any) -> Any:
-    return 0.5 * (a + m.swapaxes(a, -1, -2))
-
-
-_cholesky = operation("cholesky", _cholesky_forward, _cholesky_rule)
-
-
-# -- the public functions ------------------------------------------------------------------------
 def matmul(a: Any, b: Any) -> Tensor:
     """The matrix product over the last two axes; leading axes broadcast; vectors as in NumPy."""
-    na, nb = _ndim(a), _ndim(b)
+    na, nb = as_array(a).ndim, as_array(b).ndim
     if na == 2 and nb == 2:
         return _matmul(a, b)
     if na > 2 and nb == 2:  # one large product instead of many small ones
@@ -100,40 +43,31 @@ def matmul(a: Any, b: Any) -> Tensor:
     return squeeze(y, tuple(axis for axis, n in ((-2, na), (-1, nb)) if n == 1))
 
 
-def solve(a: Any, b: Any) -> Tensor:
-    """The solution y of a @ y = b: a (..., n, n), b (..., n, k); leading axes broadcast.
-
-    ValueError: shapes that do not fit, a singular matrix (infinities instead on the GPU).
-    """
-    if _ndim(a) < 2 or _ndim(b) < 2:
-        raise ValueError("solve: both inputs need two dimensions; write b[:, None] for a vector b")
-    return _solve(a, b)
+public(matmul, operator="matmul")
 
 
-def cholesky(a: Any) -> Tensor:
-    """The lower triangular L with L @ Lᵀ = a: a (..., n, n), of which the symmetric part is taken.
+def _other_operands(
+    m: Any, g: Any, operands: list[Any], i: int, terms: tuple[str, ...], out: str
+) -> Any:
+    """The same sum of products with the output's gradient in the place of operand i."""
+    others = [(t, x) for j, (t, x) in enumerate(zip(terms, operands, strict=True)) if j != i]
+    subscripts = ",".join([out, *(t for t, _ in others)]) + "->" + terms[i]
+    d = m.einsum(subscripts, g, *(x for _, x in others))
+    # Lengths 1 broadcast: an index may have its full length in operand i alone.
+    return m.broadcast_to(d, tuple(max(n) for n in zip(d.shape, operands[i].shape, strict=True)))
 
-    ValueError: no square matrices, or one that is not positive definite, with its smallest
-    eigenvalue (on the GPU, where nothing waits for values, NaN instead).
-    """
-    shape = as_array(a).shape
-    if len(shape) < 2 or shape[-1] != shape[-2]:
-        raise ValueError(f"cholesky: square matrices (..., n, n) are needed, not {shape}")
-    return _cholesky(a)
 
-
-def not_positive_definite(a: Any) -> ValueError:
-    """The error for symmetric matrices that have no Cholesky factor."""
-    smallest = float(namespace_of(a).linalg.eigvalsh(a).min())
-    return ValueError(f"not positive definite: the smallest eigenvalue is {smallest:.6g}")
+@operation(each="operands", operands=_other_operands, whole=True)
+def _einsum(m: Any, operands: list[Any], terms: tuple[str, ...], out: str) -> Any:
+    return m.einsum(",".join(terms) + "->" + out, *operands, optimize=len(operands) > 2)
 
 
 def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     """The elements x[..., i, i + offset, ...] of axes axis1 and axis2, along a new last axis."""
-    ndim = _ndim(x)
+    ndim = as_array(x).ndim
     if ndim < 2:
         raise ValueError(f"diagonal needs two dimensions, this array has {ndim}")
-    first, second = _axis("diagonal", axis1, ndim), _axis("diagonal", axis2, ndim)
+    (first,), (second,) = axes_of(axis1, ndim), axes_of(axis2, ndim)
     if first == second:
         raise ValueError(f"diagonal: axis1 and axis2 are both {first}")
     shape = as_array(x).shape
@@ -145,6 +79,10 @@ def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     return index(x, (..., rows, rows + offset))
 
 
+public(diagonal, method="diagonal")
+
+
+@public
 def einsum(subscripts: str, *operands: Any) -> Tensor:
     """The sum of products that Einstein's convention describes, e.g. 'bij,bjk->bik'.
 
@@ -175,7 +113,7 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
             x = _sum(x, alone)
             term = "".join(letter for letter in term if letter in elsewhere)
         prepared.append((term, x))
-    return _einsum(*(x for _, x in prepared), terms=tuple(t for t, _ in prepared), out=out)
+    return _einsum([x for _, x in prepared], tuple(t for t, _ in prepared), out)
 
 
 def _parse(subscripts: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
@@ -195,7 +133,9 @@ def _parse(subscripts: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
             f"einsum: {subscripts!r} has {len(terms)} terms, {len(operands)} operands were given"
         )
     free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in subscripts]
-    dots = [_ndim(x) - len(t.replace("...", "")) for t, x in zip(terms, operands, strict=True)]
+    dots = [
+        as_array(x).ndim - len(t.replace("...", "")) for t, x in zip(terms, operands, strict=True)
+    ]
     widest = max([0, *(n for t, n in zip(terms, dots, strict=True) if "..." in t)])
     batch = "".join(free[:widest])
     if not arrow:
@@ -207,7 +147,66 @@ def _parse(subscripts: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
         if n < 0 or (n and "..." not in term):
             raise ValueError(
                 f"einsum: term {term!r} of {subscripts!r} does not fit an operand of "
-                f"{_ndim(operands[i])} dimensions"
+                f"{as_array(operands[i]).ndim} dimensions"
             )
         terms[i] = term.replace("...", batch[len(batch) - n :] if n else "")
     return terms, out.replace("...", batch)
+
+
+# -- equations -----------------------------------------------------------------------------------
+@operation(
+    shared=lambda m, g, a: m.solve(m.swapaxes(a, -1, -2), g),
+    a=lambda m, g, y: -m.matmul(g, m.swapaxes(y, -1, -2)),
+    b=lambda g: g,
+)
+def solve(m: Any, a: Any, b: Any) -> Any:
+    """The solution y of a @ y = b: a (..., n, n), b (..., n, k); leading axes broadcast.
+
+    ValueError: shapes that do not fit, a singular matrix (infinities instead on the GPU).
+    """
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError("both inputs need two dimensions; write b[:, None] for a vector b")
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's does not broadcast
+    a, b = (m.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    unknown = m.isnan(a).any(axis=(-2, -1), keepdims=True)  # LAPACK's pivoting steps around a NaN
+    return m.where(unknown, m.nan, m.linalg.solve(a, b))
+
+
+def _symmetric(m: Any, a: Any) -> Any:
+    return 0.5 * (a + m.swapaxes(a, -1, -2))
+
+
+def _cholesky_rule(m: Any, g: Any, y: Any) -> Any:
+    """L⁻ᵀ Φ(Lᵀ G) L⁻¹ made symmetric, Φ the lower triangle with half the diagonal (Murray 2016)."""
+    transposed = m.swapaxes(y, -1, -2)
+    rows = namespace_of(as_array(g)).arange(y.shape[-1])
+    phi = (0.5 * (rows[:, None] > rows) + 0.5 * (rows[:, None] >= rows)).astype(g.dtype)
+    right = m.swapaxes(m.solve(transposed, phi * m.matmul(transposed, g)), -1, -2)
+    return _symmetric(m, m.solve(transposed, right))
+
+
+@operation(a=_cholesky_rule)
+def cholesky(m: Any, a: Any) -> Any:
+    """The lower triangular L with L @ Lᵀ = a: a (..., n, n), of which the symmetric part is taken.
+
+    ValueError: no square matrices, or one that is not positive definite, with its smallest
+    eigenvalue (on the GPU, where nothing waits for values, NaN instead).
+    """
+    if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
+        raise ValueError(f"square matrices (..., n, n) are needed, not {a.shape}")
+    symmetric = _symmetric(m, a)
+    try:
+        factor = m.linalg.cholesky(symmetric)
+    except np.linalg.LinAlgError:
+        raise not_positive_definite(symmetric) from None
+    if m.device == "cpu":
+        return factor
+    # CuPy leaves what was computed before the pivot that is not positive.
+    found = (m.diagonal(factor, axis1=-2, axis2=-1) > 0).all(-1)
+    return m.where(found[..., None, None], factor, np.nan)
+
+
+def not_positive_definite(a: Any) -> ValueError:
+    """The error for symmetric matrices that have no Cholesky factor."""
+    smallest = float(namespace_of(a).linalg.eigvalsh(a).min())
+    return ValueError(f"not positive definite: the smallest eigenvalue is {smallest:.6g}")

@@ -5,61 +5,201 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import prod
+from operator import index as _whole
 from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.operation import operation
-from tinygen.autodiff.tensor import Tensor, array_on, as_array
+from tinygen.autodiff.engine import Tensor, operation, public
+from tinygen.autodiff.promotion import array_on, as_array, listed
 from tinygen.backend import is_gpu_array, namespace_of, to_device
+
+Axis = int | tuple[int, ...] | None
 
 FEW = 2**22
 """Elements that cost less to write than the launches that a sort and its sums take."""
 
-_reshape = operation(
-    "reshape", lambda m, x, shape: m.reshape(x, shape),
-    lambda m, g, _y, _x, shape: m.reshape(g, _x.shape),
-    whole=True)  # fmt: skip
 
-_transpose = operation(
-    "transpose", lambda m, x, axes: m.transpose(x, axes),
-    lambda m, g, _y, _x, axes: m.transpose(g, tuple(axes.index(a) for a in range(len(axes)))),
+def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
+    """`axis` (None for all, a number, several) as a tuple of distinct numbers ≥ 0."""
+    if axis is None:
+        return tuple(range(ndim))
+    try:
+        given = tuple(_whole(a) for a in (axis if isinstance(axis, (tuple, list)) else (axis,)))
+    except TypeError:
+        raise TypeError(f"axis is a whole number, a tuple of them or None, not {axis!r}") from None
+    for a in given:
+        if not -ndim <= a < ndim:
+            raise ValueError(f"axis {a} does not exist in an array of {ndim} dimensions")
+    axes = tuple(a % ndim for a in given)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"axis {axis} names a dimension twice")
+    return axes
+
+
+# -- another shape -------------------------------------------------------------------------------
+@operation(x=lambda m, g, x_shape: m.reshape(g, x_shape), whole=True)
+def reshape(m: Any, x: Any, shape: int | tuple[int, ...]) -> Any:
+    """The same elements in C order in another shape; one length may be -1."""
+    return m.reshape(x, shape)
+
+
+@operation(x=lambda m, g, x_shape: m.reshape(g, x_shape), whole=True)
+def expand_dims(m: Any, x: Any, axis: int | tuple[int, ...]) -> Any:
+    """New axes of length 1 at the positions `axis` of the result."""
+    return m.expand_dims(x, axis)
+
+
+@operation(x=lambda m, g, x_shape: m.reshape(g, x_shape), method="squeeze", whole=True)
+def squeeze(m: Any, x: Any, axis: Axis = None) -> Any:
+    """Without the axes of length 1 named by `axis`, or without any if None."""
+    return m.squeeze(x, axis)
+
+
+@operation(x=lambda g: g, whole=True)
+def broadcast_to(m: Any, x: Any, shape: int | tuple[int, ...]) -> Any:
+    """x repeated to `shape` by NumPy's rules of broadcasting."""
+    return m.broadcast_to(x, shape)
+
+
+# -- another order -------------------------------------------------------------------------------
+def _order(axes: Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    return tuple(range(ndim))[::-1] if axes is None else axes_of(tuple(axes), ndim)
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(a) for a in range(len(order)))
+
+
+@operation(x=lambda m, g, axes: m.transpose(g, _inverse(_order(axes, len(g.shape)))), whole=True)
+def transpose(m: Any, x: Any, axes: Sequence[int] | None = None) -> Any:
+    """The axes in another order; reversed if `axes` is None."""
+    return m.transpose(x, _order(axes, x.ndim))
+
+
+@operation(x=lambda m, g, a, b: m.swapaxes(g, a, b), method="swapaxes", whole=True)
+def swapaxes(m: Any, x: Any, a: int, b: int) -> Any:
+    """Axes a and b exchanged."""
+    return m.swapaxes(x, a, b)
+
+
+@operation(x=lambda m, g, source, destination: m.moveaxis(g, destination, source), whole=True)
+def moveaxis(m: Any, x: Any, source: int, destination: int) -> Any:
+    """Axis `source` moved to position `destination`; the others keep their order."""
+    return m.moveaxis(x, source, destination)
+
+
+@operation(x=lambda m, g, axis: m.flip(g, axis), whole=True)
+def flip(m: Any, x: Any, axis: Axis = None) -> Any:
+    """The elements in reverse order along `axis`, along all axes if None."""
+    return m.flip(x, axis)
+
+
+def _of_several(function: Any) -> Any:
+    """A method that takes x.reshape(2, 3) and x.reshape((2, 3)) for the same."""
+
+    def method(x: Tensor, *numbers: Any) -> Tensor:
+        one = len(numbers) == 1 and not isinstance(numbers[0], int)
+        return function(x, *(numbers if one or not numbers else [numbers]))
+
+    method.__name__, method.__doc__ = f"_{function.__name__}", function.__doc__
+    return method
+
+
+public(_of_several(reshape), method="reshape")
+public(_of_several(transpose), method="transpose")
+setattr(Tensor, "T", property(transpose))  # noqa: B010
+
+
+# -- joining and cutting -------------------------------------------------------------------------
+def _middle(widths: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Where an array of this shape lies in the padded one."""
+    pairs = zip(_pairs(widths, len(shape)), shape, strict=True)
+    return tuple(slice(before, before + n) for (before, _), n in pairs)
+
+
+def _pairs(widths: Any, ndim: int) -> list[list[int]]:
+    given = np.asarray(widths)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"widths are whole numbers, not {widths!r}")
+    try:
+        pairs = np.broadcast_to(given, (ndim, 2))
+    except ValueError:
+        raise ValueError(f"widths {widths!r} are no pairs for {ndim} axes") from None
+    if (pairs < 0).any():
+        raise ValueError(f"widths are not below 0, as in {widths!r}; x[...] cuts")
+    return pairs.tolist()
+
+
+@operation(x=lambda g, x_shape, widths: g[_middle(widths, x_shape)], whole=True)
+def pad(m: Any, x: Any, widths: Any) -> Any:
+    """Zeros around x: `widths` as in NumPy, a number, (before, after), or one pair for each axis.
+
+    TypeError: widths that are no whole numbers. ValueError: other shapes, widths below 0.
+    """
+    return m.pad(x, _pairs(widths, x.ndim))
+
+
+def _parts(m: Any, g: Any, shapes: list[tuple[int, ...]], axis: int) -> list[Any]:
+    ends = list(accumulate(shape[axis] for shape in shapes))
+    return m.split(g, ends[:-1], axis=axis)
+
+
+@operation(
+    each="xs",
+    shared=lambda m, g, xs_shape, axis: _parts(m, g, xs_shape, axis),
+    xs=lambda g, i: g[i],
     whole=True,
-)  # fmt: skip
-
-_broadcast_to = operation(
-    "broadcast_to", lambda m, x, shape: m.broadcast_to(x, shape),
-    lambda m, g, _y, _x, shape: g,
-    whole=True)  # fmt: skip
-
-_flip = operation(
-    "flip", lambda m, x, axis: m.flip(x, axis),
-    lambda m, g, _y, _x, axis: m.flip(g, axis),
-    whole=True)  # fmt: skip
-
-_pad = operation(
-    "pad", lambda m, x, widths: m.pad(x, widths),
-    lambda m, g, _y, _x, widths: g[tuple(
-        slice(before, before + n) for (before, _), n in zip(widths, _x.shape, strict=True))],
-    whole=True,
-)  # fmt: skip
-
-_concatenate = operation(
-    "concatenate", lambda m, *xs, axis, ends: m.concatenate(xs, axis=axis),
-    variadic=lambda m, g, _y, *_xs, axis, ends, i: g[
-        (slice(None),) * axis + (slice(ends[i - 1] if i else 0, ends[i]),)],
-    whole=True,
-)  # fmt: skip
+)
+def concatenate(m: Any, xs: Sequence[Any], axis: int = 0) -> Any:
+    """The arrays `xs` joined along an existing axis."""
+    return m.concatenate(xs, axis=axes_of(axis, xs[0].ndim)[0])
 
 
-def _index_add_forward(m: Any, g: Any, key: Any, shape: tuple[int, ...]) -> Any:
+@public
+def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
+    """The arrays `xs`, all of one shape, joined along a new axis."""
+    xs = listed("stack", xs)
+    dtype = next((x.dtype for x in xs if type(x) is Tensor and x.dtype.kind == "f"), None)
+    device = next((namespace_of(as_array(x)).device for x in xs if not np.isscalar(x)), "cpu")
+    xs = [to_device(np.asarray(x, dtype), device) if np.isscalar(x) else x for x in xs]  # weak
+    shapes = {as_array(x).shape for x in xs}
+    if len(shapes) > 1:
+        raise ValueError(f"stack needs arrays of one shape, these have {sorted(shapes)}")
+    return concatenate([expand_dims(x, axis) for x in xs], axis)
+
+
+@public
+def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+    """x cut along `axis` into a number of equal parts, or before each of the positions given."""
+    shape = as_array(x).shape
+    (axis,) = axes_of(axis, len(shape))
+    n = shape[axis]
+    if isinstance(parts, (int, np.integer)):
+        if parts < 1 or n % parts:
+            raise ValueError(f"split: an axis of length {n} does not cut into {parts} equal parts")
+        parts = [n // parts * i for i in range(1, parts)]
+    elif not isinstance(parts, (Sequence, np.ndarray)):
+        raise TypeError(f"split: parts are a whole number or a list of positions, not {parts!r}")
+    edges = [0, *parts, n]
+    return [index(x, (slice(None),) * axis + (slice(a, b),)) for a, b in pairwise(edges)]
+
+
+# -- indexing ------------------------------------------------------------------------------------
+@operation(x=lambda m, g, x_shape, key: m.index_add(g, key, x_shape), whole=True)
+def _index(m: Any, x: Any, key: Any) -> Any:
+    return x[key]
+
+
+@operation(values=lambda m, g, key: m.index(g, key), whole=True)
+def _index_add(m: Any, values: Any, key: Any, shape: tuple[int, ...]) -> Any:
     if m.device == "gpu" and not isinstance(key, tuple) and _may_repeat(key):
-        return _add_rows(m, g, key, shape)
-    out = m.zeros(shape, g.dtype)
+        return _add_rows(m, values, key, shape)
+    out = m.zeros(shape, values.dtype)
     if _may_repeat(key):
-        m.add.at(out, key, g)
+        m.add.at(out, key, values)
     else:
-        out[key] = g  # a slice or a mask takes each element once: no slow add.at
+        out[key] = values  # a slice or a mask takes each element once: no slow add.at
     return out
 
 
@@ -86,164 +226,22 @@ def _may_repeat(key: Any) -> bool:
     return any(getattr(k, "ndim", 0) > 0 and k.dtype.kind in "iu" for k in parts)
 
 
-# Each is the other's derivative.
-_index = operation(
-    "index", lambda m, x, key: x[key],
-    lambda m, g, _y, _x, key: m.index_add(g, key=key, shape=_x.shape),
-    whole=True)  # fmt: skip
-
-_index_add = operation(
-    "index_add", _index_add_forward,
-    lambda m, g, _y, _x, key, shape: m.index(g, key=key),
-    whole=True)  # fmt: skip
-
-
-# -- the public functions ------------------------------------------------------------------------
-def _ndim(x: Any) -> int:
-    return x.ndim if type(x) is Tensor else as_array(x).ndim
-
-
-def _axis(what: str, axis: int, ndim: int) -> int:
-    if not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"{what}: an axis is a whole number, not {axis!r}")
-    if not -ndim <= axis < ndim:
-        raise ValueError(f"{what}: axis {axis} does not exist in an array of {ndim} dimensions")
-    return axis % ndim
-
-
-def reshape(x: Any, shape: int | tuple[int, ...]) -> Tensor:
-    """The same elements in C order in another shape; one length may be -1."""
-    return _reshape(x, shape=shape)
-
-
-def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
-    """The axes in another order; reversed if `axes` is None."""
-    ndim = _ndim(x)
-    order = (
-        tuple(range(ndim))[::-1]
-        if axes is None
-        else tuple(_axis("transpose", a, ndim) for a in axes)
-    )
-    return _transpose(x, axes=order)
-
-
-def swapaxes(x: Any, a: int, b: int) -> Tensor:
-    """Axes a and b exchanged."""
-    order = list(range(_ndim(x)))
-    a, b = _axis("swapaxes", a, len(order)), _axis("swapaxes", b, len(order))
-    order[a], order[b] = b, a
-    return _transpose(x, axes=tuple(order))
-
-
-def moveaxis(x: Any, source: int, destination: int) -> Tensor:
-    """Axis `source` moved to position `destination`; the others keep their order."""
-    ndim = _ndim(x)
-    order = list(range(ndim))
-    order.insert(_axis("moveaxis", destination, ndim), order.pop(_axis("moveaxis", source, ndim)))
-    return _transpose(x, axes=tuple(order))
-
-
-def expand_dims(x: Any, axis: int | tuple[int, ...]) -> Tensor:
-    """New axes of length 1 at the positions `axis` of the result."""
-    return _reshape(x, shape=_shape_by(np.expand_dims, x, axis))
-
-
-def squeeze(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Without the axes of length 1 named by `axis`, or without any if None."""
-    return _reshape(x, shape=_shape_by(np.squeeze, x, axis))
-
-
-def _shape_by(function: Any, x: Any, axis: Any) -> tuple[int, ...]:
-    """The shape that NumPy's expand_dims or squeeze gives to x."""
-    shape = as_array(x).shape
-    try:
-        return function(np.broadcast_to(0, shape), axis).shape
-    except ValueError as error:
-        raise ValueError(f"{function.__name__} of an array of shape {shape}: {error}") from None
-
-
-def broadcast_to(x: Any, shape: int | tuple[int, ...]) -> Tensor:
-    """x repeated to `shape` by NumPy's rules of broadcasting."""
-    return _broadcast_to(x, shape=(shape,) if isinstance(shape, int) else tuple(shape))
-
-
-def flip(x: Any, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """The elements in reverse order along `axis`, along all axes if None."""
-    return _flip(x, axis=axis)
-
-
-def pad(x: Any, widths: Any) -> Tensor:
-    """Zeros around x: `widths` as in NumPy, a number, (before, after), or one pair for each axis.
-
-    TypeError: widths that are no whole numbers. ValueError: other shapes, widths below 0.
-    """
-    given = np.asarray(widths)
-    if given.dtype.kind not in "iu":
-        raise TypeError(f"pad: widths are whole numbers, not {widths!r}")
-    try:
-        pairs = np.broadcast_to(given, (_ndim(x), 2))
-    except ValueError:
-        raise ValueError(f"pad: widths {widths!r} are no pairs for {_ndim(x)} axes") from None
-    if (pairs < 0).any():
-        raise ValueError(f"pad: widths are not below 0, as in {widths!r}; x[...] cuts")
-    return _pad(x, widths=tuple((int(a), int(b)) for a, b in pairs))
-
-
-def concatenate(xs: Sequence[Any], axis: int = 0) -> Tensor:
-    """The arrays `xs` joined along an existing axis."""
-    _check_list("concatenate", xs)
-    axis = _axis("concatenate", axis, _ndim(xs[0]))
-    lengths = [as_array(x).shape[axis] for x in xs]
-    return _concatenate(*xs, axis=axis, ends=tuple(accumulate(lengths)))
-
-
-def _check_list(what: str, xs: Any) -> None:
-    if not isinstance(xs, (list, tuple)):
-        raise TypeError(f"{what}: pass a list or tuple of arrays, not a {type(xs).__name__}")
-    if not xs:
-        raise ValueError(f"{what} needs at least one array")
-
-
-def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
-    """The arrays `xs`, all of one shape, joined along a new axis."""
-    _check_list("stack", xs)
-    dtype = next((x.dtype for x in xs if type(x) is Tensor and x.dtype.kind == "f"), None)
-    device = next((namespace_of(as_array(x)).device for x in xs if not np.isscalar(x)), "cpu")
-    xs = [to_device(np.asarray(x, dtype), device) if np.isscalar(x) else x for x in xs]  # weak
-    shapes = {as_array(x).shape for x in xs}
-    if len(shapes) > 1:
-        raise ValueError(f"stack needs arrays of one shape, these have {sorted(shapes)}")
-    shape = _shape_by(np.expand_dims, xs[0], axis)
-    return concatenate([_reshape(x, shape=shape) for x in xs], axis)
-
-
-def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-    """x cut along `axis` into a number of equal parts, or before each of the positions given."""
-    shape = as_array(x).shape
-    axis = _axis("split", axis, len(shape))
-    n = shape[axis]
-    if isinstance(parts, (int, np.integer)):
-        if parts < 1 or n % parts:
-            raise ValueError(f"split: an axis of length {n} does not cut into {parts} equal parts")
-        parts = [n // parts * i for i in range(1, parts)]
-    elif not isinstance(parts, (Sequence, np.ndarray)):
-        raise TypeError(f"split: parts are a whole number or a list of positions, not {parts!r}")
-    edges = [0, *parts, n]
-    return [index(x, (slice(None),) * axis + (slice(a, b),)) for a, b in pairwise(edges)]
-
-
 def index(x: Any, key: Any) -> Tensor:
     """x[key]: numbers, slices, None, Ellipsis, integer arrays and Boolean masks, as in NumPy."""
-    return _index(x, key=_raw_key(x, key))
+    return _index(x, _raw_key(x, key))
 
 
-def index_add(g: Any, key: Any, shape: tuple[int, ...]) -> Tensor:
-    """Zeros of `shape` with g added at [key], repeatedly where positions repeat.
+public(index, method="__getitem__")
+
+
+@public
+def index_add(values: Any, key: Any, shape: tuple[int, ...]) -> Tensor:
+    """Zeros of `shape` with the values added at [key], repeatedly where positions repeat.
 
     The transpose of indexing: the gradient of x[key] with respect to x. On the GPU it repeats bit
     for bit unless positions of a key of several arrays repeat.
     """
-    return _index_add(g, key=_raw_key(g, key), shape=tuple(shape))
+    return _index_add(values, _raw_key(values, key), tuple(shape))
 
 
 def _raw_key(x: Any, key: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinygen import kernels
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.engine import Tensor
 from tinygen.backend import namespace_of, to_device
 
 __all__ = ["EMA", "clip_global_norm"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinygen import kernels
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.engine import Tensor
 from tinygen.backend import namespace_of, to_device
 from tinygen.optim.averages import EMA
 

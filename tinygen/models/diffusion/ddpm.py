@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinygen import kernels, ops
+from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.modes import no_grad
-from tinygen.autodiff.tensor import Tensor, array_on, tensor
+from tinygen.autodiff.promotion import array_on
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import unknown, whole
 from tinygen.models.diffusion.network import Denoiser

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.engine import Tensor
 from tinygen.nn import Embedding, Linear, Module, TimeEmbedding
 from tinygen.random import Generator, Rng, as_generator
 

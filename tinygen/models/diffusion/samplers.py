@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import expm1, log, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tinygen import kernels
 from tinygen.backend import namespace_of
+from tinygen.models.diffusion.schedule import NoiseSchedule
 from tinygen.random import Generator
-
-if TYPE_CHECKING:
-    from tinygen.models.diffusion.ddpm import DDPM
 
 __all__ = ["SAMPLERS", "Network", "Sampler", "Step", "ddim", "ddpm", "dpm_solver"]
 
@@ -24,10 +22,25 @@ Network = Callable[[Array, int], Array]
 """The output for rows x_t (n, features) at one time t."""
 Step = Callable[[Array, int, int], Array]
 """From x_t, t and s to x_s, which may take the place of x_t in memory."""
-Sampler = Callable[["DDPM", Network, Generator], Step]
 
 
-def ddpm(model: DDPM, network: Network, rng: Generator) -> Step:
+class Diffusion(Protocol):
+    """What a sampler asks of a model; see DDPM."""
+
+    schedule: NoiseSchedule
+
+    def estimate(self, t: int) -> tuple[float, float, float, float]: ...
+    def estimated(self, x: Array, output: Array, t: int) -> Array: ...
+    def prediction(self, output: Array) -> Array: ...
+    def denoise_step(
+        self, x: Array, output: Array, t: int, s: int, rng: Generator, out: Array | None = None
+    ) -> Array: ...
+
+
+Sampler = Callable[[Diffusion, Network, Generator], Step]
+
+
+def ddpm(model: Diffusion, network: Network, rng: Generator) -> Step:
     """Ancestral sampling (Ho et al. 2020, algorithm 2), with the model's variance.
 
     A draw from N(posterior mean at the estimate of x_0, σ²); without noise at the last step. Over
@@ -48,7 +61,7 @@ def ddim(eta: float = 0.0) -> Sampler:
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is in [0, 1], not {eta}")
 
-    def sampler(model: DDPM, network: Network, rng: Generator) -> Step:
+    def sampler(model: Diffusion, network: Network, rng: Generator) -> Step:
         def step(x: Array, t: int, s: int) -> Array:
             abar, before = model.schedule.abar[t], model.schedule.abar[s]
             sigma = eta * sqrt(model.schedule.variance("small", t, s))
@@ -65,7 +78,7 @@ def ddim(eta: float = 0.0) -> Sampler:
     return sampler
 
 
-def dpm_solver(model: DDPM, network: Network, rng: Generator) -> Step:
+def dpm_solver(model: Diffusion, network: Network, rng: Generator) -> Step:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, without noise.
 
     x_s = σ_s/σ_t x_t - a_s (e^-h - 1) D, with h the step in λ = log(a/σ) and D the estimate of x_0,

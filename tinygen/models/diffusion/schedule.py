@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, ndtri
 
-from tinygen.autodiff.tensor import as_array
+from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import whole
 

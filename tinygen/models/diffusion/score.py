@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.backward import gradients
+from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.modes import no_grad
-from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.autodiff.transforms import gradients
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import whole
 from tinygen.models.diffusion.samplers import ddim

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import no_grad
-from tinygen.autodiff.tensor import Tensor
 from tinygen.backend import to_device
 from tinygen.errors import whole
 from tinygen.models.gan.losses import LOSSES, Loss, cross_entropy

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tinygen import ops
-from tinygen.autodiff.tensor import Tensor
+from tinygen.autodiff.engine import Tensor
 
 __all__ = [
     "LOSSES", "Loss", "cross_entropy", "minimax", "non_saturating",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygen.autodiff.tensor import as_array
+from tinygen.autodiff.promotion import as_array
 from tinygen.backend import to_device
 
 __all__ = ["JSBound", "best_value", "js_bound", "value"]

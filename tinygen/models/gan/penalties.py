@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tinygen import ops
-from tinygen.autodiff.backward import gradients
-from tinygen.autodiff.tensor import Tensor, tensor
+from tinygen.autodiff.engine import Tensor, tensor
+from tinygen.autodiff.transforms import gradients
 from tinygen.backend import namespace_of
 from tinygen.random import Generator, Rng, as_generator
 

@@ -1,0 +1,67 @@
+"""The house: imports go downwards, and the engine keeps its size."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+import tinygen
+from benchmarks.lines import lines_of_code
+
+pytestmark = pytest.mark.cpu_only("the text of the package")
+
+PACKAGE = Path(tinygen.__file__).parent
+FLOORS = [  # from the ground up; a file imports from its own floor and from those below
+    "_interrupt errors", "backend npz", "kernels", "random", "autodiff", "ops", "optim", "nn",
+    "checkpoint folder", "distributions metrics data pictures", "training", "models", "evaluation",
+    "__main__",
+]  # fmt: skip
+FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
+
+
+def imports():
+    """Every module of the package, with the modules that it imports: anywhere in its text."""
+    files = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    found = defaultdict(set)
+    for module, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found[module] |= {a.name for a in node.names if a.name in files}
+            elif isinstance(node, ast.ImportFrom) and node.module in files:
+                whole = {f"{node.module}.{a.name}" for a in node.names}
+                found[module] |= {name if name in files else node.module for name in whole}
+    return found
+
+
+IMPORTS = imports()
+
+
+def floor(module):
+    return FLOOR[module.split(".")[1]]
+
+
+def test_imports_go_downwards():
+    inside = {
+        a: {b for b in found if b != "tinygen"} for a, found in IMPORTS.items() if a != "tinygen"
+    }
+    upwards = [(a, b) for a, found in inside.items() for b in found if floor(b) > floor(a)]
+    assert upwards == []
+
+
+def test_no_two_files_import_each_other():
+    circles = [(a, b) for a, found in IMPORTS.items() for b in found if a in IMPORTS.get(b, ())]
+    assert circles == []
+
+
+def test_the_engine_is_a_text():
+    """At most 350 lines of code, and the chain rule within the first 250 of the file."""
+    engine = PACKAGE / "autodiff" / "engine.py"
+    assert lines_of_code(engine) <= 350
+    chain_rule = engine.read_text().splitlines().index("def _walk(") + 1
+    assert chain_rule <= 250

@@ -1,0 +1,511 @@
+"""The engine, in three parts: what a Tensor remembers, what an operation is, how gradients flow back.
+
+A **Tensor** is an array with a `node`, its place in the graph of a computation. An **operation** is
+a function of arrays and a rule for each input, its derivative; applied, it leaves a Node. **Backward**
+walks the nodes from the newest to the oldest and applies the rules: that is the chain rule.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from threading import RLock
+from typing import Any, Concatenate, ParamSpec
+
+import numpy as np
+
+from tinygen.autodiff import anomaly
+from tinygen.autodiff.array_face import ArrayFace, no_method, operators_of_numpy
+from tinygen.autodiff.modes import RECORD, WATCH, enable_grad, modes
+from tinygen.autodiff.promotion import (
+    array_on,
+    as_array,
+    conform,
+    explained,
+    listed,
+    settle,
+    shape_of,
+)
+from tinygen.backend import namespace_for, namespace_of, raw_forms, to_device, vocabulary
+
+_order = count(0, -1)  # of nodes, downwards: a node has a smaller number than its inputs
+_adding = RLock()  # held while gradients are added to leaves, which threads may share
+
+
+# == A Tensor and its place in the graph ===========================================================
+class Source:
+    """What a gradient belongs to: a place in the graph, with the shape and dtype of its array."""
+
+    __slots__ = ("dtype", "name", "shape")
+
+    def __init__(self, array: Any, name: str | None = None) -> None:
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype[Any] = array.dtype
+        self.name = name
+
+    def __repr__(self) -> str:
+        what = self.op.name if isinstance(self, Node) else "leaf"
+        return f"<{what} {self.dtype}{list(self.shape)}>"
+
+
+class Leaf(Source):
+    """Where gradients end."""
+
+    __slots__ = ("grad",)
+
+    def __init__(self, array: Any, name: str | None = None) -> None:
+        if array.dtype.kind != "f":
+            raise TypeError(
+                f"only floating-point Tensors have gradients, this is {array.dtype}; pass dtype=float"
+            )
+        super().__init__(array, name)
+        self.grad: Tensor | None = None
+
+
+class Node(Source):
+    """One application of an operation: what the backward pass needs to know of it.
+
+    `parents[i]` is the place of input i, None for a constant. Nodes link to nodes, never to Tensors:
+    an array that nobody needs any more is freed at once.
+    """
+
+    __slots__ = ("digests", "kept", "line", "op", "order", "params", "parents", "plan")
+    digests: dict[str, int]
+
+    def __init__(self, op: Operation, plan: Plan, parents: Any, params: Any, out: Any) -> None:
+        self.shape, self.dtype, self.name = out.shape, out.dtype, None
+        self.op, self.plan, self.parents, self.params = op, plan, parents, params
+        self.order = next(_order)
+        self.kept: dict[str, Any] | None = {}  # what rules ask for, by name; None once freed
+        self.line, self.digests = "", {}  # of the caller, of what is kept: in anomaly mode only
+
+
+class Tensor(ArrayFace):
+    """An n-dimensional array with a place in the graph of a computation, its `node`:
+
+        None      a constant     no gradient flows to it
+        a Leaf    a leaf         `backward` adds its gradient to `.grad`
+        a Node    the result of an operation
+
+    Made by `tinygen.tensor` or by an operation. `data` is the NumPy or CuPy array itself. A Tensor is
+    never changed in place; `data` of a leaf may be, between computations.
+    """
+
+    __slots__ = ("__weakref__", "node")
+
+    def __init__(self, data: Any, node: Source | None = None) -> None:
+        if not hasattr(data, "dtype"):
+            raise TypeError(f"make a Tensor of a {type(data).__name__} with tg.tensor(...)")
+        self._data = data
+        self.node = node
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for a Tensor that requires a gradient and is not the result of an operation."""
+        return isinstance(self.node, Leaf)
+
+    @property
+    def requires_grad(self) -> bool:
+        """True for leaves and for everything computed from one. May be set on leaves, constants."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self._only_without_history("setting requires_grad of")
+        if value != self.requires_grad:
+            self.node = Leaf(self.data) if value else None
+
+    def detach(self) -> Tensor:
+        """The same values (no copy) as a constant: gradients do not flow through it."""
+        return Tensor(self._data)
+
+    def backward(
+        self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False
+    ) -> None:
+        """Add the gradient of this Tensor with respect to every leaf to that leaf's `.grad`.
+
+        `gradient` is that of the quantity of interest with respect to this Tensor, of its shape; for
+        a Tensor of one element it is 1 if left out. The values kept are freed unless `retain_graph`.
+        With `create_graph` the gradients are differentiable, at the price of a cycle in memory (see
+        `tg.gradients`). ValueError: no graph, a wrong shape, or a history freed before.
+        """
+        if create_graph:
+            warnings.warn(
+                "backward(create_graph=True) leaves a cycle, from a leaf by its grad to the graph and "
+                "back: free it by x.grad = None, or use tg.gradients(y, xs, create_graph=True)",
+                stacklevel=2,
+            )
+        found = propagate(self, gradient, None, retain_graph or create_graph, create_graph)
+        with _adding:
+            for leaf, g in found.items():
+                own = g.astype(g.dtype) if create_graph else g  # two leaves may share g
+                leaf.grad = own if leaf.grad is None else leaf.grad + own
+
+
+# == An operation ==================================================================================
+class Rule:
+    """A derivative, which is called by the names of its arguments."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.names = tuple(inspect.signature(function).parameters)
+
+    def __call__(self, known: dict[str, Any]) -> Any:
+        return self.function(*[known[name] for name in self.names])
+
+
+class Plan:
+    """Which rules to run and what to keep for them, given which inputs need a gradient."""
+
+    def __init__(self, op: Operation, needs: Sequence[bool]) -> None:
+        names = [op.each] * len(needs) if op.each else op.inputs
+        self.rules = [(i, op.rules[n]) for i, n in enumerate(names) if needs[i] and n in op.rules]
+        used = [rule for _, rule in self.rules] + ([op.shared] if op.shared else [])
+        asked = {name for rule in used for name in rule.names}
+        inputs = list(enumerate(op.inputs))
+        self.arrays = [(i, name) for i, name in inputs if name in asked]
+        self.shapes = [(i, f"{name}_shape") for i, name in inputs if f"{name}_shape" in asked]
+        self.output, self.also = "y" in asked, op.also in asked
+
+
+class Operation:
+    """A function of arrays and its derivatives: what the decorator `operation` makes."""
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        rules: dict[str, Callable[..., Any] | None],
+        each: str | None = None,
+        shared: Callable[..., Any] | None = None,
+        also: str | None = None,
+        keeps_dtype: bool = True,
+        whole: bool = False,
+    ) -> None:
+        without_m = inspect.signature(functools.partial(forward, None))
+        self.signature = without_m.replace(return_annotation=Tensor)
+        self.name, self.forward = forward.__name__.strip("_"), forward
+        self.names = tuple(self.signature.parameters)
+        self.inputs = self.names[: len(rules)]
+        arguments = self.signature.parameters.items()
+        self.defaults = {n: p.default for n, p in arguments if p.default is not p.empty}
+        self.apart = [i for i, name in enumerate(self.inputs) if rules.get(name) is None]
+        self.rules = {name: Rule(rule) for name, rule in rules.items() if rule is not None}
+        self.shared = None if shared is None else Rule(shared)
+        self.each, self.also, self.keeps_dtype, self.whole = each, also, keeps_dtype, whole
+        self.inputs_alone = -1 if each or self.inputs != self.names else len(self.inputs)
+        self.plans: dict[tuple[bool, ...], Plan] = {}
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name}{self.signature}>"
+
+    def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The result, and in the graph a Node if an input needs a gradient."""
+        plain = not kwargs and len(args) == self.inputs_alone
+        inputs, params = (args, {}) if plain else self._bind(args, kwargs)
+        arrays, m, dtype = settle(self.name, inputs, self.apart, self.whole)
+        try:
+            out = self.forward(m, *([arrays] if self.each else arrays), **params)
+        except (ValueError, TypeError, IndexError) as error:
+            raise explained(self.name, arrays, error) from error
+        out, also = out if self.also else (out, None)
+        if not getattr(out, "ndim", 0) or out.dtype != dtype:
+            out = conform(self.name, out, m, dtype if self.keeps_dtype else None)
+        parents = [x.node if isinstance(x, Tensor) else None for x in inputs]
+        flags = modes.get()[-1]
+        if flags & WATCH:
+            anomaly.check_result(self.name, arrays, parents, out)
+        needs = tuple([parent is not None for parent in parents])
+        if True not in needs or not flags & RECORD or out.dtype.kind != "f":
+            return Tensor(out)
+        plan = self.plans.get(needs) or self.plans.setdefault(needs, Plan(self, needs))
+        node = Node(self, plan, parents, params, out)
+        kept = node.kept = {}
+        for i, name in plan.arrays:
+            kept[name] = arrays if self.each else arrays[i]
+        for i, name in plan.shapes:
+            kept[name] = shape_of(arrays if self.each else arrays[i])
+        if plan.output:
+            kept["y"] = out
+        if plan.also:
+            kept[str(self.also)] = also
+        if flags & WATCH:
+            node.line, node.digests = anomaly.callers_line(), anomaly.digests(kept)
+        return Tensor(out, node)
+
+    def _bind(self, args: Any, kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+        """The inputs, and all parameters by name."""
+        named = dict(zip(self.names, args, strict=False))
+        params = self.defaults | named | kwargs
+        if len(args) > len(named) or named.keys() & kwargs or params.keys() != {*self.names}:
+            self.signature.bind(*args, **kwargs)  # TypeError, in Python's words
+        inputs = [params.pop(name) for name in self.inputs]
+        return (listed(self.name, inputs[0]) if self.each else inputs), params
+
+
+# == Backward ======================================================================================
+def _walk(
+    root: Source, seed: Any, wanted: set[Any] | None, retain: bool, create_graph: bool
+) -> dict[Any, Any]:
+    """The chain rule, from the newest node to the oldest. Gradients are raw arrays, or Tensors under
+    create_graph.
+
+    A node's number is smaller than those of its inputs. So the smallest number that waits is the
+    newest node, all that used it has been visited, and its gradient is complete.
+    """
+    useful = None if wanted is None else _leading_to(wanted, root)
+    arrived: dict[Any, Any] = {root: seed}  # gradients so far
+    waiting = [(root.order, root)] if isinstance(root, Node) else []
+    found: dict[Any, Any] = {}
+    while waiting:
+        node = heappop(waiting)[1]
+        g = arrived.pop(node)
+        if wanted is not None and node in wanted:
+            found[node] = g
+        for source, d in _pull(node, g, create_graph, useful):
+            if source in arrived:
+                arrived[source] = arrived[source] + d
+                continue
+            arrived[source] = d
+            if isinstance(source, Node):
+                heappush(waiting, (source.order, source))
+        if not retain:
+            node.kept = None
+    # What is left belongs to leaves.
+    return found | {s: g for s, g in arrived.items() if wanted is None or s in wanted}
+
+
+def _pull(
+    node: Node, g: Any, create_graph: bool, useful: set[Any] | None
+) -> Iterator[tuple[Source, Any]]:
+    """What one node sends to its inputs, given the gradient of its output: its rules."""
+    if node.kept is None:
+        raise ValueError(
+            f"the history of {node.op.name} was freed by an earlier backward pass; "
+            "pass retain_graph=True to the first one"
+        )
+    watching = modes.get()[-1] & WATCH
+    if watching:
+        anomaly.check_unchanged(node)
+    m = vocabulary if create_graph else namespace_of(g)
+    known = {"m": m, "g": g, **node.params, **(_as_tensors(node) if create_graph else node.kept)}
+    if node.op.shared:
+        known["g"] = node.op.shared(known)
+    for i, rule in node.plan.rules:
+        source: Any = node.parents[i]
+        if useful is not None and source not in useful:
+            continue
+        if node.op.each:
+            known["i"] = i
+        try:
+            d = rule.function(*[known[name] for name in rule.names])
+            if d.shape != source.shape:
+                d = _unbroadcast(
+                    m, d, source.shape, f"the derivative of {node.op.name}, input {i},"
+                )
+        except (TypeError, AttributeError) as error:
+            raise TypeError(f"the derivative of {node.op.name}, input {i}: {error}") from error
+        if d.dtype != source.dtype:
+            d = d.astype(source.dtype)
+        if watching:
+            anomaly.check_derivative(node.op.name, i, as_array(d), node.line)
+        yield source, d
+
+
+def _as_tensors(node: Node) -> dict[str, Any]:
+    """What the node keeps, as Tensors in their places in the graph."""
+
+    def in_graph(value: Any, source: Source | None) -> Any:
+        return value if source is None else Tensor(value, source)
+
+    kept = dict(node.kept or {})
+    for i, name in node.plan.arrays:
+        if node.op.each:
+            kept[name] = [in_graph(x, p) for x, p in zip(kept[name], node.parents, strict=True)]
+        else:
+            kept[name] = in_graph(kept[name], node.parents[i])
+    if "y" in kept:
+        kept["y"] = Tensor(kept["y"], node)
+    return kept | ({node.op.also: None} if node.op.also else {})
+
+
+def _unbroadcast(m: Any, d: Any, shape: tuple[int, ...], what: str) -> Any:
+    """Sum `d` over the axes along which an input of this shape was broadcast."""
+    extra = len(d.shape) - len(shape)
+    if extra < 0 or any(n not in (1, k) for n, k in zip(shape, d.shape[extra:], strict=True)):
+        raise ValueError(f"{what} has shape {d.shape}, the input has shape {shape}")
+    ones = (a + extra for a, n in enumerate(shape) if n == 1 and d.shape[a + extra] != 1)
+    return m.reshape(m.sum(d, axis=(*range(extra), *ones), keepdims=True), shape)
+
+
+def ancestors(root: Source) -> Iterable[Source]:
+    """`root` and every source it depends on, each once, without recursion."""
+    seen: set[Any] = {None}
+    stack: list[Any] = [root]
+    while stack:
+        source = stack.pop()
+        if source not in seen:
+            seen.add(source)
+            yield source
+            stack.extend(getattr(source, "parents", ()))
+
+
+def _leading_to(wanted: set[Any], root: Source) -> set[Any]:
+    """The sources between `root` and the wanted ones: gradients of others need not be computed."""
+    nodes = [s for s in ancestors(root) if isinstance(s, Node)]
+    useful = set(wanted)
+    for node in sorted(nodes, key=lambda n: -n.order):  # oldest first: parents before children
+        if any(parent in useful for parent in node.parents):
+            useful.add(node)
+    return useful
+
+
+def propagate(
+    output: Tensor, gradient: Any, wanted: set[Any] | None, retain: bool, create_graph: bool
+) -> dict[Any, Tensor]:
+    """Gradients of `output` by source: for the `wanted` ones, or for every leaf if None."""
+    if output.node is None:
+        raise ValueError(
+            "this Tensor has no graph: nothing it was computed from requires a gradient "
+            "(or it was computed under no_grad)"
+        )
+    seed = _seed(output, gradient)
+    if create_graph:
+        with enable_grad():
+            return _walk(output.node, seed, wanted, retain, create_graph)
+    found = _walk(output.node, seed.data, wanted, retain, create_graph)
+    for source, g in found.items():
+        # A rule may return a view, or an array that others hold: what leaves the engine is a copy.
+        found[source] = Tensor(namespace_of(g).array(g))
+    return found
+
+
+def _seed(output: Tensor, gradient: Any) -> Tensor:
+    if gradient is None:
+        if output.size != 1:
+            raise ValueError(
+                f"the gradient of a Tensor of shape {output.shape} needs a `gradient` of that shape; "
+                "reduce the Tensor to one number first (.sum(), .mean()), or pass one"
+            )
+        return Tensor(namespace_of(output.data).ones_like(output.data))
+    raw = array_on(output.device, gradient, "backward: the gradient", "the output")
+    seed = gradient if isinstance(gradient, Tensor) else Tensor(raw)
+    if seed.shape != output.shape:
+        raise ValueError(f"gradient has shape {seed.shape}, the output has shape {output.shape}")
+    return seed if seed.dtype == output.dtype else seed.astype(output.dtype)
+
+
+# == How Tensors and operations are made ===========================================================
+def tensor(
+    data: Any,
+    *,
+    requires_grad: bool = False,
+    dtype: Any = None,
+    name: str | None = None,
+    device: str | None = None,
+) -> Tensor:
+    """A new Tensor with a copy of `data` (array, nested list, number or Tensor).
+
+    An array that meets a Tensor without `tensor`, as in `t * array`, is not copied: change it only
+    after the backward pass. `detect_anomaly` notices one that was changed before.
+
+    Without `dtype` the rules are NumPy's: arrays keep theirs, Python floats are float64. Without
+    `device` ("cpu" or "gpu") it is where `data` are. With `requires_grad` it is a leaf.
+    TypeError: not numbers, or a gradient asked of an integer. DeviceError: no usable GPU.
+    """
+    array = as_array(data)
+    m = namespace_of(array) if device is None else namespace_for(device)
+    array = m.array(to_device(array, m.device), dtype=dtype)
+    return Tensor(array, Leaf(array, name) if requires_grad else None)
+
+
+REGISTRY: dict[str, Operation] = {}
+"""Every operation by name."""
+
+P = ParamSpec("P")
+
+
+def operation(
+    *,
+    each: str | None = None,
+    shared: Callable[..., Any] | None = None,
+    also: str | None = None,
+    keeps_dtype: bool = True,
+    whole: bool = False,
+    method: str | None = None,
+    operator: str | None = None,
+    **rules: Callable[..., Any] | None,
+) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[P, Tensor]]:
+    """Make an operation of a function of arrays, `f(m, x, ..., axis=...)`; m is their namespace.
+
+        @tg.operation(x=lambda g, x: 3.0 * g * x * x)
+        def cube(m, x):
+            "x³"
+            return x * x * x
+
+    rules: for each input, which stand first among the arguments, the derivative: a function that
+        gives the gradient in that input, or None for an input that has none. It takes **by name**
+        what it needs: `g`, the gradient of the output; `y`, the output; inputs and parameters;
+        `x_shape`, the shape of input x; `m`, the namespace. What no rule names is not kept in
+        memory. The engine sums over broadcast axes, casts to the input's dtype, and skips inputs
+        that need no gradient. A rule uses functions that NumPy and tinygen share: so the same rule
+        builds the graph of the derivative under `create_graph=True`.
+    shared: work that the rules share, done once; its result takes the place of `g` in each.
+    each: the argument that is a sequence of inputs; its rule also takes `i`, the position.
+    also: f returns a pair, the result and what rules get by this name (None under create_graph).
+    keeps_dtype: the result has the dtype of the floating-point inputs (all but a cast).
+    whole: whole numbers alone are computed with as they are, as a sum of them is; else as float64.
+    method, operator: the name of a method of Tensor; the root of a binary operator, as in `__add__`.
+
+    TypeError: a rule asks for what there is not. ValueError: the name is taken.
+    """
+
+    def define(forward: Callable[Concatenate[Any, P], Any]) -> Callable[P, Tensor]:
+        record = Operation(forward, rules, each, shared, also, keeps_dtype, whole)
+        _check(record, rules)
+        REGISTRY[record.name] = record
+        raw_forms[record.name] = forward if also is None else lambda *a, **k: forward(*a, **k)[0]
+
+        @functools.wraps(forward)
+        def function(*args: Any, **kwargs: Any) -> Tensor:
+            return record.apply(args, kwargs)
+
+        function.__signature__ = record.signature  # type: ignore[attr-defined]
+        return public(function, method, operator)
+
+    return define
+
+
+def _check(record: Operation, rules: dict[str, Any]) -> None:
+    used = [*record.rules.values(), *([record.shared] if record.shared else [])]
+    asked = {name for rule in used for name in rule.names}
+    shapes = {f"{name}_shape" for name in record.inputs}
+    known = {"m", "g", "y", "i", record.also, *record.names, *shapes}
+    if unknown := {*rules}.difference(record.inputs) | asked.difference(known):
+        raise TypeError(
+            f"the rules of {record.name}{record.signature} name {', '.join(sorted(unknown))}; a rule "
+            "is named by one of the first arguments, and asks for arguments, m, g and y"
+        )
+    before = REGISTRY.get(record.name)  # a notebook's cell may run again
+    if before and before.forward.__module__ != record.forward.__module__:
+        raise ValueError(f"an operation named {record.name!r} exists already; choose another name")
+
+
+def public(function: Any, method: str | None = None, operator: str | None = None) -> Any:
+    """Enter a function of operations in the vocabulary, unless its name begins with an underscore;
+    and among the methods and operators of Tensor."""
+    name = function.__name__
+    if not name.startswith("_"):
+        setattr(vocabulary, name, function)
+        if not hasattr(Tensor, name):
+            setattr(Tensor, name, no_method(name))
+    if method:
+        setattr(Tensor, method, function)
+    if operator:
+        setattr(Tensor, f"__{operator}__", function)
+        setattr(Tensor, f"__r{operator}__", lambda a, b: function(b, a))
+        operators_of_numpy[name] = function
+    return function
