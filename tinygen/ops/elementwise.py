@@ -64,8 +64,8 @@ def _power_slope(m: Any, a: Any, p: Any) -> Any:
 
 def _log_where_positive(m: Any, a: Any, y: Any) -> Any:
     # At a = 0 the derivative y log(a) is 0; but where y = 0^p is ∞ it is -∞, ∞ times any log < 0.
-    if isinstance(a, (int, float)) and a > 0:
-        return _log(a)
+    if isinstance(a, (int, float)):
+        return _log(a) if a > 0 else m.where(y == float("inf"), -1.0, 0.0)
     return m.log(m.where(a > 0, a, m.where(y == float("inf"), 0.5, 1.0)))
 
 
