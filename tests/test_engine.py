@@ -763,6 +763,8 @@ def test_anomaly_names_an_array_that_was_changed_before_backward():
     changed("input b of multiply", lambda: ((x * c).sum(), c))
     changed("input b of multiply", lambda: ((x * w).sum(), w.data))
     changed("the output of exp", lambda: ((y := tg.exp(x)).sum(), y.data))
+    d = np.array([5.0, 6.0])
+    changed("input operands of einsum", lambda: (tg.einsum("i,i->", x, d), d))
 
 
 # -- NumPy beside and on the left of a Tensor -----------------------------------------------------------

@@ -65,12 +65,15 @@ def check_derivative(name: str, i: int, array: Any, line: str) -> None:
 
 
 def digests(kept: dict[str, Any]) -> dict[str, int]:
-    """A number for each array that a node keeps, which changes with its values."""
-    return {
-        name: hash(to_device(a, "cpu").tobytes())
-        for name, a in kept.items()
-        if isinstance(a, np.ndarray) or is_gpu_array(a)
-    }
+    """A number for each array, or list of arrays, that a node keeps; it changes with the values."""
+    return {name: _digest(value) for name, value in kept.items()}
+
+
+def _digest(value: Any) -> int:
+    if isinstance(value, list):
+        return hash(tuple(_digest(v) for v in value))
+    array = isinstance(value, np.ndarray) or is_gpu_array(value)
+    return hash(to_device(value, "cpu").tobytes()) if array else 0
 
 
 def check_unchanged(node: Any) -> None:

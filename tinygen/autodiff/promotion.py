@@ -31,8 +31,7 @@ class Boxed:
 
     __slots__ = ("_data",)
 
-    def __init__(self, data: Any) -> None:
-        self._data = data
+    _data: Any
 
     @property
     def data(self) -> Any:
