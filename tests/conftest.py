@@ -10,11 +10,11 @@ if (
 ):  # before NumPy: processes beside one another take one thread
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import on_device
 import pytest
 from hypothesis import settings
 
 import tinygen as tg
+from tests.support import on_device
 from tinygen import backend
 
 settings.register_profile("tinygen", deadline=None)  # a kernel's first call compiles it

@@ -17,13 +17,13 @@ from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
-import on_device
 import pytest
-from cuda_on_cpu import COMPILER
-from interrupted import Interrupted, stop_at
-from strict_cupy import installed
 
 import tinygen as tg
+from tests.support import on_device
+from tests.support.cuda_on_cpu import COMPILER
+from tests.support.interrupted import Interrupted, stop_at
+from tests.support.strict_cupy import installed
 from tinygen import backend, data, distributions, nn
 from tinygen.__main__ import main
 from tinygen.backend import to_device

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from on_device import approx, np, on_cpu, on_device
 
+from tests.support.on_device import approx, np, on_cpu, on_device
 from tinygen.data import Dataset
 from tinygen.evaluation import evaluate
 from tinygen.models import VAE, Autoencoder

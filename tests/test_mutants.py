@@ -13,10 +13,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import mutants
 import pytest
 
 import tinygen
+from tests.support import mutants
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu_only("the tests that run are those of the CPU")]
 
@@ -27,7 +27,7 @@ PASSED, FAILED = 0, 1  # what pytest says when the tests it was asked for ran
 
 def run(folder, tests):
     """The status and the output of the tests with the package in `folder`."""
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider",

@@ -1,0 +1,321 @@
+"""The library's formulas, each with a mistake in it: what `test_mutants.py` makes sure is seen.
+
+A line of the table: what the mistake is, the file in `tinygen/`, the right text and the wrong one,
+and the tests that fail with it (`file::test` in this folder; with all its cases).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """In `file`, `right` becomes `wrong`; then one of the `tests` fails."""
+
+    what: str
+    file: str
+    right: str
+    wrong: str
+    tests: str
+
+
+SCHEDULE, DDPM, SAMPLERS, BOUND, SCORE = (
+    f"models/diffusion/{name}.py" for name in ("schedule", "ddpm", "samplers", "bound", "score")
+)
+VAE, LIKELIHOOD, AE = "models/vae.py", "models/likelihood.py", "models/autoencoder.py"
+GAN, LOSSES, PENALTIES = "models/gan/gan.py", "models/gan/losses.py", "models/gan/penalties.py"
+DIVERGENCES, OPTIMISERS = "distributions/divergences.py", "optim/optimisers.py"
+
+MUTANTS = [
+    # -- diffusion -------------------------------------------------------------------------------
+    Mutant(
+        "q(x_t | x_{t-1}) with β for 1 - β, as the handout has it", SCHEDULE,
+        "self.alpha = 1.0 - self.beta", "self.alpha = self.beta",
+        "models/diffusion/test_diffusion.py::test_a_chain_of_single_steps_has_the_law_of_the_closed_form",
+    ),
+    Mutant(
+        "the reverse step with abar for α, as the handout has it", SCHEDULE,
+        "b = np.sqrt(abar / before) *", "b = np.sqrt(abar) *",
+        "models/diffusion/test_diffusion.py::test_the_posterior_by_brute_force_on_a_grid",
+    ),
+    Mutant(
+        "a loop that stops at t = 2, as the handout has it", SCHEDULE,
+        "np.linspace(self.steps, 1, n)", "np.linspace(self.steps, 2, n)",
+        "models/diffusion/test_diffusion.py::test_the_network_is_asked_for_every_t_from_the_last_to_the_first",
+    ),
+    Mutant(
+        "the score without its minus, as the handout has it", SCORE,
+        "return -noise / sqrt(", "return noise / sqrt(",
+        "models/diffusion/test_diffusion.py::test_the_score_is_that_of_the_mixture",
+    ),
+    Mutant(
+        "the score without its scale, as the handout has it", SCORE,
+        "return -noise / sqrt(1 - model.schedule.abar[t])", "return -noise",
+        "models/diffusion/test_diffusion.py::test_the_score_is_that_of_the_mixture",
+    ),
+    Mutant(
+        "the small variance is the large one", SCHEDULE,
+        "else (1 - self.abar[s]) / (1 - self.abar[t]) * large", "else large",
+        "models/diffusion/test_diffusion.py::test_the_posterior_by_brute_force_on_a_grid",
+    ),
+    Mutant(
+        "the variance of the time before", SCHEDULE,
+        "s == t - 1, self.beta[t],", "s == t - 1, self.beta[s],",
+        "models/diffusion/test_diffusion.py::test_the_posterior_by_brute_force_on_a_grid",
+    ),
+    Mutant(
+        "noise in the last step", DDPM,
+        'if self.variance == "learned" or s == 0:', 'if self.variance == "learned":',
+        "models/diffusion/test_diffusion.py::test_every_sample_of_the_chain_with_the_same_noise",
+    ),
+    Mutant(
+        "the last time is never trained", DDPM,
+        "rng.integers(1, self.schedule.steps + 1,", "rng.integers(1, self.schedule.steps,",
+        "models/diffusion/test_diffusion.py::test_times_are_uniform_from_the_first_to_the_last",
+    ),
+    Mutant(
+        "the velocity's sign", DDPM,
+        "lambda a, s: (-s, a)", "lambda a, s: (s, a)",
+        "models/diffusion/test_diffusion.py::test_a_network_that_knows_the_only_point_has_no_loss_and_samples_it",
+    ),
+    Mutant(
+        "the larger for the smaller weight", DDPM,
+        "np.minimum(snr, 5.0)", "np.maximum(snr, 5.0)",
+        "models/diffusion/test_diffusion.py::test_the_least_loss_of_gaussian_data_for_each_target_and_weight",
+    ),
+    Mutant(
+        "the weight upside down", DDPM,
+        "np.abs(s / (a * v - s * u))", "np.abs((a * v - s * u) / s)",
+        "models/diffusion/test_diffusion.py::test_an_error_of_the_network_weighs_alike_whatever_the_target",
+    ),
+    Mutant(
+        "a score that takes an estimate beyond the range of the data as it is", SCORE,
+        "    if model.cuts:", "    if False:",
+        "models/diffusion/test_diffusion.py::"
+        "test_an_estimate_beyond_the_range_is_at_its_end_in_scores_and_likelihoods",
+    ),
+    Mutant(
+        "a learned variance for estimates that sampling never takes", DDPM,
+        "x0 = namespace_of(x).clip(x0, -1.0, 1.0)", "pass",
+        "models/diffusion/test_diffusion.py::test_a_learned_variance_is_that_of_clipped_estimates",
+    ),
+    Mutant(
+        "the variance of the log-normal schedule's noise for its deviation", SCHEDULE,
+        "expit(-2 * log_noise)", "expit(-log_noise)",
+        "models/diffusion/test_diffusion.py::test_the_log_normal_schedule_has_the_quantiles_of_its_law",
+    ),
+    Mutant(
+        "no gradient for an estimate beyond the range of the data", DDPM,
+        "output = output + (m.clip(output.data, -1.0, 1.0) - output.data)",
+        "output = ops.clip(output, -1.0, 1.0)",
+        "models/diffusion/test_diffusion.py::"
+        "test_an_estimate_beyond_the_range_of_the_data_counts_as_at_its_end",
+    ),
+    Mutant(
+        "a learned variance that forgets the posterior's", DDPM,
+        "spread = of_q + ", "spread = 0 * of_q + ",
+        "models/diffusion/test_diffusion.py::test_the_loss_of_a_learned_variance_is_the_bound",
+    ),
+    Mutant(
+        "guidance of 1 too much", DDPM,
+        "further = (guidance - 1) *", "further = guidance *",
+        "models/diffusion/test_diffusion.py::test_guidance_is_a_line_through_the_two_outputs",
+    ),
+    Mutant(
+        "a variance for a standard deviation", DDPM,
+        "+ sqrt(1 - share) * rng", "+ (1 - share) * rng",
+        "models/diffusion/test_diffusion.py::test_inpainting_has_the_law_of_its_recursion",
+    ),
+    Mutant(
+        "DDIM keeps the noise's level", SAMPLERS,
+        "0.0) / (1 - abar))", "0.0))",
+        "models/diffusion/test_diffusion.py::test_ddim_keeps_the_law_of_each_time_for_every_eta",
+    ),
+    Mutant(
+        "the solver extrapolates twice as far", SAMPLERS,
+        "share = 0.5 * h /", "share = h /",
+        "models/diffusion/test_diffusion.py::test_the_order_of_the_samplers",
+    ),
+    Mutant(
+        "the prior's variance enters with the wrong sign", BOUND,
+        " - abar - log(1 - abar))", " + abar - log(1 - abar))",
+        "models/diffusion/test_diffusion.py::test_the_prior_of_the_bound_is_what_is_left_of_the_data",
+    ),
+    Mutant(
+        "the KL of a step the other way round", BOUND,
+        "m.asarray(log_p - log_q)", "m.asarray(log_q - log_p)",
+        "models/diffusion/test_diffusion.py::"
+        "test_the_bound_is_exact_with_the_true_reverse_kernels_and_a_bound_with_others",
+    ),
+    Mutant(
+        "half of Langevin's noise", SCORE,
+        "sqrt(2 * step) * noise", "sqrt(step) * noise",
+        "models/diffusion/test_diffusion.py::test_langevin_dynamics_has_the_law_of_its_autoregression",
+    ),
+    Mutant(
+        "the change of units of the flow's end, reversed", SCORE,
+        "+ log(signal[-1])", "- log(signal[-1])",
+        "models/diffusion/test_diffusion.py::test_the_likelihood_by_the_flow_is_the_density_of_the_mixture",
+    ),
+    # -- the VAE and its bounds ------------------------------------------------------------------
+    Mutant(
+        "1/n missing in the log-likelihood, as in the handout", LIKELIHOOD,
+        "Estimate(self.total - log(k), error,", "Estimate(self.total, error,",
+        "models/test_vae.py::test_the_log_of_a_mean_and_its_error",
+    ),
+    Mutant(
+        "the prior counted twice, as in the handout", VAE,
+        "noise**2 - ops.square(z)", "noise**2 - 2.0 * ops.square(z)",
+        "models/test_vae.py::test_with_the_true_posterior_every_weight_is_the_density",
+    ),
+    Mutant(
+        "the KL's sign in the loss", VAE,
+        "loss = reconstruction + weight *", "loss = reconstruction - weight *",
+        "models/test_models.py::test_beta_weighs_the_kl_alone",
+    ),
+    Mutant(
+        "the KL's sign in the bound", VAE,
+        "(log_likelihood - kl).data", "(log_likelihood + kl).data",
+        "models/test_models.py::test_the_bound_is_the_log_density_at_the_true_posterior",
+    ),
+    Mutant(
+        "1/k missing in the importance-weighted loss", VAE,
+        " - np.log(self.k)", "",
+        "models/test_vae.py::test_the_loss_with_k_samples_is_that_of_the_paper",
+    ),
+    # -- autoencoders ----------------------------------------------------------------------------
+    Mutant(
+        "the contractive penalty dropped, as in the handout", AE,
+        '"loss": error + self.penalty * contraction,', '"loss": error,',
+        "models/test_models.py::test_the_contractive_loss_is_the_error_plus_the_weighted_penalty",
+    ),
+    Mutant(
+        "the denoiser scored against the corrupted input", AE,
+        "self.decoder(self.encoder(self.corrupt(x, rng))), self.normalise(x)",
+        "self.decoder(self.encoder(y := self.corrupt(x, rng))), y",
+        "models/test_models.py::test_the_denoising_loss_is_against_the_clean_input",
+    ),
+    Mutant(
+        "the denoiser's score over σ", AE,
+        "/ self.amount**2", "/ self.amount",
+        "models/test_autoencoder.py::test_the_score_of_gaussian_data_with_the_noise_added",
+    ),
+    Mutant(
+        "a deep Jacobian without its slopes", AE,
+        "rows = rows * ops.expand_dims(slope, 1)", "rows = rows * 1.0",
+        "models/test_models.py::test_the_penalty_is_the_squared_norm_of_the_jacobian",
+    ),
+    # -- GANs ------------------------------------------------------------------------------------
+    Mutant(
+        "D's loss with samples called real", LOSSES,
+        "ops.mean(ops.bce_with_logits(real, 1.0)) + ops.mean(ops.bce_with_logits(fake, 0.0))",
+        "ops.mean(ops.bce_with_logits(real, 1.0)) + ops.mean(ops.bce_with_logits(fake, 1.0))",
+        "models/test_models.py::test_the_best_discriminator_has_the_loss_log_4_minus_2_js",
+    ),
+    Mutant(
+        "the sign of G's minimax loss", LOSSES,
+        "return -ops.mean(ops.bce_with_logits(fake, 0.0))",
+        "return ops.mean(ops.bce_with_logits(fake, 0.0))",
+        "models/test_models.py::test_the_two_losses_of_the_generator_pull_alike_and_one_saturates",
+    ),
+    Mutant(
+        "G's loss on D's side", LOSSES,
+        "return ops.mean(ops.bce_with_logits(fake, 1.0))",
+        "return ops.mean(ops.bce_with_logits(fake, 0.0))",
+        "models/test_models.py::test_the_two_losses_of_the_generator_pull_alike_and_one_saturates",
+    ),
+    Mutant(
+        "one step of D, whatever k", GAN,
+        "[d] * self.discriminator_steps + [g]", "[d, g]",
+        "models/test_models.py::test_k_steps_of_the_discriminator_then_one_of_the_generator",
+    ),
+    Mutant(
+        "R1 without its half", PENALTIES,
+        "return 0.5 * ops.mean(ops.sum(", "return ops.mean(ops.sum(",
+        "models/test_gan.py::test_the_penalties_of_a_linear_discriminator",
+    ),
+    Mutant(
+        "a gradient penalty towards slope 0", PENALTIES,
+        "ops.square(norms - 1.0)", "ops.square(norms)",
+        "models/test_gan.py::test_the_penalties_of_a_linear_discriminator",
+    ),
+    # -- distributions and measures --------------------------------------------------------------
+    Mutant(
+        "the KL of normals in units of p", DIVERGENCES,
+        "z = (p.mean - q.mean) / q.std", "z = (p.mean - q.mean) / p.std",
+        "distributions/test_distributions.py::test_kl_of_normals_agrees_with_quadrature",
+    ),
+    Mutant(
+        "the KL's sign", DIVERGENCES,
+        "return _terms(p_, q_, log_ratio)", "return -_terms(p_, q_, log_ratio)",
+        "distributions/test_distributions.py::test_kl_of_bernoulli_and_categorical_agree_with_enumeration",
+    ),
+    Mutant(
+        "JS without its halves", DIVERGENCES,
+        "return 0.5 * (_terms(p, m, of_p)", "return (_terms(p, m, of_p)",
+        "distributions/test_distributions.py::test_js_of_bernoulli_is_that_of_its_two_outcomes",
+    ),
+    Mutant(
+        "JS of arrays without its halves", "distributions/discrete.py",
+        "kl_terms(2 * q, twice_m)) / 4", "kl_terms(2 * q, twice_m)) / 2",
+        "distributions/test_distributions.py::test_discrete_agrees_with_exact_arithmetic",
+    ),
+    Mutant(
+        "bins of the wrong width", "distributions/discretised.py",
+        "self.low + self.step * (number - 0.5) - loc", "self.low + self.step * number - loc",
+        "distributions/test_discretised.py::"
+        "test_probabilities_are_finite_logarithms_and_sum_to_one",
+    ),
+    Mutant(
+        "pairs across sets counted once", "metrics/kernel.py",
+        "- 2 * across / (n * m)", "- across / (n * m)",
+        "metrics/test_metrics.py::test_mmd_is_the_sum_over_pairs",
+    ),
+    Mutant(
+        "1/n missing in the Parzen window", "metrics/parzen.py",
+        "return found - log(n) -", "return found -",
+        "metrics/test_parzen.py::test_on_the_line_it_is_scipys",
+    ),
+    Mutant(
+        "a sum over directions", "metrics/transport.py",
+        "y @ directions).mean()) ** 0.5", "y @ directions).sum()) ** 0.5",
+        "metrics/test_metrics.py::test_sliced_wasserstein_of_a_shift",
+    ),
+    # -- optimisers and derivatives --------------------------------------------------------------
+    Mutant(
+        "Adam without the correction of its mean", OPTIMISERS,
+        "b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.steps),", "b1, 1 - b1, b2, 1 - b2, lr,",
+        "optim/test_optim.py::test_float32_parameters_stay_float32_and_near",
+    ),
+    Mutant(
+        "weight decay without the rate", OPTIMISERS,
+        "return 1 - lr * self.weight_decay", "return 1 - self.weight_decay",
+        "optim/test_optim.py::test_decoupled_decay_does_not_enter_the_moments",
+    ),
+    Mutant(
+        "an average that follows at the rate it should keep", "optim/averages.py",
+        "return 1 - decay", "return decay",
+        "optim/test_optim.py::test_the_average_is_the_weighted_sum_of_all_values",
+    ),
+    Mutant(
+        "clipping to the direction alone", "optim/averages.py",
+        "g *= limit / norm", "g *= limit",
+        "optim/test_optim.py::test_the_norm_is_joint_and_the_scale_one",
+    ),
+    Mutant(
+        "a cosine that rises", "optim/schedules.py",
+        "0.5 * (1 + cos(", "0.5 * (1 - cos(",
+        "optim/test_optim.py::test_cosine_values",
+    ),
+    Mutant(
+        "the sign of a derivative", "ops/elementwise.py",
+        "lambda m, g, x: -g * m.sin(x)", "lambda m, g, x: g * m.sin(x)",
+        "ops/test_ops.py::test_gradient",
+    ),
+    Mutant(
+        "a factor of a derivative", "ops/fused.py",
+        "log_var=lambda m, g, log_var: 0.5 * g * m.expm1(log_var)",
+        "log_var=lambda m, g, log_var: g * m.expm1(log_var)",
+        "ops/test_ops.py::test_gradient",
+    ),
+]  # fmt: skip
