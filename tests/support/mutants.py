@@ -22,6 +22,9 @@ class Mutant(NamedTuple):
 SCHEDULE, DDPM, SAMPLERS, BOUND, SCORE = (
     f"models/diffusion/{name}.py" for name in ("schedule", "ddpm", "samplers", "bound", "score")
 )
+TARGETS, VARIANCE, DENOISER = (
+    f"models/diffusion/{name}.py" for name in ("targets", "variance", "denoiser")
+)
 VAE, LIKELIHOOD, AE = "models/vae.py", "models/likelihood.py", "models/autoencoder.py"
 GAN, LOSSES, PENALTIES = "models/gan/gan.py", "models/gan/losses.py", "models/gan/penalties.py"
 DIVERGENCES, OPTIMISERS = "distributions/divergences.py", "optim/optimisers.py"
@@ -31,131 +34,137 @@ MUTANTS = [
     Mutant(
         "q(x_t | x_{t-1}) with β for 1 - β, as the handout has it", SCHEDULE,
         "self.alpha = 1.0 - self.beta", "self.alpha = self.beta",
-        "models/diffusion/test_diffusion.py::test_a_chain_of_single_steps_has_the_law_of_the_closed_form",
+        "models/diffusion/test_schedule.py::test_a_chain_of_single_steps_has_the_law_of_the_closed_form",
     ),
     Mutant(
         "the reverse step with abar for α, as the handout has it", SCHEDULE,
         "b = np.sqrt(abar / before) *", "b = np.sqrt(abar) *",
-        "models/diffusion/test_diffusion.py::test_the_posterior_by_brute_force_on_a_grid",
+        "models/diffusion/test_schedule.py::test_the_posterior_by_brute_force_on_a_grid",
     ),
     Mutant(
         "a loop that stops at t = 2, as the handout has it", SCHEDULE,
-        "np.linspace(self.steps, 1, n)", "np.linspace(self.steps, 2, n)",
-        "models/diffusion/test_diffusion.py::test_the_network_is_asked_for_every_t_from_the_last_to_the_first",
+        "np.linspace(self.T, 1, n)", "np.linspace(self.T, 2, n)",
+        "models/diffusion/test_samplers.py::"
+        "test_the_network_is_asked_for_every_t_from_the_last_to_the_first",
     ),
     Mutant(
         "the score without its minus, as the handout has it", SCORE,
-        "return -noise / sqrt(", "return noise / sqrt(",
-        "models/diffusion/test_diffusion.py::test_the_score_is_that_of_the_mixture",
+        "return -model.denoiser(", "return model.denoiser(",
+        "models/diffusion/test_score.py::test_the_score_is_that_of_the_mixture",
     ),
     Mutant(
         "the score without its scale, as the handout has it", SCORE,
-        "return -noise / sqrt(1 - model.schedule.abar[t])", "return -noise",
-        "models/diffusion/test_diffusion.py::test_the_score_is_that_of_the_mixture",
+        ".data / model.schedule.at(t)[1]", ".data",
+        "models/diffusion/test_score.py::test_the_score_is_that_of_the_mixture",
     ),
     Mutant(
         "the small variance is the large one", SCHEDULE,
         "else (1 - self.abar[s]) / (1 - self.abar[t]) * large", "else large",
-        "models/diffusion/test_diffusion.py::test_the_posterior_by_brute_force_on_a_grid",
+        "models/diffusion/test_schedule.py::test_the_posterior_by_brute_force_on_a_grid",
     ),
     Mutant(
         "the variance of the time before", SCHEDULE,
         "s == t - 1, self.beta[t],", "s == t - 1, self.beta[s],",
-        "models/diffusion/test_diffusion.py::test_the_posterior_by_brute_force_on_a_grid",
+        "models/diffusion/test_schedule.py::test_the_posterior_by_brute_force_on_a_grid",
     ),
     Mutant(
-        "noise in the last step", DDPM,
-        'if self.variance == "learned" or s == 0:', 'if self.variance == "learned":',
-        "models/diffusion/test_diffusion.py::test_every_sample_of_the_chain_with_the_same_noise",
+        "noise in the last step", VARIANCE,
+        "        if s == 0:\n            return 0.0\n        if isinstance", "        if isinstance",
+        "models/diffusion/test_samplers.py::test_every_sample_of_the_chain_with_the_same_noise",
     ),
     Mutant(
         "the last time is never trained", DDPM,
-        "rng.integers(1, self.schedule.steps + 1,", "rng.integers(1, self.schedule.steps,",
-        "models/diffusion/test_diffusion.py::test_times_are_uniform_from_the_first_to_the_last",
+        "rng.integers(1, self.schedule.T + 1,", "rng.integers(1, self.schedule.T,",
+        "models/diffusion/test_targets.py::test_times_are_uniform_from_the_first_to_the_last",
     ),
     Mutant(
-        "the velocity's sign", DDPM,
+        "the velocity's sign", TARGETS,
         "lambda a, s: (-s, a)", "lambda a, s: (s, a)",
-        "models/diffusion/test_diffusion.py::test_a_network_that_knows_the_only_point_has_no_loss_and_samples_it",
+        "models/diffusion/test_samplers.py::"
+        "test_a_network_that_knows_the_only_point_has_no_loss_and_samples_it",
     ),
     Mutant(
-        "the larger for the smaller weight", DDPM,
+        "the larger for the smaller weight", TARGETS,
         "np.minimum(snr, 5.0)", "np.maximum(snr, 5.0)",
-        "models/diffusion/test_diffusion.py::test_the_least_loss_of_gaussian_data_for_each_target_and_weight",
+        "models/diffusion/test_targets.py::"
+        "test_the_least_loss_of_gaussian_data_for_each_target_and_weight",
     ),
     Mutant(
-        "the weight upside down", DDPM,
-        "np.abs(s / (a * v - s * u))", "np.abs((a * v - s * u) / s)",
-        "models/diffusion/test_diffusion.py::test_an_error_of_the_network_weighs_alike_whatever_the_target",
+        "the weight upside down", TARGETS,
+        "* np.abs(of_output)", "/ np.abs(of_output)",
+        "models/diffusion/test_targets.py::"
+        "test_an_error_of_the_network_weighs_alike_whatever_the_target",
     ),
     Mutant(
-        "a score that takes an estimate beyond the range of the data as it is", SCORE,
-        "    if model.cuts:", "    if False:",
-        "models/diffusion/test_diffusion.py::"
+        "a score that takes an estimate beyond the range of the data as it is", DENOISER,
+        "if not model.clips_output:", "if True:",
+        "models/diffusion/test_denoiser.py::"
         "test_an_estimate_beyond_the_range_is_at_its_end_in_scores_and_likelihoods",
     ),
     Mutant(
         "a learned variance for estimates that sampling never takes", DDPM,
-        "x0 = namespace_of(x).clip(x0, -1.0, 1.0)", "pass",
-        "models/diffusion/test_diffusion.py::test_a_learned_variance_is_that_of_clipped_estimates",
+        "return namespace_of(xt).clip(x0, -1.0, 1.0) if self.bounded else x0", "return x0",
+        "models/diffusion/test_variance.py::test_a_learned_variance_is_that_of_clipped_estimates",
     ),
     Mutant(
         "the variance of the log-normal schedule's noise for its deviation", SCHEDULE,
         "expit(-2 * log_noise)", "expit(-log_noise)",
-        "models/diffusion/test_diffusion.py::test_the_log_normal_schedule_has_the_quantiles_of_its_law",
+        "models/diffusion/test_schedule.py::test_the_log_normal_schedule_has_the_quantiles_of_its_law",
     ),
     Mutant(
         "no gradient for an estimate beyond the range of the data", DDPM,
-        "output = output + (m.clip(output.data, -1.0, 1.0) - output.data)",
-        "output = ops.clip(output, -1.0, 1.0)",
-        "models/diffusion/test_diffusion.py::"
+        "return output + (m.clip(output.data, -1.0, 1.0) - output.data)",
+        "return ops.clip(output, -1.0, 1.0)",
+        "models/diffusion/test_targets.py::"
         "test_an_estimate_beyond_the_range_of_the_data_counts_as_at_its_end",
     ),
     Mutant(
-        "a learned variance that forgets the posterior's", DDPM,
-        "spread = of_q + ", "spread = 0 * of_q + ",
-        "models/diffusion/test_diffusion.py::test_the_loss_of_a_learned_variance_is_the_bound",
+        "a learned variance that forgets the posterior's", VARIANCE,
+        "spread = of_posterior + ", "spread = 0 * of_posterior + ",
+        "models/diffusion/test_variance.py::test_the_loss_of_a_learned_variance_is_the_bound",
     ),
     Mutant(
-        "guidance of 1 too much", DDPM,
-        "further = (guidance - 1) *", "further = guidance *",
-        "models/diffusion/test_diffusion.py::test_guidance_is_a_line_through_the_two_outputs",
+        "guidance of 1 too much", DENOISER,
+        "= self.guidance - 1", "= self.guidance",
+        "models/diffusion/test_denoiser.py::test_guidance_is_a_line_through_the_two_outputs",
     ),
     Mutant(
-        "a variance for a standard deviation", DDPM,
-        "+ sqrt(1 - share) * rng", "+ (1 - share) * rng",
-        "models/diffusion/test_diffusion.py::test_inpainting_has_the_law_of_its_recursion",
+        "a variance for a standard deviation", SAMPLERS,
+        "+ sqrt(1 - share) * noise", "+ (1 - share) * noise",
+        "models/diffusion/test_inpainting.py::test_inpainting_has_the_law_of_its_recursion",
     ),
     Mutant(
         "DDIM keeps the noise's level", SAMPLERS,
-        "0.0) / (1 - abar))", "0.0))",
-        "models/diffusion/test_diffusion.py::test_ddim_keeps_the_law_of_each_time_for_every_eta",
+        "sigma**2, 0.0)) / noise", "sigma**2, 0.0))",
+        "models/diffusion/test_samplers.py::test_ddim_keeps_the_law_of_each_time_for_every_eta",
     ),
     Mutant(
         "the solver extrapolates twice as far", SAMPLERS,
         "share = 0.5 * h /", "share = h /",
-        "models/diffusion/test_diffusion.py::test_the_order_of_the_samplers",
+        "models/diffusion/test_samplers.py::test_the_order_of_the_samplers",
     ),
     Mutant(
         "the prior's variance enters with the wrong sign", BOUND,
         " - abar - log(1 - abar))", " + abar - log(1 - abar))",
-        "models/diffusion/test_diffusion.py::test_the_prior_of_the_bound_is_what_is_left_of_the_data",
+        "models/diffusion/test_bound.py::test_the_prior_of_the_bound_is_what_is_left_of_the_data",
     ),
     Mutant(
         "the KL of a step the other way round", BOUND,
-        "m.asarray(log_p - log_q)", "m.asarray(log_q - log_p)",
-        "models/diffusion/test_diffusion.py::"
+        'excess = log_p - log(schedule.variance("small", t))',
+        'excess = log(schedule.variance("small", t)) - log_p',
+        "models/diffusion/test_bound.py::"
         "test_the_bound_is_exact_with_the_true_reverse_kernels_and_a_bound_with_others",
     ),
     Mutant(
         "half of Langevin's noise", SCORE,
         "sqrt(2 * step) * noise", "sqrt(step) * noise",
-        "models/diffusion/test_diffusion.py::test_langevin_dynamics_has_the_law_of_its_autoregression",
+        "models/diffusion/test_score.py::test_langevin_dynamics_has_the_law_of_its_autoregression",
     ),
     Mutant(
         "the change of units of the flow's end, reversed", SCORE,
         "+ log(signal[-1])", "- log(signal[-1])",
-        "models/diffusion/test_diffusion.py::test_the_likelihood_by_the_flow_is_the_density_of_the_mixture",
+        "models/diffusion/test_score.py::"
+        "test_the_likelihood_by_the_flow_is_the_density_of_the_mixture",
     ),
     # -- the VAE and its bounds ------------------------------------------------------------------
     Mutant(

@@ -9,20 +9,20 @@ from tinygen.autodiff.engine import Tensor
 from tinygen.nn import Embedding, Linear, Module, TimeEmbedding
 from tinygen.random import Generator, Rng, as_generator
 
-__all__ = ["Denoiser"]
+__all__ = ["ResidualMLP"]
 
 TIME_WIDTH = 64
 
 
-class Denoiser(Module):
-    """A residual MLP of (x_t, t) and perhaps a label: every block sees the embedded time.
+class ResidualMLP(Module):
+    """A residual MLP of (x_t, t) and perhaps a label. Every block sees the embedded time.
 
     h ← h + W_2 silu(W_1 ((1 + scale) norm(h) + shift)), where scale and shift are linear in the
     embedded time (Perez et al. 2018). outputs: a multiple of the features. classes: 0, or the number of
-    labels; label `classes` itself stands for none.
-    skip: whether a multiple of x_t is added to each part of the output, learned as a function of time
-        and label, where Karras et al. (2022, eq. 7) give one. For an output x_0: it is nearly x_t at
-        low noise, and a network narrower than x_t cannot pass that on.
+    labels; the label `classes` itself means none.
+    skip: whether the output has a multiple of x_t added, one for each part of the output. The network
+        learns it from the time and the label, where Karras et al. (2022, eq. 7) give a formula. An output
+        x_0 needs it: at low noise it is nearly x_t, which a network narrower than x_t cannot pass on.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Denoiser(Module):
 
 
 class Block(Module):
-    """One residual block of the denoiser."""
+    """One residual block."""
 
     def __init__(self, width: int, *, rng: Generator) -> None:
         self.time = Linear(TIME_WIDTH, 2 * width, rng=rng)

@@ -22,27 +22,25 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 
-class Tables:
-    """Values by time, float32, made once for each device.
+class TimeTable:
+    """Numbers by time t = 0..T, in float32; each device gets its copy at the first use."""
 
-    They live in what they are a function of: models that share a schedule share nothing else.
-    """
+    def __init__(self, values: Any) -> None:
+        self._on_device: dict[str, Any] = {"cpu": np.asarray(values, np.float32)}
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[str, str], Any] = {}
-
-    def at(self, t: Any, name: str, make: Callable[[], Array]) -> Any:
-        """The table called `name`, which `make` gives the first time, at an array of times t."""
-        key = name, namespace_of(t).device
-        if key not in self._made:
-            self._made[key] = to_device(np.asarray(make(), np.float32), key[1])
-        return self._made[key][t]
+    def __getitem__(self, t: Any) -> Any:
+        """The numbers (n,) at an array of times (n,), on its device."""
+        m = namespace_of(t)
+        if m.device not in self._on_device:
+            self._on_device[m.device] = to_device(self._on_device["cpu"], m.device)
+        return m.take(self._on_device[m.device], t)
 
 
 class NoiseSchedule:
-    """β_1..β_T and what follows from them, float64, indexed by t with the data at index 0.
+    """β_1..β_T and what follows from them: float64 arrays by t = 0..T, where t = 0 is the data.
 
-    alpha_t = 1 - β_t; abar_t = Π_{s≤t} alpha_s. ValueError: a β outside (0, 1), or none.
+    alpha_t = 1 - β_t and abar_t = Π_{s≤t} alpha_s. In x_t = signal_t · x_0 + noise_t · ε the factors are
+    signal_t = sqrt(abar_t) and noise_t = sqrt(1 - abar_t). ValueError: a β outside (0, 1), or none.
     """
 
     def __init__(self, beta: Any) -> None:
@@ -55,11 +53,11 @@ class NoiseSchedule:
             raise ValueError(
                 f"β_{t + 1} = {beta[t]:g} is outside (0, 1); choose a larger T or smaller β"
             )
-        self.steps = len(beta)
+        self.T = len(beta)
         self.beta = np.concatenate([[0.0], beta])
         self.alpha = 1.0 - self.beta
         self.abar = np.cumprod(self.alpha)
-        self.tables = Tables()
+        self.signal, self.noise = np.sqrt(self.abar), np.sqrt(1 - self.abar)
 
     @property
     def snr(self) -> Array:
@@ -67,17 +65,20 @@ class NoiseSchedule:
         with np.errstate(divide="ignore"):
             return self.abar / (1 - self.abar)
 
-    def levels(self, t: Any) -> tuple[Any, Any]:
-        """sqrt(abar_t) and sqrt(1 - abar_t), float32, for an array of times t, on its device."""
-        return (
-            self.tables.at(t, "signal", lambda: np.sqrt(self.abar)),
-            self.tables.at(t, "noise", lambda: np.sqrt(1 - self.abar)),
-        )
+    def at(self, t: float) -> tuple[float, float]:
+        """signal_t and noise_t at one time from 0 to T.
+
+        Between two whole times from 1 on, the logarithm of the ratio of signal to noise is interpolated.
+        """
+        if t == int(t):
+            return float(self.signal[int(t)]), float(self.noise[int(t)])
+        log_snr = float(np.interp(t, np.arange(1, self.T + 1), np.log(self.snr[1:])))
+        return float(expit(log_snr)) ** 0.5, float(expit(-log_snr)) ** 0.5
 
     def posterior_mean(self, t: Any, s: Any = None) -> tuple[Any, Any]:
-        """(a, b) of the mean a · x_0 + b · x_t of q(x_s | x_t, x_0), s < t; s = t - 1 is eq. 7.
+        """(a, b) of the mean a · x_0 + b · x_t of q(x_s | x_t, x_0), s < t (eq. 7).
 
-        Times are numbers or arrays, here and in `variance`.
+        s is t - 1 if it is left out. Times are numbers or arrays, here and in `variance`.
         """
         s = t - 1 if s is None else s
         abar, before = self.abar[t], self.abar[s]
@@ -86,64 +87,69 @@ class NoiseSchedule:
         return a, b
 
     def variance(self, kind: str, t: Any, s: Any = None) -> Any:
-        """σ² of the reverse step from t to s (§3.2): 'large' is β_t, right for data N(0, I); 'small'
-        is that of q(x_s | x_t, x_0), right for a single point."""
+        """σ² of the reverse step from t to s (§3.2).
+
+        'large' is β_t, which is right for data N(0, I). 'small' is the variance of q(x_s | x_t, x_0), which
+        is right for a single point.
+        """
         s = t - 1 if s is None else s
         # Over one step β itself, which 1 - abar_t / abar_s would round.
         large = np.where(s == t - 1, self.beta[t], 1 - self.abar[t] / self.abar[s])[()]
         return large if kind == "large" else (1 - self.abar[s]) / (1 - self.abar[t]) * large
 
     def times(self, n: int | None = None) -> list[int]:
-        """n times from T down to 1 at most, evenly spaced; all of them for None."""
-        n = self.steps if n is None else whole("the number of sampling steps", n)
-        if n > self.steps:
-            raise ValueError(f"{n} sampling steps from a schedule of {self.steps}")
-        return [int(t) for t in np.linspace(self.steps, 1, n).round()] if n > 1 else [self.steps]
+        """n sampling times, evenly spaced from T down to 1; all T of them for None."""
+        n = self.T if n is None else whole("the number of sampling steps", n)
+        if n > self.T:
+            raise ValueError(f"{n} sampling steps from a schedule of {self.T}")
+        return [int(t) for t in np.linspace(self.T, 1, n).round()] if n > 1 else [self.T]
 
     def pairs(self, times: int | Iterable[int] | None = None) -> list[tuple[int, int]]:
-        """(t, s) for each step of a reverse chain: through the times given, or a number of them,
-        and at last to 0. ValueError: times that do not fall, or are not in 1..T."""
+        """The steps (t, s) of a reverse chain through these times, the last one to s = 0.
+
+        `times` are falling numbers in 1..T, or how many there are; see `times`. ValueError: others.
+        """
         if not isinstance(times, Iterable):
             times = self.times(times)
         falling = [*(whole("a sampling time", t) for t in times), 0]
         ordered = all(t > s for t, s in pairwise(falling))
-        if len(falling) < 2 or not ordered or falling[0] > self.steps:
-            raise ValueError(
-                f"sampling times fall from at most {self.steps} to 1, not {falling[:-1]}"
-            )
+        if len(falling) < 2 or not ordered or falling[0] > self.T:
+            raise ValueError(f"sampling times fall from at most {self.T} to 1, not {falling[:-1]}")
         return [*pairwise(falling)]
 
 
-def linear_schedule(steps: int) -> NoiseSchedule:
-    """β from 0.1 / T to 20 / T in equal steps: 1e-4 to 0.02 for T = 1000, as Ho et al. have it.
+def linear_schedule(T: int) -> NoiseSchedule:
+    """β rises linearly from 0.1 / T to 20 / T: for T = 1000 from 1e-4 to 0.02, as in Ho et al. (2020).
 
-    Scaled with T, so that x_T is close to pure noise for any T; T ≤ 20 gives β ≥ 1, an error.
+    β falls as T grows, so that x_T is close to pure noise for any T. ValueError: T ≤ 20, where β ≥ 1.
     """
-    whole("the number of diffusion steps T", steps)
-    falling = np.linspace(20.0 / steps, 0.1 / steps, steps)  # so that T = 1 has the larger end
+    whole("the number of diffusion steps T", T)
+    falling = np.linspace(20.0 / T, 0.1 / T, T)  # so that T = 1 has the larger end
     return NoiseSchedule(falling[::-1])
 
 
-def cosine_schedule(steps: int) -> NoiseSchedule:
+def cosine_schedule(T: int) -> NoiseSchedule:
     """abar_t ∝ cos²((t/T + s) / (1 + s) · π/2), s = 0.008, β ≤ 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
-    whole("the number of diffusion steps T", steps)
-    t = np.arange(steps + 1) / steps
+    whole("the number of diffusion steps T", T)
+    t = np.arange(T + 1) / T
     return _from_abar(np.cos((t + 0.008) / 1.008 * pi / 2) ** 2)
 
 
-def sigmoid_schedule(steps: int) -> NoiseSchedule:
+def sigmoid_schedule(T: int) -> NoiseSchedule:
     """abar_t ∝ sigmoid(3 - 6 t/T) - sigmoid(-3), β ≤ 0.999 (Jabri, Fleet & Chen 2022, algorithm 1)."""
-    whole("the number of diffusion steps T", steps)
-    t = np.arange(steps + 1) / steps
+    whole("the number of diffusion steps T", T)
+    t = np.arange(T + 1) / T
     return _from_abar(1 / (1 + np.exp(6 * t - 3)) - 1 / (1 + np.exp(3)))
 
 
-def log_normal_schedule(steps: int, mean: float = 0.8, std: float = 1.2) -> NoiseSchedule:
-    """σ_t = sqrt((1 - abar_t) / abar_t), the noise beside x_0, at the quantiles (t - 1/2)/T of a law:
-    ln σ ~ N(mean, std²), as Karras et al. (2022, table 1) train; mean -1.2 in theirs. The last is at
-    least 32 (β ≤ 0.999: 31.6 for T = 1), so that x_T is close to pure noise for any T."""
-    whole("the number of diffusion steps T", steps)
-    log_noise = mean + std * ndtri((np.arange(1, steps + 1) - 0.5) / steps)
+def log_normal_schedule(T: int, mean: float = 0.8, std: float = 1.2) -> NoiseSchedule:
+    """σ_t = noise_t / signal_t is the quantile (t - 1/2)/T of the law ln σ ~ N(mean, std²).
+
+    Karras et al. (2022, table 1) train with this law, and mean -1.2. The last σ is at least 32, or 31.6
+    for T = 1 since β ≤ 0.999: so x_T is close to pure noise for any T.
+    """
+    whole("the number of diffusion steps T", T)
+    log_noise = mean + std * ndtri((np.arange(1, T + 1) - 0.5) / T)
     log_noise[-1] = max(log_noise[-1], log(32))
     return _from_abar(np.append(1.0, expit(-2 * log_noise)))
 

@@ -34,12 +34,13 @@ EXACT = 16  # features up to which the divergence is computed exactly
 
 @no_grad()
 def score(model: DDPM, xt: Array, t: int, labels: Any = None) -> Array:
-    """∇ log q(x_t) at rows x_t (n, features): -ε / sqrt(1 - abar_t), ε the model's (not ε itself, as
-    the handout has it), without clipping, except of an output that is x_0 of bounded data; with
-    labels (n,) that of q(x_t | label)."""
+    """∇ log q(x_t) = -ε / sqrt(1 - abar_t) at rows x_t (n, features), with the model's estimate of ε.
+
+    (The handout takes the drawn ε in its place.) The estimate of x_0 that goes with it is not clipped,
+    unless the output is x_0 of bounded data. With labels (n,) it is the score of q(x_t|label).
+    """
     labels = None if labels is None else model.check_labels(labels, len(xt))
-    noise = _noise(model, tensor(xt), float(t), labels).data
-    return -noise / sqrt(1 - model.schedule.abar[t])
+    return -model.denoiser(labels).noise(tensor(xt), t).data / model.schedule.at(t)[1]
 
 
 def langevin(gradient: Callable[[Array], Array], x: Array, step: float, n: int, rng: Rng) -> Array:
@@ -62,38 +63,39 @@ def annealed_langevin(
     model: DDPM,
     n: int,
     *,
-    times: int | Sequence[int] | None = None,
-    steps: int = 4,
+    sampling_steps: int | Sequence[int] | None = None,
+    corrector_steps: int = 4,
     size: float = 0.1,
     rng: Rng | None = None,
 ) -> Array:
     """n samples (n, features) by Langevin dynamics at falling times (Song & Ermon 2019, algorithm 1).
 
-    At time t (100 of them for None, or all T if there are fewer) the step is size · (1 - abar_t),
-    `steps` times. A step of DDIM leads to the next time, as in the predictor and corrector of Song et
-    al. (2021, algorithm 1): x rescaled alone would keep the noise of t, which small steps take away
-    too slowly where the data are wide. A last one is the estimate of x_0. Warns where data N(0, 1)
-    would come out with a variance that is more than a tenth off. ValueError: a size from 2, with which
-    the dynamics diverges.
+    sampling_steps: how many times t, or the times; None is 100, or all T if there are fewer. At each
+    there are `corrector_steps` of Langevin dynamics with the step size · (1 - abar_t). Then a step of DDIM
+    leads to the next time, as in the predictor and corrector of Song et al. (2021, algorithm 1): it
+    takes away the noise of t, which small Langevin steps do too slowly where the data are wide. The last
+    one is the estimate of x_0. Warns where data N(0, 1) would get a variance more than a tenth off.
+    ValueError: a size from 2, with which the dynamics diverges.
     """
     if not 0 < size < 2:
         raise ValueError(f"the size of Langevin steps is between 0 and 2, not {size}")
     rng = as_generator(rng)
     x = rng.normal((count_of(n), model.features), device=model.device)
-    schedule = model.schedule
-    pairs = schedule.pairs(min(TIMES, schedule.steps) if times is None else times)
-    variance = _variance_of_a_normal(schedule.abar, pairs, steps, size)
+    schedule, denoiser, predictor = model.schedule, model.denoiser(), ddim()
+    if sampling_steps is None:
+        sampling_steps = min(TIMES, schedule.T)
+    pairs = schedule.pairs(sampling_steps)
+    variance = _variance_of_a_normal(schedule.abar, pairs, corrector_steps, size)
     if not abs(variance - 1) <= 0.1:
         warnings.warn(
-            f"Langevin dynamics cannot follow: from {len(pairs)} times with {steps} steps of size "
-            f"{size:g}, data N(0, 1) would come out with variance {variance:.3g}; take more times",
+            f"Langevin dynamics cannot follow: from {len(pairs)} times with {corrector_steps} steps of "
+            f"size {size:g}, data N(0, 1) would come out with variance {variance:.3g}; take more times",
             stacklevel=3,
         )
-    follow = ddim()(model, model.guided(), rng)
     for t, s in pairs:
         step = size * (1 - schedule.abar[t])
-        x = langevin(lambda x, t=t: score(model, x, t), x, step, steps, rng)  # type: ignore[misc]
-        x = follow(x, t, s)
+        x = langevin(lambda x, t=t: score(model, x, t), x, step, corrector_steps, rng)  # type: ignore[misc]
+        x = predictor(denoiser, x, [(t, s)], rng)
     return model.denormalise(x)
 
 
@@ -120,11 +122,11 @@ def ode_log_likelihood(
 ) -> Array:
     """log p(x) of each row (n,), in nats, by the probability-flow ODE (Song et al. 2021, eq. 39).
 
-    With y = x/a and σ = s/a the flow is dy/dσ = ε. It is solved from the noise of t = 1 to that of T
-    (scipy's RK45, relative tolerance `rtol`), so p is the law of data with that little noise. The
-    divergence is exact for up to 16 features, and above estimated with one probe (Hutchinson 1990;
-    unbiased for log p). Bounded data have the density of [0, 1] values. With labels (n,) it is
-    log p(x | label). NumPy, float64.
+    For y = x_t / a and σ = s / a (signal a, noise s) the flow is dy/dσ = ε. scipy's RK45 solves it from the
+    noise of t = 1 to that of T, with relative tolerance `rtol`. So p is the law of data with the little
+    noise of t = 1. Up to 16 features the divergence is exact. Above, one random probe estimates it
+    (Hutchinson 1990), without bias for log p. Bounded data have the density of [0, 1] values. With labels
+    (n,) it is log p(x|label). Returns NumPy float64.
     """
     from scipy.integrate import solve_ivp
 
@@ -132,8 +134,8 @@ def ode_log_likelihood(
     rng = as_generator(rng)
     labels = None if labels is None else model.check_labels(labels, len(x))
     m, n, d = namespace_of(x), len(x), model.features
-    signal = np.sqrt(model.schedule.abar[1:])
-    log_sigma = np.log(np.sqrt(1 - model.schedule.abar[1:]) / signal)
+    signal, denoiser = model.schedule.signal[1:], model.denoiser(labels)
+    log_sigma = np.log(model.schedule.noise[1:] / signal)
     probe = None if d <= EXACT else np.sign(rng.uniform((n, d), -1.0, 1.0) + 1e-30)
 
     def flow(at: float, state: Array) -> Array:
@@ -143,7 +145,7 @@ def ode_log_likelihood(
         xt = tensor(
             (y / sqrt(1 + sigma**2)).astype(np.float32), requires_grad=True, device=m.device
         )
-        noise = _noise(model, xt, t, labels)
+        noise = denoiser.noise(xt, t)
         trace = _divergence(noise, xt, probe) * sigma / sqrt(1 + sigma**2)
         velocity = sigma * to_device(noise.data, "cpu").astype(np.float64)
         return np.concatenate([velocity.ravel(), trace])
@@ -158,24 +160,6 @@ def ode_log_likelihood(
     at_end = -0.5 * ((y * signal[-1]) ** 2 + log(2 * pi)) + log(signal[-1])
     scale = 0.5 if model.bounded else to_device(model.scale.data, "cpu")  # data a normalised unit
     return at_end.sum(axis=1) + solved[n * d :] - np.sum(np.broadcast_to(np.log(scale), d))
-
-
-def _noise(model: DDPM, xt: Tensor, t: float, labels: Any) -> Tensor:
-    """ε from the network at rows x_t and a time that may lie between two, differentiable in x_t."""
-    schedule, m = model.schedule, namespace_of(xt.data)
-    # Levels between times: the logarithm of (1 - abar)/abar is interpolated, as `flow` inverts it.
-    ratio = np.exp(np.interp(t, np.arange(1, schedule.steps + 1), -np.log(schedule.snr[1:])))
-    a, s = 1 / sqrt(1 + ratio), sqrt(ratio / (1 + ratio))
-    if model.classes:
-        labels = m.full(1, model.classes) if labels is None else labels
-        output = model.network(xt, m.full(1, t), labels)
-    else:
-        output = model.network(xt, m.full(1, t))
-    output = output[:, : model.features]
-    if model.cuts:
-        output = ops.clip(output, -1.0, 1.0)  # beyond, training leaves it as it comes
-    u, v = model.target(a, s)
-    return (a * output - u * xt) / (a * v - s * u)
 
 
 def _divergence(noise: Tensor, xt: Tensor, probe: Array | None) -> Array:

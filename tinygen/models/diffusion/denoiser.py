@@ -1,0 +1,145 @@
+"""The denoiser D(x_t, t): what all that uses a trained model asks it for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any, Protocol
+
+import numpy as np
+
+from tinygen import kernels, ops
+from tinygen.autodiff.engine import Tensor
+from tinygen.autodiff.modes import no_grad
+from tinygen.backend import namespace_of, to_device
+from tinygen.models.diffusion.schedule import NoiseSchedule
+from tinygen.models.diffusion.targets import Target, solve
+from tinygen.models.diffusion.variance import Variance
+from tinygen.models.rows import by_blocks
+from tinygen.random import Generator
+
+__all__ = ["Denoiser"]
+
+Array = Any
+
+
+class Diffusion(Protocol):
+    """What the denoiser needs of a model; see DDPM."""
+
+    features: int
+    classes: int
+    bounded: bool
+    clips_output: bool
+    schedule: NoiseSchedule
+    target: Target
+    variance: Variance
+    network: Any
+
+
+class Denoiser:
+    """D(x_t, t), the estimate of x_0 at rows x_t (n, features) and one time t, in normalised units.
+
+    It is that of one condition: no label, or one for each row. Estimates of bounded data are clipped to
+    their range.
+    guidance w: the output is (1 - w) · output without a label + w · output with it (Ho & Salimans 2022,
+        whose w is less by 1). 0 ignores the labels, 1 is the conditional model, and more sharpens it.
+        A learned variance stays the one with the label, or for w = 0 the one without.
+    """
+
+    def __init__(self, model: Diffusion, labels: Any = None, guidance: float = 1.0) -> None:
+        self.model, self.schedule, self.variance = model, model.schedule, model.variance
+        self.labels = None if guidance == 0 else labels
+        self.guidance = guidance
+
+    @no_grad()
+    def __call__(self, x: Array, t: int) -> Array:
+        """The estimate of x_0 (n, features) from rows x_t."""
+        return self.step(x, t, on_x0=1.0, on_xt=0.0)
+
+    @no_grad()
+    def step(
+        self,
+        x: Array,
+        t: int,
+        on_x0: float,
+        on_xt: float,
+        sigma: float | Callable[[Array], Array] = 0.0,
+        rng: Generator | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """on_x0 · D(x_t, t) + on_xt · x_t + sigma · z with z ~ N(0, I): one step of any sampler.
+
+        One kernel computes it from x_t and the output. sigma: a number, or for a learned variance a
+        function of what the network says of it. rng: needed if sigma is not 0. `out`, which may be x
+        itself, receives the result.
+        """
+        output = self.output(x, t)
+        noise = 0.0 if callable(sigma) else sigma
+        draw = kernels.NO_DRAW if rng is None or not noise else rng.next_draw()
+        y = self._move(x, output, t, on_x0, on_xt, noise, draw, out)
+        if callable(sigma) and rng is not None:
+            std = sigma(output[:, self.model.features :])
+            y += std * rng.normal(y.shape, device=namespace_of(y).device)
+        return y
+
+    @no_grad()
+    def with_log_variance(self, x: Array, t: int) -> tuple[Array, Any]:
+        """The estimate of x_0, and log σ² of the step from t to t - 1: a number, or (n, features)."""
+        output = self.output(x, t)
+        x0 = self._move(x, output, t, 1.0, 0.0, 0.0, kernels.NO_DRAW, None)
+        return x0, self.variance.log(t, output[:, self.model.features :])
+
+    def noise(self, x: Tensor, t: float) -> Tensor:
+        """The estimate of ε at rows x_t, differentiable in x. The time t may lie between two.
+
+        The estimate of x_0 that goes with it is not clipped, unless the output itself is.
+        """
+        _, (from_xt, from_output) = solve(self.model.target, *self.schedule.at(t))
+        output = self._guided(x, t, self.labels)[:, : self.model.features]
+        return from_xt * x + from_output * output
+
+    def output(self, x: Array, t: int) -> Array:
+        """The network's output (n, outputs) with guidance, a block of rows at a time."""
+        labels = () if self.labels is None else (self.labels,)
+        return by_blocks(lambda x, *labels: self._guided(x, t, *labels).data, x, *labels)
+
+    def _guided(self, x: Any, t: float, labels: Array | None = None) -> Tensor:
+        output = self._ask(x, t, labels)
+        if self.guidance in (0, 1):
+            return output
+        towards = np.zeros(output.shape[1], output.dtype)
+        towards[: self.model.features] = self.guidance - 1
+        return output + to_device(towards, output.device) * (output - self._ask(x, t, None))
+
+    def _ask(self, x: Any, t: float, labels: Array | None) -> Tensor:
+        """The network's output with these labels. What it says of x_0 itself is clipped."""
+        model, m = self.model, namespace_of(x.data if isinstance(x, Tensor) else x)
+        known = (
+            () if not model.classes else (m.full(1, model.classes) if labels is None else labels,)
+        )
+        output = model.network(x, m.full(1, t), *known)
+        if not model.clips_output:
+            return output
+        limits = np.full(output.shape[1], inf, output.dtype)
+        limits[: model.features] = 1.0
+        limits = to_device(limits, output.device)
+        return ops.clip(output, -limits, limits)
+
+    def _move(
+        self,
+        x: Array,
+        output: Array,
+        t: int,
+        on_x0: float,
+        on_xt: float,
+        sigma: float,
+        draw: kernels.Draw,
+        out: Array | None,
+    ) -> Array:
+        """The kernel: the estimate of x_0 from x_t and the output, clipped, and the step with it."""
+        m = namespace_of(x)
+        (from_xt, from_output), _ = solve(self.model.target, *self.schedule.at(t))
+        limit = 1.0 if self.model.bounded else inf
+        prediction = m.ascontiguousarray(output[:, : self.model.features])
+        numbers = kernels.Denoising(from_xt, from_output, -limit, limit, on_x0, on_xt, sigma)
+        return kernels.denoise_step(m, x, prediction, numbers, draw, out)
