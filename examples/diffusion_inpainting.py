@@ -7,7 +7,7 @@ from tinygen.models import DDPM
 
 pictures.require()  # before the training, not after it
 digits = data.load("digits")
-model = DDPM(features=64, steps=1000)
+model = DDPM(features=64, T=1000)
 model.fit(digits.x, show_progress=True)
 
 held_out, kept = digits.test[:40], np.arange(64) < 32

@@ -7,7 +7,7 @@ from tinygen.models import DDPM
 
 pictures.require()  # before the training, not after it
 digits = data.load("digits")
-model = DDPM(features=64, steps=1000, classes=10)
+model = DDPM(features=64, T=1000, classes=10)
 model.fit(digits.x, labels=digits.y, show_progress=True)
 
 labels = np.repeat(np.arange(10), 10)

@@ -154,7 +154,7 @@ def twin(peer: Torch, name: str, model: Any) -> Callable[[Any], list[Any]]:
         mine = [v for key, v in p.items() if key.startswith(start) and v.requires_grad]
         betas = (0.5, 0.999) if name == "gan" else (0.9, 0.999)
         optimizer = torch.optim.Adam(mine, lr=settings.lr, betas=betas)
-        average = [v.detach().clone() for v in mine] if settings.ema else []
+        average = [v.detach().clone() for v in mine] if settings.ema_decay else []
         updates.append((loss, mine, optimizer, average))
 
     def step(batch: Any) -> list[Any]:
@@ -166,7 +166,7 @@ def twin(peer: Torch, name: str, model: Any) -> Callable[[Any], list[Any]]:
             torch.nn.utils.clip_grad_norm_(mine, settings.clip)
             optimizer.step()
             if average:
-                torch._foreach_lerp_(average, [v.detach() for v in mine], 1 - settings.ema)
+                torch._foreach_lerp_(average, [v.detach() for v in mine], 1 - settings.ema_decay)
             losses.append(value.detach())
         return losses
 

@@ -23,7 +23,7 @@ from tinygen.autodiff.engine import REGISTRY, Node
 from tinygen.backend import raw_forms, vocabulary
 from tinygen.errors import NonFiniteError
 
-cycles_on_purpose = pytest.mark.filterwarnings("ignore:backward.create_graph=True")
+cycles_on_purpose = pytest.mark.filterwarnings("ignore:create_graph=True")
 
 
 def leaf(values, dtype=np.float64, name=None):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.cpu_only("files")
 
 SMALL = {
     **{name: {"hidden": (16,), "latent": 3} for name in ("ae", "dae", "cae", "vae", "gan")},
-    "ddpm": {"width": 16, "blocks": 1, "steps": 25},
+    "ddpm": {"width": 16, "blocks": 1, "T": 25},
 }
 models = pytest.mark.parametrize("name", MODELS)
 
@@ -45,7 +45,7 @@ def states_equal(a, b):
         ("ddpm", {"width": 10**6}),
         ("ddpm", {"blocks": 10**9}),
         ("ddpm", {"classes": 10**9}),
-        ("ddpm", {"steps": 10**9}),
+        ("ddpm", {"T": 10**9}),
         ("vae", {"beta": "much"}),
         ("ae", {"activation": ["silu"]}),
     ],
@@ -117,7 +117,7 @@ def test_a_model_that_a_file_cannot_describe_is_not_saved(tmp_path):
     [
         lambda: Wide(4, width=5, latent=2, hidden=[6]),
         lambda: Loud(4, width=8, blocks=1),
-        lambda: Loud(4, variance=[0.1] * 11, steps=10, schedule="log-normal"),
+        lambda: Loud(4, variance=[0.1] * 11, T=10, schedule="log-normal"),
         lambda: Fixed(4),
     ],
 )

@@ -14,10 +14,10 @@ def stop_at(model, step):
 
     def counted():
         def wrap(loss):
-            def interrupted(x, rng):
+            def interrupted(*batch, rng):
                 if next(calls, None) is None:
                     raise Interrupted
-                return loss(x, rng)
+                return loss(*batch, rng=rng)
 
             return interrupted
 

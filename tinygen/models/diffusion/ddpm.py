@@ -78,7 +78,7 @@ class DDPM(Model):
     over levels (§3.3), and the last step takes its most probable one.
     """
 
-    defaults: ClassVar[Settings] = Settings(steps=6000, ema=0.999)
+    defaults: ClassVar[Settings] = Settings(steps=6000, ema_decay=0.999)
     _labels: Any = None  # of the rows that `fit` was given
 
     def __init__(
