@@ -799,11 +799,26 @@ def test_data_are_prepared_in_little_memory(name, options):
     assert peak < 0.1 * x.nbytes
 
 
-@pytest.mark.parametrize("n", [1, 2, 4095, 4096, 4097, 10_000])
-def test_moments_in_blocks_are_those_of_all_rows(n):
-    """Also where the mean is large beside the deviation, and exactly for what is constant."""
+@pytest.mark.cpu_only("memory is measured on the CPU")
+def test_moments_of_wide_rows_take_a_few_megabytes():
+    x = rows(4096, 784)
+    tracemalloc.start()
+    models_rows.moments(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * models_rows.BYTES
+
+
+@pytest.mark.parametrize(
+    ("n", "copies"),
+    [*((n, 1) for n in (1, 2, 4095, 4096, 4097, 10_000)), (1000, 300), (3, 100_000)],
+)
+def test_moments_in_blocks_are_those_of_all_rows(n, copies):
+    """Also where the mean is large beside the deviation, and exactly for what is constant.
+
+    Of many columns, or very many, fewer rows make a block."""
     x = np.stack([rows(n, 1)[:, 0], 1e4 + rows(n, 1, seed=1)[:, 0], np.full(n, 0.1)], axis=1)
-    x = x.astype(np.float32)
+    x = np.tile(x.astype(np.float32), copies)
     mean, std = models_rows.moments(x)
     assert mean.dtype == std.dtype == np.float64
     np.testing.assert_allclose(mean, x.mean(axis=0, dtype=np.float64), rtol=1e-12)

@@ -143,6 +143,18 @@ def test_a_subclass_by_the_name_of_another_is_told(tmp_path):
     assert type(load(tmp_path / "m.npz")) is second is not first
 
 
+def test_a_diffusion_model_of_version_0_1_is_refused_by_the_name_that_changed(tmp_path):
+    model, path = small("ddpm"), tmp_path / "m.npz"
+    model.save(path)
+    meta, arrays = checkpoint.read(path)
+    meta["config"]["steps"] = meta["config"].pop("T")
+    checkpoint.write(path, meta, arrays)
+    with pytest.raises(
+        CheckpointError, match=r"m\.npz cannot.*'steps' is called 'T' since .* 0\.2"
+    ):
+        load(path)
+
+
 def test_a_class_that_is_not_known_is_to_be_imported(tmp_path):
     checkpoint.write(tmp_path / "m.npz", {"model": "Elsewhere", "config": {}}, {})
     with pytest.raises(CheckpointError, match=r"'Elsewhere'.*import its class"):

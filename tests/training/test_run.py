@@ -6,18 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 
 import numpy
 import pytest
 
 from tests.support.interrupted import Interrupted, stop_at
-from tests.support.on_device import np, tg
+from tests.support.on_device import np, on_cpu, placed, tg
 from tests.support.small_runs import SMALL, X, assert_same, make, parameters
 from tinygen import checkpoint, kernels, models
 from tinygen.errors import CheckpointError, NonFiniteError
 from tinygen.folder import CHECKPOINT
 from tinygen.random import Generator
-from tinygen.training import Stopped, run
+from tinygen.training import Stopped, fingerprint, recorded, run
 from tinygen.training.loop import Loop
 
 
@@ -198,6 +199,65 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
             model.fit(x, **settings, folder=tmp_path, resume=True)
         assert_same(before, parameters(model))
         assert (tmp_path / CHECKPOINT).read_bytes() == content
+
+
+def test_the_fingerprint_sees_every_array():
+    x, labels = X, placed(numpy.arange(len(X)))
+    of_both = fingerprint((x, labels))
+    assert of_both == fingerprint((x.copy(), labels.copy()))
+    assert fingerprint((x,)) == [[50, 64], zlib.crc32(on_cpu(X))] == of_both[:2]
+    for other in ((x, labels[::-1]), (x, labels.astype(np.int32)), (x[::-1], labels), (x,)):
+        assert fingerprint(other) != of_both
+
+
+def test_a_run_of_version_0_1_is_refused_by_the_name_that_changed(tmp_path):
+    make("vae").fit(X, steps=2, folder=tmp_path)
+    meta, _ = checkpoint.read(tmp_path / CHECKPOINT)
+    settings = meta["settings"]
+    settings["ema"] = settings.pop("ema_decay")
+    changed(tmp_path, {"settings": settings})
+    told = r"checkpoint\.npz cannot be resumed.*'ema' is called 'ema_decay' since version 0\.2"
+    with pytest.raises(CheckpointError, match=told):
+        make("vae").fit(X, steps=2, folder=tmp_path, resume=True)
+    changed(tmp_path, {"run": {"data": "digits", "data_dir": None, "options": {}}})
+    with pytest.raises(CheckpointError, match=told):
+        recorded(tmp_path, models.VAE, {}, {})
+    assert models.load(tmp_path / CHECKPOINT).features == 64  # the model itself is as it was
+
+
+def test_a_command_repeats_what_its_run_was_started_with_but_for_more_steps_and_moved_data(
+    tmp_path,
+):
+    model = make("vae", latent=3)
+    started = {
+        "data": "here.npy",
+        "data_dir": None,
+        "options": {"latent": 3},
+        "csv": {"delimiter": ";"},
+    }
+    model.fit(X, steps=2, lr=0.01, folder=tmp_path, meta={"run": started})
+    moved = tmp_path / "there.npy"
+    moved.write_text("")
+
+    def asked(given, **options):
+        return recorded(tmp_path, models.VAE, given, options)
+
+    settings = models.VAE.defaults.changed(steps=2, lr=0.01)
+    assert asked({}) == {**started, "settings": settings}
+    assert asked({"steps": 2, "lr": 0.01, "delimiter": ";"}, latent=3) == asked({})
+    assert asked({"steps": 9})["settings"] == settings.changed(steps=9)
+    assert asked({"data": str(moved)}) == {**started, "data": str(moved), "settings": settings}
+    for given, options, told in (
+        ({"steps": 1}, {}, "steps = 2, not 1"),
+        ({"lr": 0.1}, {}, r"lr = 0\.01, not 0\.1"),
+        ({"data": "digits"}, {}, r"data = 'here\.npy', not 'digits'"),
+        ({"delimiter": ","}, {}, "delimiter = ';', not ','"),
+        ({}, {"latent": 4}, "latent = 3, not 4"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            asked(given, **options)
+    with pytest.raises(ValueError, match="holds a VAE"):
+        recorded(tmp_path, models.GAN, {}, {})
 
 
 def test_resume_needs_a_checkpoint(tmp_path):
@@ -415,6 +475,23 @@ def test_the_averaged_parameters_are_what_remains(tmp_path):
         np.testing.assert_array_equal(p.data, arrays[f"ema/loss/average/{name}"])
         if name.endswith("weight"):
             assert not np.array_equal(p.data, arrays[f"model/{name}"])
+
+
+def test_the_folder_of_a_run_is_made(tmp_path):
+    folder = tmp_path / "a" / "b"
+    make("vae").fit(X, steps=1, folder=folder)
+    assert (folder / CHECKPOINT).exists()
+    make("vae").fit(X, steps=2, folder=folder, resume=True)
+    with pytest.raises(FileNotFoundError):
+        make("vae").fit(X, steps=1, folder=tmp_path / "c", resume=True)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -1.0])
+def test_the_time_between_checkpoints_is_a_number_from_0(seconds, tmp_path):
+    with pytest.raises(ValueError, match=rf"checkpoint_seconds is a number from 0, not {seconds}"):
+        make("vae").fit(X, steps=1, folder=tmp_path / "r", checkpoint_seconds=seconds)
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_run_is_not_overwritten(tmp_path):
