@@ -96,7 +96,7 @@ class Variant(NamedTuple):
 
     options: Mapping[str, Any] = MappingProxyType({})
     change: Change = lambda model: None
-    ema: float = 0.999
+    ema_decay: float = 0.999
 
 
 VARIANTS = {
@@ -111,7 +111,7 @@ VARIANTS = {
     "time as a bias": Variant(change=with_blocks(TimeAsBias)),
     "weight=min-snr": Variant({"weight": "min-snr"}),
     "schedule=cosine": Variant({"schedule": "cosine"}),
-    "no average": Variant(ema=0.0),
+    "no average": Variant(ema_decay=0.0),
     "width=256": Variant({"width": 256}),
 }
 
@@ -120,7 +120,7 @@ def trained(variant: Variant, x: np.ndarray, steps: int) -> DDPM:
     """The model after so many steps."""
     model = DDPM(x.shape[1], **variant.options)
     variant.change(model)
-    model.fit(x, steps=steps, ema=variant.ema, show_progress=True)
+    model.fit(x, steps=steps, ema_decay=variant.ema_decay, show_progress=True)
     return model
 
 

@@ -28,7 +28,7 @@ PAPER = "the paper: 9,840,000 updates of batch 20, log p(x) -86.76 with k = 5000
 def trained(x: np.ndarray, updates: int) -> VAE:
     """The model after so many updates."""
     model = VAE(784, hidden=(200, 200), latent=50, activation="tanh", binarise=True)
-    model.fit(x, steps=updates, batch=100, ema=0.999, show_progress=True)
+    model.fit(x, steps=updates, batch=100, ema_decay=0.999, show_progress=True)
     return model
 
 

@@ -6,7 +6,7 @@ from tinygen.models.diffusion import variational_bound
 
 pictures.require()  # before the training, not after it
 digits = data.load("digits")
-model = DDPM(features=64, steps=1000, schedule="cosine")
+model = DDPM(features=64, T=1000, schedule="cosine")
 model.fit(digits.x, show_progress=True)
 
 pictures.image_grid("diffusion.png", model.sample(100, sampler="ddpm"), digits.image_shape)

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 import tinygen
-from tinygen import checkpoint, models, pictures, training
+from tinygen import checkpoint, models, pictures
 from tinygen.__main__ import BYTES, _check_memory, main
 from tinygen.errors import pip_install
 from tinygen.folder import CHECKPOINT, locked
+from tinygen.training.loop import Loop
 
 pytestmark = pytest.mark.cpu_only("processes and files; --device gpu is in test_devices.py")
 
@@ -35,7 +36,7 @@ SMALL = {
     "cae": ["--set", "hidden=[8]", "--set", "latent=3"],
     "vae": ["--set", "hidden=[8]"],
     "gan": ["--set", "hidden=[8]", "--set", "discriminator_steps=2"],
-    "ddpm": ["--set", "width=8", "--set", "steps=30"],
+    "ddpm": ["--set", "width=8", "--set", "T=30"],
 }
 PNG = b"\x89PNG\r\n"
 
@@ -348,7 +349,12 @@ def one_line(capsys, arguments, *parts):
         (["train", "vae", "--steps", "-5", "--out", "R"], ["steps", "-5"]),
         (["train", "vae", "--steps", "many", "--out", "R"], ["--steps", "many"]),
         (["train", "vae", "--lr", "0", "--out", "R"], ["lr", "0"]),
-        (["train", "vae", "--ema", "2", "--out", "R"], ["ema", "2"]),
+        (["train", "vae", "--ema-decay", "2", "--out", "R"], ["ema_decay", "2"]),
+        (["train", "vae", "--ema", "0.9", "--out", "R"], ["--ema is called --ema-decay", "0.2"]),
+        (["train", "ddpm", "--set", "steps=9", "--out", "R"], ["'steps' is called 'T'", "0.2"]),
+        (["explain", "ddpm", "--set", "steps=9"], ["'steps' is called 'T'", "0.2"]),
+        (["train", "vae", "--checkpoint-seconds", "nan", "--out", "R"], ["--checkpoint-seconds", "nan"]),
+        (["train", "vae", "--checkpoint-seconds", "-1", "--out", "R"], ["--checkpoint-seconds", "-1"]),
         (["train", "vae", "--set", "latnt=3", "--out", "R"], ["latnt", "'latent'"]),
         (["train", "vae", "--set", "latent", "--out", "R"], ["NAME=VALUE", "latent"]),
         (["train", "vae", "--set", "latent=0", "--out", "R"], ["latent", "0"]),
@@ -369,8 +375,8 @@ def one_line(capsys, arguments, *parts):
         (["explain", "vae", "--delimiter", ";"], ["delimiter", ".csv", "'digits'"]),
         (["train", "vae", "--set", "activation=rellu", "--out", "R"], ["'rellu'", "'relu'"]),
         (["train", "ddpm", "--set", "schedule=cosin", "--out", "R"], ["'cosin'", "'cosine'"]),
-        (["train", "ddpm", "--set", "schedule=linear", "--set", "steps=5", "--out", "R"], ["β_", "(0, 1)"]),
-        (["train", "ddpm", "--set", "steps=0", "--out", "R"], ["steps T", "0"]),
+        (["train", "ddpm", "--set", "schedule=linear", "--set", "T=5", "--out", "R"], ["β_", "(0, 1)"]),
+        (["train", "ddpm", "--set", "T=0", "--out", "R"], ["steps T", "0"]),
         (["train", "ddpm", "--set", "classes=5", "--out", "R"], ["labels 0..9", "5 classes"]),
         (["train", "ddpm", "--set", "classes=2", "--data", "swiss-roll", "--out", "R"], ["no labels"]),
         (["train", "dae", "--set", "amount=1.5", "--out", "R"], ["masking", "1.5"]),
@@ -415,12 +421,11 @@ def test_a_mistake_loses_nothing_of_a_run(arguments, parts, run, capsys, monkeyp
 
 
 def test_the_default_of_an_option_resumes(tmp_path, capsys):
-    """T of a diffusion model and the number of training steps are both called steps."""
     assert train("ddpm", tmp_path / "r") == 0
     resume = ["train", "ddpm", "--out", str(tmp_path / "r"), "--resume"]
-    assert main([*resume, "--steps", "3", "--set", "steps=30", "--set", "blocks=3"]) == 0
+    assert main([*resume, "--steps", "3", "--set", "T=30", "--set", "blocks=3"]) == 0
     one_line(capsys, [*resume, "--steps", "1"], "steps = 3", "1")
-    one_line(capsys, [*resume, "--set", "steps=3"], "steps = 30", "3")
+    one_line(capsys, [*resume, "--set", "T=3"], "T = 30", "3")
 
 
 def test_a_checkpoint_made_in_python(tmp_path, capsys):
@@ -470,15 +475,15 @@ def test_of_two_starts_at_once_one_is_accepted(tmp_path):
 def test_a_stopped_run_ends_in_one_line_and_its_time_is_that_of_all_sittings(
     tmp_path, capsys, monkeypatch
 ):
-    advance = training._Run.advance
+    advance = Loop.advance
 
-    def interrupted(run):
-        advance(run)
-        if run.step == 2:
+    def interrupted(loop):
+        advance(loop)
+        if loop.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "advance", interrupted)
+        patch.setattr(Loop, "advance", interrupted)
         assert train("vae", tmp_path / "r") == 130
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("tinygen: stopped after step 2 of 3;") and "--resume" in line

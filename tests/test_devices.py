@@ -39,7 +39,7 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no g++ to compile 
 X = data.load("digits").x[:60]
 SMALL = {
     **{name: {"hidden": (8,), "latent": 3} for name in MODELS},
-    "ddpm": {"width": 8, "blocks": 1, "steps": 25},
+    "ddpm": {"width": 8, "blocks": 1, "T": 25},
 }
 ROUNDING = {"rtol": 2e-4, "atol": 2e-5}
 
@@ -283,7 +283,7 @@ def test_a_model_trains_and_answers_alike(name, bounded):
     for device in ("cpu", "gpu"):
         x = to_device(X, device)
         model = MODELS[name](64, **SMALL[name], **options).to(device)
-        history = model.fit(x, steps=4, batch=16, warmup=0, ema=0.5)
+        history = model.fit(x, steps=4, batch=16, warmup=0, ema_decay=0.5)
         found = {**history, "samples": model.sample(5, rng=Generator(1))}
         for method in ("encode", "reconstruct", "score_samples", "discriminator_logits"):
             if hasattr(model, method):
@@ -305,7 +305,7 @@ def test_a_model_trains_and_answers_alike(name, bounded):
 @pytest.mark.parametrize("start", ["cpu", "gpu"])
 def test_a_run_resumes_on_the_other_device(name, start, tmp_path):
     """The moments, the average and the order of the data come along: as if never moved."""
-    settings = {"batch": 16, "warmup": 2, "ema": 0.9, "steps": 8}
+    settings = {"batch": 16, "warmup": 2, "ema_decay": 0.9, "steps": 8}
 
     def run(device, stop=None, **options):
         model = MODELS[name](64, **SMALL[name]).to(device)
@@ -340,7 +340,7 @@ def test_nothing_in_a_step_waits_for_the_gpu(name, cupy):
 
     def step():
         for objective, optimizer in zip(objectives, optimizers, strict=True):
-            loss = next(iter(objective.loss(batch, Generator(0)).values())) * number
+            loss = next(iter(objective.loss(*batch, rng=Generator(0)).values())) * number
             parameters = list(objective.parameters.values())
             for p, g in zip(parameters, tg.gradients(loss, parameters), strict=True):
                 p.grad = g

@@ -78,7 +78,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(name):
     for model, x in pair(name):
         for objective in model.objectives():
             parameters = list(objective.parameters.values())
-            loss = next(iter(objective.loss(x, Generator(SEED)).values()))
+            loss = next(iter(objective.loss(x, rng=Generator(SEED)).values()))
             gradients = tg.gradients(loss, parameters)
             assert {g.device for g in gradients} == {model.device}
             found += [loss.item(), *(g.numpy() for g in gradients)]

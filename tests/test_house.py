@@ -1,4 +1,4 @@
-"""The house: imports go downwards, and the engine keeps its size."""
+"""The house: imports go downwards, and the texts that are to be read keep their size."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ def imports():
 IMPORTS = imports()
 
 
+INSIDE = {"training": "loop progress run"}  # the files of a folder, from the ground up
+
+
 def floor(module):
     return FLOOR[module.split(".")[1]]
 
@@ -52,6 +55,17 @@ def test_imports_go_downwards():
     }
     upwards = [(a, b) for a, found in inside.items() for b in found if floor(b) > floor(a)]
     assert upwards == []
+
+
+@pytest.mark.parametrize("folder", INSIDE)
+def test_imports_inside_a_folder_go_downwards(folder):
+    names = INSIDE[folder].split()
+    assert {f"tinygen.{folder}.{name}" for name in names} | {f"tinygen.{folder}"} == {
+        module for module in IMPORTS if module.startswith(f"tinygen.{folder}")
+    }
+    for i, name in enumerate(names):
+        above = {f"tinygen.{folder}", *(f"tinygen.{folder}.{other}" for other in names[i:])}
+        assert not IMPORTS[f"tinygen.{folder}.{name}"] & above
 
 
 def test_no_two_files_import_each_other():
@@ -65,3 +79,12 @@ def test_the_engine_is_a_text():
     assert lines_of_code(engine) <= 350
     chain_rule = engine.read_text().splitlines().index("def _walk(") + 1
     assert chain_rule <= 250
+
+
+def test_a_training_step_stands_on_one_screen():
+    """The loop, with its settings and objectives, and the step within it."""
+    loop = PACKAGE / "training" / "loop.py"
+    assert lines_of_code(loop) <= 130
+    nodes = ast.walk(ast.parse(loop.read_text()))
+    (step,) = (n for n in nodes if isinstance(n, ast.FunctionDef) and n.name == "advance")
+    assert step.end_lineno - step.lineno < 30

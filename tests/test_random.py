@@ -612,9 +612,7 @@ X = np.random.default_rng(0).random((12, 3)).astype(np.float32)
 
 def fitted(name, **options):
     """A small model, whose weights are not the zeros that some begin with."""
-    sizes = (
-        {"width": 4, "blocks": 1, "steps": 5} if name == "ddpm" else {"hidden": (4,), "latent": 2}
-    )
+    sizes = {"width": 4, "blocks": 1, "T": 5} if name == "ddpm" else {"hidden": (4,), "latent": 2}
     model = MODELS[name](3, **sizes, **options)
     for p in model.parameters():
         p.data[...] = Generator(5).normal(p.shape, 0.0, 0.5)
@@ -654,7 +652,7 @@ TAKERS = {
     "c2st": lambda rng: metrics.c2st(X, X[::-1] + 0.1, rng),
     **{f"{n}.sample": lambda rng, n=n: fitted(n).sample(4, rng=rng) for n in MODELS},
     **{
-        f"{n}.loss": lambda rng, n=n: fitted(n).objectives()[0].loss(X, rng)
+        f"{n}.loss": lambda rng, n=n: fitted(n).objectives()[0].loss(X, rng=rng)
         for n in ("dae", "vae", "gan", "ddpm")
     },
     "elbo": lambda rng: fitted("vae").elbo(X, rng),

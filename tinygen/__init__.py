@@ -10,5 +10,5 @@ from tinygen.autodiff import __all__ as _engine
 from tinygen.ops import *  # noqa: F403
 from tinygen.random import manual_seed
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["manual_seed", "nn", "ops", "optim", "random", *_engine, *ops.__all__]  # type: ignore[attr-defined]

@@ -25,15 +25,14 @@ import tinygen
 from tinygen import checkpoint, data, kernels, pictures
 from tinygen.autodiff import graph_dot, graph_text
 from tinygen.backend import DEVICES, gpu_problem, namespace_for, to_device
-from tinygen.errors import CheckpointError, DeviceError, unknown, whole
+from tinygen.errors import RENAMED, DeviceError, renamed, unknown, whole
 from tinygen.evaluation import evaluate
 from tinygen.folder import CHECKPOINT, is_leftover, locked
 from tinygen.models import MODELS, Model, load
-from tinygen.models.diffusion.ddpm import with_labels
 from tinygen.models.model import choose
 from tinygen.npz import free_memory
 from tinygen.random import Generator
-from tinygen.training import History, Settings, Stopped, fingerprint
+from tinygen.training import History, Stopped, fingerprint, recorded
 
 PROGRAM = "tinygen" if Path(sys.argv[0]).stem == "tinygen" else "python -m tinygen"
 SETTINGS = {  # the models' own defaults stand in `info`
@@ -42,7 +41,7 @@ SETTINGS = {  # the models' own defaults stand in `info`
     "lr": "learning rate, reached after the warm-up; it then falls along a cosine to 0",
     "warmup": "steps of the warm-up",
     "clip": "limit of the norm of the gradient",
-    "ema": "decay of the average of the parameters, 0 for none",
+    "ema_decay": "decay of the average of the parameters, 0 for none",
     "seed": "of everything random in the run",
 }
 NOBODY_READS = 128 + 13  # the status of what SIGPIPE ends, as it would `cat`
@@ -73,7 +72,10 @@ def train(args: argparse.Namespace) -> None:
     choose("model", args.model, MODELS)  # ValueError if there is none
     chosen, device = _chosen(args), _device(args.device)
     if args.resume:
-        chosen = _recorded(folder, chosen)
+        try:
+            chosen = recorded(folder, MODELS[args.model], chosen["given"], chosen["options"])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}: leave --resume out to start the run") from None
     dataset = data.load(
         chosen["data"], args.data_dir or chosen["data_dir"], args.download, **chosen["csv"]
     )
@@ -145,9 +147,14 @@ def _device(word: str) -> str:
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line asks for; settings that it leaves out are the model's own."""
+    old = [name for name in RENAMED["Settings"] if getattr(args, name) is not None]
+    if change := renamed("Settings", old, _flag):
+        raise ValueError(change)
     given = {name: getattr(args, name) for name in SETTINGS}
     given = {name: value for name, value in given.items() if value is not None}
     whole("--steps", given.get("steps", 1))
+    if not args.checkpoint_seconds >= 0:
+        raise ValueError(f"--checkpoint-seconds is a number from 0, not {args.checkpoint_seconds}")
     csv_options = _csv_options(args)
     name = args.data or "digits"
     if name not in data.names() and Path(name).exists():
@@ -172,38 +179,6 @@ def _csv_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _recorded(folder: Path, chosen: dict[str, Any]) -> dict[str, Any]:
-    """What a run was started with; ValueError if the command line now asks for something else."""
-    try:
-        meta, arrays = checkpoint.read(folder / CHECKPOINT)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}: leave --resume out to start the run") from None
-    if not {"run", "settings"} <= meta.keys():
-        raise ValueError(f"{folder} was not started from the command line: resume it in Python")
-    if meta["model"] != MODELS[chosen["model"]].__name__:
-        raise ValueError(f"{folder} holds a {meta['model']}; resume it under its own name")
-    path = folder / CHECKPOINT
-    MODELS[chosen["model"]].from_file(path, meta, arrays)  # what it asks for fits what it holds
-    for name, value in dict(meta["run"]["options"]).items():
-        if meta["config"].get(name) != value:
-            raise CheckpointError(f"{path} is damaged: {name} = {value!r}")
-    was = meta["settings"] | {"data": meta["run"]["data"]} | meta["run"].get("csv", {})
-    if chosen["given"].get("steps", 0) > was["steps"]:  # a run may become longer
-        was["steps"] = meta["settings"]["steps"] = chosen["given"]["steps"]
-    options = json.loads(json.dumps(chosen["options"]))
-    moved = chosen["given"].get("data")
-    if moved is not None and Path(moved).is_file():  # that it is the same content is checked later
-        was["data"] = meta["run"]["data"] = moved
-    for now, then in ((chosen["given"], was), (options, meta["config"])):
-        for name, value in now.items():
-            if then.get(name) != value:
-                raise ValueError(
-                    f"{folder} was started with {name} = {then.get(name)!r}, not {value!r}; "
-                    "leave the option out to resume, or start a new run in another folder"
-                )
-    return {"csv": {}, **meta["run"], "settings": Settings(**meta["settings"])}
-
-
 def _options(model: str, pairs: list[str]) -> dict[str, Any]:
     """Options of the model's constructor from NAME=VALUE; values are JSON or plain words."""
     known = _defaults(model)
@@ -213,6 +188,8 @@ def _options(model: str, pairs: list[str]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--set takes NAME=VALUE, not {pair!r}")
         if name not in known:
+            if change := renamed(MODELS[model].__name__, [name]):
+                raise ValueError(f"--set of {model}: {change}")
             raise unknown(f"option of {model}", name, known)
         try:
             options[name] = json.loads(text)
@@ -365,10 +342,9 @@ def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
     dataset = data.load(
         args.data or run["data"], args.data_dir or run["data_dir"], **run.get("csv", {})
     )
-    rows = dataset.x
-    if meta["config"].get("classes") and dataset.y is not None:
-        rows = with_labels(rows, dataset.y)
-    if fingerprint(rows) != meta["data"]:
+    labelled = meta["config"].get("classes") and dataset.y is not None
+    trained_on = (dataset.x, np.asarray(dataset.y, np.int64)) if labelled else (dataset.x,)
+    if fingerprint(trained_on) != meta["data"]:
         raise ValueError(
             f"{dataset.name} is not the data of this run; name where they are with --data"
         )
@@ -381,11 +357,11 @@ def explain(args: argparse.Namespace) -> None:
     choose("model", args.model, MODELS)  # ValueError if there is none
     dataset = data.load(args.data, args.data_dir, **_csv_options(args))
     model = _make(args.model, dataset, _options(args.model, args.set or []), 0)
-    batch = model.prepare(dataset.x)[: whole("--batch", args.batch)]
+    batch = [a[: whole("--batch", args.batch)] for a in model.prepare(dataset.x)]
     for name, p in model.named_parameters().items():
         p.name = name
     for objective in {o.name: o for o in model.objectives()}.values():
-        terms = objective.loss(batch, Generator(0))
+        terms = objective.loss(*batch, rng=Generator(0))
         for name, term in terms.items():
             term.name = name
         loss = next(iter(terms.values()))
@@ -526,8 +502,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, help="the folder of the run")
     sub.add_argument("--resume", action="store_true", help="continue the run in that folder")
     for name, text in SETTINGS.items():
-        kind = float if name in ("lr", "clip", "ema") else int
-        sub.add_argument(f"--{name}", type=kind, help=text)
+        kind = float if name in ("lr", "clip", "ema_decay") else int
+        sub.add_argument(_flag(name), type=kind, help=text)
+    for old in RENAMED["Settings"]:
+        sub.add_argument(_flag(old), help=argparse.SUPPRESS)  # to be refused with its new name
     sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
     sub.add_argument("--checkpoint-seconds", type=float, default=15.0, help="between checkpoints")
     device_option(sub)
@@ -569,6 +547,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("info", info, "print what is installed and known, or what a run holds")
     sub.add_argument("run", nargs="?", help="the folder of a run, or a checkpoint")
     return parser
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
 import numpy as np
 
-__all__ = ["CheckpointError", "DeviceError", "NonFiniteError", "pip_install", "unknown", "whole"]
+__all__ = [
+    "RENAMED", "CheckpointError", "DeviceError", "NonFiniteError", "pip_install", "renamed", "unknown",
+    "whole",
+]  # fmt: skip
+
+RENAMED = {  # since version 0.2: names of arguments, by the class that takes them
+    "Settings": {"ema": "ema_decay"},
+    "DDPM": {"steps": "T"},
+}
 
 
 class NonFiniteError(ArithmeticError):
@@ -30,6 +38,14 @@ def whole(name: str, value: Any, low: int = 1, high: float = inf) -> int:
     if value > high:
         raise ValueError(f"{name} is at most {high}, not {value}")
     return int(value)
+
+
+def renamed(cls: str, names: Iterable[str], spelling: Callable[[str], str] = repr) -> str | None:
+    """What to say of the first of `names` that is the old one of an argument of `cls`."""
+    for old in names:
+        if new := RENAMED.get(cls, {}).get(old):
+            return f"{spelling(old)} is called {spelling(new)} since version 0.2"
+    return None
 
 
 def unknown(what: str, name: object, options: Iterable[str]) -> ValueError:

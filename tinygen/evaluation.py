@@ -90,7 +90,7 @@ def _terms(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         for objective in {o.name: o for o in model.objectives()}.values():
-            for name, value in objective.loss(batch, rng).items():
+            for name, value in objective.loss(batch, rng=rng).items():
                 found[name] = found.get(name, 0.0) + value.item() * len(batch) / len(rows)
     return found
 

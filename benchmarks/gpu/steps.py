@@ -94,7 +94,7 @@ def denoiser(torch: Any, p: Parameters, x: Any, t: Any, blocks: int) -> Any:
 # -- losses: from (torch, model, parameters, batch) ------------------------------------------------
 def _ddpm(torch: Any, model: Any, p: Parameters, x: Any) -> Any:
     x = 2 * x - 1
-    t = torch.randint(1, model.schedule.steps + 1, (len(x),), device=x.device)
+    t = torch.randint(1, model.schedule.T + 1, (len(x),), device=x.device)
     a, s = p["signal"][t][:, None], p["noise"][t][:, None]
     noise = torch.randn_like(x)
     output = denoiser(torch, p, a * x + s * noise, t, len(model.network.blocks))
@@ -154,7 +154,7 @@ def twin(peer: Torch, name: str, model: Any) -> Callable[[Any], list[Any]]:
         mine = [v for key, v in p.items() if key.startswith(start) and v.requires_grad]
         betas = (0.5, 0.999) if name == "gan" else (0.9, 0.999)
         optimizer = torch.optim.Adam(mine, lr=settings.lr, betas=betas)
-        average = [v.detach().clone() for v in mine] if settings.ema else []
+        average = [v.detach().clone() for v in mine] if settings.ema_decay else []
         updates.append((loss, mine, optimizer, average))
 
     def step(batch: Any) -> list[Any]:
@@ -166,7 +166,7 @@ def twin(peer: Torch, name: str, model: Any) -> Callable[[Any], list[Any]]:
             torch.nn.utils.clip_grad_norm_(mine, settings.clip)
             optimizer.step()
             if average:
-                torch._foreach_lerp_(average, [v.detach() for v in mine], 1 - settings.ema)
+                torch._foreach_lerp_(average, [v.detach() for v in mine], 1 - settings.ema_decay)
             losses.append(value.detach())
         return losses
 
@@ -181,7 +181,7 @@ def parameters(peer: Torch, model: Any) -> Parameters:
         for name, array in model.state_dict().items()
     }
     if hasattr(model, "schedule"):
-        t = np.arange(model.schedule.steps + 1)
-        for name, level in zip(("signal", "noise"), model.schedule.levels(t), strict=True):
-            p[name] = peer.torch.tensor(level, device=peer.device)
+        for name in ("signal", "noise"):
+            by_time = getattr(model.schedule, name).astype(np.float32)
+            p[name] = peer.torch.tensor(by_time, device=peer.device)
     return p

@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy
 import pytest
 
+from tests.support.leaves_reached import leaves_reached
 from tests.support.on_device import np, tg
 from tinygen.autodiff.engine import REGISTRY, Node
 from tinygen.backend import raw_forms, vocabulary
 from tinygen.errors import NonFiniteError
 
-cycles_on_purpose = pytest.mark.filterwarnings("ignore:backward.create_graph=True")
+cycles_on_purpose = pytest.mark.filterwarnings("ignore:create_graph=True")
 
 
 def leaf(values, dtype=np.float64, name=None):
@@ -255,6 +256,50 @@ def test_accumulation_inside_a_pass_does_not_reach_other_gradients():
     ((h + z) + (h * 2.0) + (h * 3.0)).sum().backward()
     equal(x.grad, [6.0, 6.0])
     equal(z.grad, [1.0, 1.0])
+
+
+def three_leaves():
+    """A Tensor in which x, w, b have a part, x in two ways; and z, which has none."""
+    x, w, b, z = leaf([1.0, 2.0]), leaf([3.0, -1.0]), leaf(0.5), leaf([1.0, 1.0])
+    return tg.sum(tg.sin(x * w + b) * x), x, w, b, z
+
+
+@pytest.mark.parametrize("create_graph", [False, pytest.param(True, marks=cycles_on_purpose)])
+def test_backward_into_inputs_adds_the_gradients_of_those_leaves_alone(create_graph):
+    y, x, w, b, _ = three_leaves()
+    expected = tg.gradients(y, [x, w], retain_graph=True)
+    w.grad = tg.tensor([10.0, 20.0])
+    y.backward(inputs=(p for p in (x, w, x)), create_graph=create_graph)  # named twice, added once
+    equal(x.grad, expected[0].data)
+    equal(w.grad, expected[1].data + np.array([10.0, 20.0]))
+    assert b.grad is None and x.grad.requires_grad is create_graph
+
+
+def test_backward_into_inputs_computes_no_other_gradient(monkeypatch):
+    y, x, w, b, _ = three_leaves()
+    reached = leaves_reached(monkeypatch)
+    y.backward(inputs=[w])
+    assert w.node in reached and not {x.node, b.node} & set(reached)
+
+
+def test_an_input_that_has_no_part_in_the_result_keeps_its_grad():
+    y, x, _, _, z = three_leaves()
+    y.backward(inputs=[x, z], retain_graph=True)
+    assert z.grad is None and x.grad is not None
+    z.grad = tg.tensor([4.0, 5.0])
+    y.backward(inputs=[z])
+    equal(z.grad, [4.0, 5.0])
+
+
+def test_an_input_of_backward_is_a_leaf():
+    y, x, _, b, _ = three_leaves()
+    for wrong in (x * 2.0, tg.tensor([1.0]), y):
+        with pytest.raises(ValueError, match=r"no leaf; see tg\.gradients"):
+            y.backward(inputs=[x, wrong])
+    with pytest.raises(TypeError, match=r"an input of backward\(\) is a Tensor, not ndarray"):
+        y.backward(inputs=[np.ones(2)])
+    assert x.grad is None
+    y.backward(inputs=[b])  # nothing was freed by what was refused
 
 
 def test_gradients_of_intermediates_are_arrays_of_their_own():

@@ -27,14 +27,13 @@ READY = "training starts"
 def train(name: str, folder: Path) -> None:
     """What the process does: start the run, or resume it where there is a checkpoint."""
     from tinygen import data
-    from tinygen.training import CHECKPOINT
+    from tinygen.folder import CHECKPOINT
 
     rows = data.load("digits").x[:64]
     untrained = model(name, 64)
-    folder.mkdir(exist_ok=True)
     print(READY, flush=True)
     untrained.fit(
-        rows, steps=60, batch=16, ema=0.9, folder=folder, checkpoint_seconds=0.0,
+        rows, steps=60, batch=16, ema_decay=0.9, folder=folder, checkpoint_seconds=0.0,
         resume=(folder / CHECKPOINT).exists(),
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 SMALL = {"hidden": (8,), "latent": 2}
 OPTIONS = {
     "ae": SMALL, "dae": SMALL, "cae": SMALL, "vae": SMALL, "gan": SMALL,
-    "ddpm": {"width": 8, "blocks": 1, "steps": 10},
+    "ddpm": {"width": 8, "blocks": 1, "T": 10},
 }  # fmt: skip
 
 

@@ -286,7 +286,7 @@ def test_a_trained_discriminator_is_the_log_ratio_of_the_densities_and_bounds_js
         return objectives()[:1]
 
     model.objectives = alone
-    model.fit(x, steps=800, batch=500, lr=0.02, warmup=10, ema=0)
+    model.fit(x, steps=800, batch=500, lr=0.02, warmup=10, ema_decay=0)
     points = np.linspace(-0.5, 2, 26)[:, None].astype(np.float32)
     ratio = log_normal(points, *p) - log_normal(points, *q)
     assert np.abs(model.discriminator_logits(points) - ratio[:, 0]).max() < 0.25
@@ -583,7 +583,7 @@ def test_a_weight_of_zeros_stays_zeros():
 
 
 def test_the_vector_is_saved_not_trained_and_a_resumed_run_is_the_same(tmp_path):
-    x, options = normals(40, 2), {"steps": 4, "batch": 8, "warmup": 0, "ema": 0.5}
+    x, options = normals(40, 2), {"steps": 4, "batch": 8, "warmup": 0, "ema_decay": 0.5}
     model = small(spectral=True, penalty="wgan-gp")
     assert not any("right" in name for name in model.named_parameters())
     assert "discriminator.layers.0.right" in model.state_dict()
@@ -729,7 +729,7 @@ def test_constant_data_are_met_by_constant_samples():
 @pytest.fixture
 def often(monkeypatch, caplog):
     """A look every 5 steps, so that short runs have many; the lines are in caplog.messages."""
-    monkeypatch.setattr(training, "WATCH_STEPS", 5)
+    monkeypatch.setattr(training.run, "WATCH_STEPS", 5)
     caplog.set_level(logging.WARNING, "tinygen")
     return caplog
 
@@ -775,7 +775,7 @@ def test_a_discriminator_that_wins_is_told(often):
 @long
 @pytest.mark.parametrize("options", [{}, {"loss": "minimax"}, {"penalty": "r1"}])
 def test_a_healthy_run_is_silent(options, monkeypatch, caplog):
-    monkeypatch.setattr(training, "WATCH_STEPS", 20)
+    monkeypatch.setattr(training.run, "WATCH_STEPS", 20)
     model = small(hidden=(32, 32), **options)
     model.fit(placed(data.load("two-moons").x), steps=500, batch=64, lr=1e-3)
     assert not caplog.messages

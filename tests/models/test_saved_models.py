@@ -16,7 +16,7 @@ pytestmark = pytest.mark.cpu_only("files")
 
 SMALL = {
     **{name: {"hidden": (16,), "latent": 3} for name in ("ae", "dae", "cae", "vae", "gan")},
-    "ddpm": {"width": 16, "blocks": 1, "steps": 25},
+    "ddpm": {"width": 16, "blocks": 1, "T": 25},
 }
 models = pytest.mark.parametrize("name", MODELS)
 
@@ -45,7 +45,7 @@ def states_equal(a, b):
         ("ddpm", {"width": 10**6}),
         ("ddpm", {"blocks": 10**9}),
         ("ddpm", {"classes": 10**9}),
-        ("ddpm", {"steps": 10**9}),
+        ("ddpm", {"T": 10**9}),
         ("vae", {"beta": "much"}),
         ("ae", {"activation": ["silu"]}),
     ],
@@ -117,7 +117,7 @@ def test_a_model_that_a_file_cannot_describe_is_not_saved(tmp_path):
     [
         lambda: Wide(4, width=5, latent=2, hidden=[6]),
         lambda: Loud(4, width=8, blocks=1),
-        lambda: Loud(4, variance=[0.1] * 11, steps=10, schedule="log-normal"),
+        lambda: Loud(4, variance=[0.1] * 11, T=10, schedule="log-normal"),
         lambda: Fixed(4),
     ],
 )
@@ -141,6 +141,18 @@ def test_a_subclass_by_the_name_of_another_is_told(tmp_path):
     first, second = (type("Anew", (VAE,), {}) for _ in range(2))  # as in a notebook
     second(4).save(tmp_path / "m.npz")
     assert type(load(tmp_path / "m.npz")) is second is not first
+
+
+def test_a_diffusion_model_of_version_0_1_is_refused_by_the_name_that_changed(tmp_path):
+    model, path = small("ddpm"), tmp_path / "m.npz"
+    model.save(path)
+    meta, arrays = checkpoint.read(path)
+    meta["config"]["steps"] = meta["config"].pop("T")
+    checkpoint.write(path, meta, arrays)
+    with pytest.raises(
+        CheckpointError, match=r"m\.npz cannot.*'steps' is called 'T' since .* 0\.2"
+    ):
+        load(path)
 
 
 def test_a_class_that_is_not_known_is_to_be_imported(tmp_path):

@@ -79,7 +79,7 @@ MUTANTS = [
     ),
     Mutant(
         "the velocity's sign", TARGETS,
-        "lambda a, s: (-s, a)", "lambda a, s: (s, a)",
+        "return -s, a", "return s, a",
         "models/diffusion/test_samplers.py::"
         "test_a_network_that_knows_the_only_point_has_no_loss_and_samples_it",
     ),

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygen.autodiff.promotion import Boxed, array_on
+from tinygen.autodiff.promotion import Boxed, array_on, check_tensor
 from tinygen.backend import check_device, namespace_of, to_device, vocabulary
 
-__all__ = ["ArrayFace", "no_method", "operators_of_numpy"]
+__all__ = ["ArrayFace", "as_leaf", "no_method", "operators_of_numpy"]
 
 operators_of_numpy: dict[str, Callable[..., Any]] = {
     "equal": lambda a, b: b == a,
@@ -99,6 +99,10 @@ class ArrayFace(Boxed):
         self.node.grad = gradient
 
     # -- leaving the graph -----------------------------------------------------------------------
+    def detach(self) -> Any:
+        """The same values (no copy) as a constant: gradients do not flow through it."""
+        return type(self)(self.data)
+
     def numpy(self) -> np.ndarray[Any, Any]:
         """The values as a NumPy array, without gradient: no copy on the CPU, one from the GPU."""
         return to_device(self.data, "cpu")
@@ -316,6 +320,14 @@ class ArrayFace(Boxed):
         def to(self, device: str) -> Any: ...
         def transpose(self, *axes: Any) -> Any: ...
         def var(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any: ...
+
+
+def as_leaf(value: Any) -> ArrayFace:
+    """`value`; TypeError unless it is a Tensor, ValueError unless it is a leaf."""
+    check_tensor("an input of backward()", value)
+    if not value.is_leaf:
+        raise ValueError("an input of backward() is no leaf; see tg.gradients for its gradient")
+    return value
 
 
 def no_method(name: str) -> property:

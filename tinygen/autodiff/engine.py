@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec
 import numpy as np
 
 from tinygen.autodiff import anomaly
-from tinygen.autodiff.array_face import ArrayFace, no_method, operators_of_numpy
+from tinygen.autodiff.array_face import ArrayFace, as_leaf, no_method, operators_of_numpy
 from tinygen.autodiff.modes import RECORD, WATCH, enable_grad, modes
 from tinygen.autodiff.promotion import (
     array_on,
@@ -91,8 +91,7 @@ class Tensor(ArrayFace):
         a Leaf    a leaf         `backward` adds its gradient to `.grad`
         a Node    the result of an operation
 
-    Made by `tinygen.tensor` or by an operation. `data` is the NumPy or CuPy array itself. A Tensor is
-    never changed in place; `data` of a leaf may be, between computations.
+    `data` is the NumPy or CuPy array itself. Only that of a leaf may change, between computations.
     """
 
     __slots__ = ("__weakref__", "node")
@@ -100,8 +99,7 @@ class Tensor(ArrayFace):
     def __init__(self, data: Any, node: Source | None = None) -> None:
         if not hasattr(data, "dtype"):
             raise TypeError(f"make a Tensor of a {type(data).__name__} with tg.tensor(...)")
-        self._data = data
-        self.node = node
+        self._data, self.node = data, node
 
     @property
     def is_leaf(self) -> bool:
@@ -119,27 +117,29 @@ class Tensor(ArrayFace):
         if value != self.requires_grad:
             self.node = Leaf(self.data) if value else None
 
-    def detach(self) -> Tensor:
-        """The same values (no copy) as a constant: gradients do not flow through it."""
-        return Tensor(self._data)
-
     def backward(
-        self, gradient: Any = None, *, retain_graph: bool = False, create_graph: bool = False
+        self,
+        gradient: Any = None,
+        *,
+        inputs: Iterable[Tensor] | None = None,
+        retain_graph: bool = False,
+        create_graph: bool = False,
     ) -> None:
         """Add the gradient of this Tensor with respect to every leaf to that leaf's `.grad`.
 
-        `gradient` is that of the quantity of interest with respect to this Tensor, of its shape; for
-        a Tensor of one element it is 1 if left out. The values kept are freed unless `retain_graph`.
-        With `create_graph` the gradients are differentiable, at the price of a cycle in memory (see
-        `tg.gradients`). ValueError: no graph, a wrong shape, or a history freed before.
+        gradient: of the quantity of interest with respect to this Tensor; 1 if it is one number.
+        inputs: the only leaves to compute for. One that has no part in this Tensor keeps its `.grad`.
+        retain_graph: the values kept are not freed. create_graph: the gradients are differentiable,
+            at the price of a cycle in memory (see `tg.gradients`).
+        ValueError: no graph, a wrong shape, a history freed before, an input that is no leaf.
         """
         if create_graph:
             warnings.warn(
-                "backward(create_graph=True) leaves a cycle, from a leaf by its grad to the graph and "
-                "back: free it by x.grad = None, or use tg.gradients(y, xs, create_graph=True)",
+                "create_graph=True leaves a cycle: x.grad = None frees it, tg.gradients has none",
                 stacklevel=2,
             )
-        found = propagate(self, gradient, None, retain_graph or create_graph, create_graph)
+        wanted = None if inputs is None else {as_leaf(x).node for x in inputs}
+        found = propagate(self, gradient, wanted, retain_graph or create_graph, create_graph)
         with _adding:
             for leaf, g in found.items():
                 own = g.astype(g.dtype) if create_graph else g  # two leaves may share g
@@ -303,9 +303,7 @@ def _pull(
         try:
             d = rule.function(*[known[name] for name in rule.names])
             if d.shape != source.shape:
-                d = _unbroadcast(
-                    m, d, source.shape, f"the derivative of {node.op.name}, input {i},"
-                )
+                d = _unbroadcast(m, d, source.shape)
         except (TypeError, AttributeError) as error:
             raise TypeError(f"the derivative of {node.op.name}, input {i}: {error}") from error
         if d.dtype != source.dtype:
@@ -332,11 +330,11 @@ def _as_tensors(node: Node) -> dict[str, Any]:
     return kept | ({node.op.also: None} if node.op.also else {})
 
 
-def _unbroadcast(m: Any, d: Any, shape: tuple[int, ...], what: str) -> Any:
+def _unbroadcast(m: Any, d: Any, shape: tuple[int, ...]) -> Any:
     """Sum `d` over the axes along which an input of this shape was broadcast."""
     extra = len(d.shape) - len(shape)
     if extra < 0 or any(n not in (1, k) for n, k in zip(shape, d.shape[extra:], strict=True)):
-        raise ValueError(f"{what} has shape {d.shape}, the input has shape {shape}")
+        raise TypeError(f"it has shape {d.shape}, the input has shape {shape}")
     ones = (a + extra for a, n in enumerate(shape) if n == 1 and d.shape[a + extra] != 1)
     return m.reshape(m.sum(d, axis=(*range(extra), *ones), keepdims=True), shape)
 

@@ -128,7 +128,7 @@ def class_count(data: Dataset) -> int:
 
 
 class _Classifier(Model):
-    """A softmax layer on codes, or on those of a `body`; the rows it learns from end in the label."""
+    """A softmax layer on codes, or on those of a `body`."""
 
     body: Any = None
 
@@ -139,9 +139,10 @@ class _Classifier(Model):
     def logits(self, rows: Array) -> Tensor:
         return self.head(rows if self.body is None else self.body.code(self.body.normalise(rows)))
 
-    def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
-        labels = x[:, -1].astype(np.int64)
-        return {"loss": ops.mean(ops.softmax_cross_entropy(self.logits(x[:, :-1]), labels))}
+    def loss(  # type: ignore[override]
+        self, x: Array, labels: Any, *, rng: Generator
+    ) -> dict[str, Tensor]:
+        return {"loss": ops.mean(ops.softmax_cross_entropy(self.logits(x), labels))}
 
 
 def _error_rate(
@@ -149,7 +150,7 @@ def _error_rate(
 ) -> ErrorRate:
     m = namespace_of(rows)
     y, y_test = (to_device(np.asarray(v), m.device) for v in (data.y, data.y_test))
-    train(classifier, m.concatenate([rows, y[:, None].astype(rows.dtype)], axis=1), settings)
+    train(classifier, (rows, y.astype(np.int64)), settings)
     with no_grad():
         guesses = [classifier.logits(held_out[b]).data.argmax(-1) for b in blocks(len(held_out))]
     rate = float((m.concatenate(guesses) != y_test).mean())

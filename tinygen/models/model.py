@@ -16,12 +16,12 @@ from tinygen import checkpoint
 from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.promotion import array_on
 from tinygen.backend import namespace_of
-from tinygen.errors import CheckpointError, NonFiniteError, unknown, whole
+from tinygen.errors import CheckpointError, NonFiniteError, renamed, unknown, whole
 from tinygen.models.rows import moments
 from tinygen.nn import Module
 from tinygen.optim import Adam, Optimizer
 from tinygen.random import Generator, Rng
-from tinygen.training import History, Objective, Settings, not_finite, train
+from tinygen.training import Data, History, Objective, Settings, not_finite, train
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -79,7 +79,10 @@ class Model(Module):
 
     # -- training --------------------------------------------------------------------------------
     def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
-        """The terms of the loss on a batch of checked data; the first is what is minimised."""
+        """The terms of the loss on a batch of checked data; the first is what is minimised.
+
+        A model with labels has `loss(self, x, labels=None, *, rng)`.
+        """
         raise NotImplementedError
 
     def objectives(self) -> list[Objective]:
@@ -90,27 +93,35 @@ class Model(Module):
         """The optimiser for an objective."""
         return Adam(parameters, lr)
 
-    def fit(self, x: Any, *, settings: Settings | None = None, **options: Any) -> History:
+    def fit(
+        self, x: Any, *labels: Any, settings: Settings | None = None, **options: Any
+    ) -> History:
         """Train on the rows of x (n, features) and return the history of the losses.
+
+        `labels` are for a model whose `prepare` takes them, and whose `loss` then gets theirs.
 
         Settings of `tinygen.training.Settings` may be given by name (steps=..., batch=..., lr=...,
         seed=...), and the options of `tinygen.training.train` (folder=..., resume=...,
         show_progress=...). ValueError: the data are not what the model takes.
         """
-        x = self.prepare(x)
+        prepare: Callable[..., Data] = self.prepare
+        data = prepare(x, *labels)
         loop = inspect.signature(train).parameters
         run = {name: options.pop(name) for name in list(options) if name in loop}
         run["meta"] = {**self.description(), **(run.get("meta") or {})}
-        return train(self, x, (settings or self.defaults).changed(**options), **run)
+        return train(self, data, (settings or self.defaults).changed(**options), **run)
 
-    def prepare(self, x: Any) -> Array:
-        """Check the training data, measure their scale if they are not bounded, return them."""
+    def prepare(self, x: Any) -> Data:
+        """Check the training data, measure their scale if they are not bounded, return them.
+
+        The tuple is what batches are taken of: (x,), or (x, labels) of a model with labels.
+        """
         x = self.check(x)
         m = namespace_of(x)
         if not self.bounded:
             self.shift.data[...], std = moments(x)
             self.scale.data[...] = m.where(std > 0, std, 1.0)  # a constant feature stays 0
-        return x
+        return (x,)
 
     def watch(self, x: Array, settings: Settings) -> Callable[[], str | None]:
         """How a run on the data x is looked at: a function that the loop calls now and then, and
@@ -223,6 +234,9 @@ class Model(Module):
     def from_file(cls, path: str | Path, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
         """The model that the checkpoint at `path` describes, with averaged parameters where it has
         them; CheckpointError names the path."""
+        taken = inspect.signature(cls.__init__).parameters
+        if change := renamed(cls.__name__, meta["config"].keys() - taken):
+            raise CheckpointError(f"{path} cannot be loaded by this version: {change}")
         state = checkpoint.section(arrays, "model")
         held = sum(a.size for a in state.values())
         try:

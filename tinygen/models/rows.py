@@ -14,6 +14,7 @@ __all__ = ["blocks", "by_blocks", "moments"]
 Array = np.ndarray[Any, Any]
 
 BLOCK = 4096  # rows that a network computes at once
+BYTES = 1 << 20  # of a block in float64
 
 
 def blocks(n: int) -> Iterator[slice]:
@@ -38,9 +39,10 @@ def moments(x: Array) -> tuple[Array, Array]:
     """
     m = namespace_of(x)
     mean = squares = m.zeros(x.shape[1])
-    for rows in blocks(len(x)):
-        block = x[rows].astype(np.float64)
-        before, after = rows.start, rows.stop
+    size = max(1, min(BYTES // (8 * x.shape[1]), BLOCK))
+    for before in range(0, len(x), size):
+        after = min(before + size, len(x))
+        block = x[before:after].astype(np.float64)
         own = block.mean(axis=0)
         apart = own - mean
         squares = squares + m.square(block - own).sum(axis=0)

@@ -30,7 +30,7 @@ from tinygen.models.model import Model, choose, count_of
 from tinygen.models.rows import blocks, by_blocks, moments
 from tinygen.nn import MLP
 from tinygen.random import Generator, Rng, as_generator
-from tinygen.training import Settings
+from tinygen.training import Data, Settings
 
 __all__ = ["VAE", "Units"]
 
@@ -125,13 +125,13 @@ class VAE(Model):
             self.output_shift = tensor(np.zeros(features, np.float32))
             self.output_scale = tensor(np.ones(features, np.float32))
 
-    def prepare(self, x: Any) -> Array:
+    def prepare(self, x: Any) -> Data:
         """As every model; and for images, let the untrained decoder put out the mean of each pixel.
 
         For bits that is its logit, as in Burda et al. (2016); the discretised Gaussian has the
         standard deviation of each pixel as well.
         """
-        x = super().prepare(x)
+        (x,) = super().prepare(x)
         if self.bounded:
             m = namespace_of(x)
             mean, std = moments(x)
@@ -139,7 +139,7 @@ class VAE(Model):
             of_bits = self.likelihood == "bernoulli"
             self.output_shift.data[...] = m.log(probs / (1 - probs)) if of_bits else mean
             self.output_scale.data[...] = 1.0 if of_bits else m.maximum(std, 1 / self.levels)
-        return x
+        return (x,)
 
     # -- the model -------------------------------------------------------------------------------
     def posterior(self, x: Any) -> tuple[Tensor, Tensor]:

@@ -204,7 +204,7 @@ def test_a_model_learns_its_classes():
     x = numpy.concatenate([of.samples(300, seed=i) for i, of in enumerate(CLASSES)])
     labels = numpy.repeat([0, 1], 300)
     model = DDPM(1, T=50, classes=2, bounded=False, width=32, blocks=1)
-    model.fit(x, labels=labels, steps=400, lr=5e-3, batch=128, ema=0.98)
+    model.fit(x, labels=labels, steps=400, lr=5e-3, batch=128, ema_decay=0.98)
     for label, sign in ((0, -1), (1, 1)):
         found = model.sample(300, labels=label, rng=Generator(0))
         assert (sign * found > 0).mean() > 0.9 and abs(found.mean() - sign) < 0.3
@@ -223,7 +223,7 @@ OPTIONS = [
 def test_every_option_is_kept_in_a_file_and_through_a_stop(options, tmp_path):
     options = {"T": 30, "width": 8, "blocks": 1, **options}
     x, labels = rows(20, 3), [0, 1, 2, 1] * 5 if "classes" in options else None
-    run = {"labels": labels, "steps": 6, "batch": 8, "warmup": 0, "ema": 0.5}
+    run = {"labels": labels, "steps": 6, "batch": 8, "warmup": 0, "ema_decay": 0.5}
     whole = DDPM(3, **options)
     history = whole.fit(x, **run)
     stopped = DDPM(3, **options)

@@ -67,7 +67,7 @@ class DDPM(Model):
     probability (§3.3), and the last step takes the most probable one.
     """
 
-    defaults: ClassVar[Settings] = Settings(steps=6000, ema=0.999)
+    defaults: ClassVar[Settings] = Settings(steps=6000, ema_decay=0.999)
 
     def __init__(
         self,

@@ -18,11 +18,23 @@ Array = np.ndarray[Any, Any]
 Target = Callable[[Any, Any], tuple[Any, Any]]
 """The output is to be u x_0 + v ε: a function from the factors (a, s) in x_t = a x_0 + s ε to (u, v)."""
 
-TARGETS: dict[str, Target] = {
-    "noise": lambda a, s: (0.0, 1.0),
-    "data": lambda a, s: (1.0, 0.0),
-    "velocity": lambda a, s: (-s, a),  # dx_t/dφ for (a, s) = (cos φ, sin φ) (Salimans & Ho 2022)
-}
+
+def _noise(a: Any, s: Any) -> tuple[Any, Any]:
+    """ε (Ho et al. 2020)."""
+    return 0.0, 1.0
+
+
+def _data(a: Any, s: Any) -> tuple[Any, Any]:
+    """x_0."""
+    return 1.0, 0.0
+
+
+def _velocity(a: Any, s: Any) -> tuple[Any, Any]:
+    """dx_t/dφ for (a, s) = (cos φ, sin φ) (Salimans & Ho 2022)."""
+    return -s, a
+
+
+TARGETS: dict[str, Target] = {"noise": _noise, "data": _data, "velocity": _velocity}
 
 Weight = Callable[[Any], Any]
 """The weight of the squared error of x_0: a function of the ratio of signal to noise."""

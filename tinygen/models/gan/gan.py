@@ -51,7 +51,7 @@ class GAN(Model):
     Divergence and mode collapse are told while it trains; see `watch.py`.
     """
 
-    defaults: ClassVar[Settings] = Settings(steps=8000, lr=5e-4, clip=10.0, ema=0.999)
+    defaults: ClassVar[Settings] = Settings(steps=8000, lr=5e-4, clip=10.0, ema_decay=0.999)
 
     def __init__(
         self,
