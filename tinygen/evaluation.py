@@ -46,9 +46,7 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
     test = data.test[rng.permutation(len(data.test))]
     samples = samples[:ROWS]
     size = min(len(samples), len(test), len(data.x), ROWS)
-    order = rng.child("spare").permutation(
-        len(data.x)
-    )  # its own stream leaves the others unchanged
+    order = rng.child("spare").permutation(len(data.x))  # from a stream of its own
     spare = test[size:] if len(test) >= 2 * size else data.x[order]
     half = -(-min(ROWS, len(test)) // 2)
 

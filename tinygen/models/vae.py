@@ -270,9 +270,9 @@ class VAE(Model):
         estimate = self._estimate(total)
         if (unsure := int((estimate.k_hat > 0.7).sum())) > 0.1 * len(x):
             warnings.warn(
-                f"k_hat is above 0.7 for {unsure} of {len(x)} rows, at most "
-                f"{float(estimate.k_hat.max()):.2g}: do not trust their log p(x) and its error, q "
-                "misses much of the posterior; annealed_log_likelihood needs no q",
+                f"k_hat is above 0.7 for {unsure} of {len(x)} rows (the largest is "
+                f"{float(estimate.k_hat.max()):.2g}): do not trust their log p(x) and its error, "
+                "because q misses much of the posterior; annealed_log_likelihood needs no q",
                 stacklevel=3,
             )
         return estimate

@@ -128,9 +128,7 @@ class GAN(Model):
         """See `Model.watch` and `watch.py`. Every look uses the same data rows and the same z."""
         if len(x) < LEAST_ROWS:
             return lambda: None
-        rng = Generator(0).child(
-            "watch"
-        )  # its own stream, so that the watch does not change the run
+        rng = Generator(0).child("watch")  # its own stream: the watch does not change the run
         real = self.normalise(x[to_device(rng.permutation(len(x))[:WATCHED], self.device)])
         z = rng.normal((WATCHED, self.latent), device=self.device)
         watch = Watch(grace=max(10, settings.steps // (5 * WATCH_STEPS)))
