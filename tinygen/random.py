@@ -1,8 +1,8 @@
 """Counter-based random numbers: one definition of the stream for every backend.
 
-A random number depends on three things: the generator's seed, the number of the draw, and the
-position in the array. It does not depend on the device or on the number of rows. `tinygen.kernels`
-turns random words into numbers; its `reference.py` is the definition, in NumPy.
+A number depends on the generator's seed, on which of its draws this is, and on its place in the
+array, and on nothing else: not on the device, nor on how many rows there are. How words become
+numbers is in `tinygen.kernels`: `reference.py` is the definition, in NumPy.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Generator:
         return Generator(int(words[0]) | int(words[1]) << 32)
 
     def next_draw(self) -> Draw:
-        """Take one draw for a kernel that computes the numbers itself: seed, number, counter."""
+        """Claim one draw, for a kernel that computes the numbers itself: seed, number, counter."""
         if self._draws == _CHILD_DRAW:
             raise ValueError(f"the generator is exhausted: draws = {self._draws}")
         self._draws += 1

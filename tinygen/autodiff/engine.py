@@ -91,8 +91,8 @@ class Tensor(ArrayFace):
         a Leaf    a leaf         `backward` adds its gradient to `.grad`
         a Node    the result of an operation
 
-    `tinygen.tensor` and operations make Tensors. `data` is the NumPy or CuPy array itself. A Tensor
-    is never changed in place. The `data` of a leaf may be changed between computations.
+    Made by `tinygen.tensor` or by an operation. `data` is the NumPy or CuPy array itself. A Tensor is
+    never changed in place; `data` of a leaf may be, between computations.
     """
 
     __slots__ = ("__weakref__", "node")
@@ -120,7 +120,7 @@ class Tensor(ArrayFace):
             self.node = Leaf(self.data) if value else None
 
     def detach(self) -> Tensor:
-        """A constant with the same array, not a copy. Gradients do not flow through it."""
+        """The same values (no copy) as a constant: gradients do not flow through it."""
         return Tensor(self._data)
 
     def backward(

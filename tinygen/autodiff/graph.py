@@ -40,10 +40,7 @@ def graph_text(result: Tensor) -> str:
 
 
 def graph_dot(result: Tensor) -> str:
-    """The graph of `result` in the DOT language: `dot -Tsvg graph.dot -o graph.svg` draws it.
-
-    Errors are those of `graph_text`.
-    """
+    """The graph behind `result` in the DOT language: `dot -Tsvg graph.dot -o graph.svg`."""
     numbers = _numbered(result)
     lines = ["digraph tinygen {", "  node [shape=box, fontname=monospace];"]
     for source, number in numbers.items():
@@ -56,7 +53,7 @@ def graph_dot(result: Tensor) -> str:
 
 
 def _numbered(result: Tensor) -> dict[Source, int]:
-    """The sources in the order of computation, each leaf just before the first node that uses it."""
+    """Sources in the order of computation: each leaf before the first node that uses it."""
     check_tensor("the result whose graph is shown", result)
     root = result.node
     if root is None:

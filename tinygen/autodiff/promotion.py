@@ -36,12 +36,12 @@ class Boxed:
 
     @property
     def data(self) -> Any:
-        """The NumPy or CuPy array itself. You may set another array; the graph does not see it."""
+        """The NumPy or CuPy array itself. Another may be put in its place, outside the graph."""
         return self._data
 
     @data.setter
     def data(self, array: Any) -> None:
-        if isinstance(array, np.generic):  # NumPy returns scalars instead of 0-d arrays
+        if isinstance(array, np.generic):  # what NumPy makes of an array without axes
             array = np.asarray(array)
         if not (isinstance(array, np.ndarray) or is_gpu_array(array)):
             raise TypeError(

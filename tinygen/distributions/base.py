@@ -69,7 +69,7 @@ def check(name: str, value: Tensor, requirement: str, holds: Callable[[Any], Any
 
 
 def is_given(value: Tensor) -> bool:
-    """Whether the caller made this Tensor. False for the recorded result of an operation.
+    """False for the result of an operation that requires a gradient.
 
     Such results are not checked: they are part of a training step, which must not wait for values.
     """

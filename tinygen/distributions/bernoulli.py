@@ -20,8 +20,8 @@ class Bernoulli(Described):
     logits, or probs in [0, 1]: a Tensor, array or number of shape `shape`. Pass one of the two;
     `dtype` and `device` are its own, and everything but the samples is differentiable in it. The
     attribute `logits` is a Tensor, infinite for the probabilities 0 and 1.
-    ValueError: logits that are not finite, probs outside [0, 1]. The values of recorded results of
-    operations are not checked. TypeError: both are given, or neither.
+    ValueError: logits that are not finite, probs outside [0, 1]. The values of a result that
+    requires a gradient are not checked. TypeError: both are given, or neither.
     """
 
     def __init__(self, logits: Any = None, *, probs: Any = None) -> None:

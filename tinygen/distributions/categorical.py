@@ -23,8 +23,8 @@ class Categorical(Described):
     logits: a Tensor or array of shape (*shape, k). They need not be normalised; -inf makes a class
     impossible. The attribute is a Tensor. `dtype` and `device` are those of the logits. Samples are
     whole numbers. Everything but the samples is differentiable in the logits.
-    ValueError: no last axis or an empty one; NaN, +inf, or a row with -inf alone. The values of
-    recorded results of operations are not checked.
+    ValueError: no last axis or an empty one; NaN, +inf, or a row with -inf alone. The values of a
+    result that requires a gradient are not checked.
     """
 
     def __init__(self, logits: Any) -> None:

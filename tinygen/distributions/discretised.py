@@ -29,8 +29,8 @@ class DiscretisedNormal(Described):
     low, high, levels: the first level, the last level and their number. By default they are the 256
         grey levels of an image, scaled to [-1, 1]. The attribute `levels` is the array of levels.
     ValueError: shapes that do not broadcast; a loc that is not finite, a scale that is not positive
-    and finite; low ≥ high; fewer than two levels. The values of recorded results of operations are
-    not checked.
+    and finite; low ≥ high; fewer than two levels. The values of a result that requires a
+    gradient are not checked.
     """
 
     def __init__(

@@ -30,8 +30,8 @@ class Mixture(Described):
     `shape` is the shape of the components without the axis k. `dtype` and `device` are those of the
     components. `log_prob` is differentiable in the components' parameters and in weights above 0.
     ValueError: no components; weights of a shape that does not fit them; weights that are negative or
-    NaN, or whose sum differs from 1 by more than 1e-6. The values of recorded results of operations
-    are not checked.
+    NaN, or whose sum differs from 1 by more than 1e-6. The values of a result that requires a
+    gradient are not checked.
     """
 
     def __init__(self, weights: Any, components: Any) -> None:

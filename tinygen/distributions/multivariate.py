@@ -25,8 +25,8 @@ class MultivariateNormal(Described):
     Cholesky factor of the covariance. Everything but `sample` is differentiable in both.
     ValueError: shapes that do not fit; parameters that are not finite; a covariance that is not
     symmetric to 1e-6 of its largest element; one that is not positive definite (the message has its
-    smallest eigenvalue). For recorded results of operations, only the shapes and, on the CPU, positive
-    definiteness are checked.
+    smallest eigenvalue). Of a result that requires a gradient, only the
+    shapes and, on the CPU, positive definiteness are checked.
     """
 
     def __init__(self, mean: Any, covariance: Any) -> None:

@@ -21,7 +21,8 @@ class Normal(Described):
     mean, std: Tensors, arrays or numbers that broadcast to `shape`. The attributes are Tensors of
     one `dtype` on one `device`. Everything but `sample` is differentiable in both.
     ValueError: shapes that do not broadcast, a mean that is not finite, a std that is not positive
-    and finite. The values of recorded results of operations are not checked.
+    and finite. The values of a result that requires a gradient are not
+    checked.
     """
 
     def __init__(self, mean: Any, std: Any) -> None:

@@ -133,10 +133,7 @@ def class_count(data: Dataset) -> int:
 
 
 class _Classifier(Model):
-    """A softmax layer on codes, or on the codes that a `body` computes from rows.
-
-    The last column of its training rows is the label.
-    """
+    """A softmax layer on codes, or on those of a `body`."""
 
     body: Any = None
 

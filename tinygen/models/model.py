@@ -79,7 +79,7 @@ class Model(Module):
 
     # -- training --------------------------------------------------------------------------------
     def loss(self, x: Array, rng: Generator) -> dict[str, Tensor]:
-        """The terms of the loss on a batch of checked data. The first term is minimised."""
+        """The terms of the loss on a batch of checked data; the first is what is minimised."""
         raise NotImplementedError
 
     def objectives(self) -> list[Objective]:
@@ -104,7 +104,7 @@ class Model(Module):
         return train(self, x, (settings or self.defaults).changed(**options), **run)
 
     def prepare(self, x: Any) -> Array:
-        """Check the training data and return them. Measures their scale if they are not bounded."""
+        """Check the training data, measure their scale if they are not bounded, return them."""
         x = self.check(x)
         m = namespace_of(x)
         if not self.bounded:
@@ -229,10 +229,8 @@ class Model(Module):
 
     @classmethod
     def from_file(cls, path: str | Path, meta: dict[str, Any], arrays: dict[str, Array]) -> Self:
-        """The model that the checkpoint at `path` describes.
-
-        It has the averaged parameters if the file holds them. CheckpointError names the path.
-        """
+        """The model that the checkpoint at `path` describes, with averaged parameters where it has
+        them; CheckpointError names the path."""
         state = checkpoint.section(arrays, "model")
         held = sum(a.size for a in state.values())
         try:

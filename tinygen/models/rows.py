@@ -13,7 +13,7 @@ __all__ = ["blocks", "by_blocks", "moments"]
 
 Array = np.ndarray[Any, Any]
 
-BLOCK = 4096  # the number of rows that a network computes at once
+BLOCK = 4096  # rows that a network computes at once
 
 
 def blocks(n: int) -> Iterator[slice]:
@@ -41,9 +41,9 @@ def moments(x: Array) -> tuple[Array, Array]:
     for rows in blocks(len(x)):
         block = x[rows].astype(np.float64)
         before, after = rows.start, rows.stop
-        block_mean = block.mean(axis=0)
-        difference = block_mean - mean
-        squares = squares + m.square(block - block_mean).sum(axis=0)
+        own = block.mean(axis=0)
+        difference = own - mean
+        squares = squares + m.square(block - own).sum(axis=0)
         squares = squares + m.square(difference) * (before * (after - before) / after)
         mean = mean + difference * ((after - before) / after)
     return mean, m.sqrt(squares / len(x))

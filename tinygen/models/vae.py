@@ -127,7 +127,7 @@ class VAE(Model):
             self.output_scale = tensor(np.ones(features, np.float32))
 
     def prepare(self, x: Any) -> Array:
-        """As in every model. For images, the untrained decoder then starts at the mean of each pixel.
+        """As every model; and for images, let the untrained decoder put out the mean of each pixel.
 
         For 'bernoulli' the decoder starts at the logit of the mean, as in Burda et al. (2016). For
         'discretised-gaussian' it starts with the standard deviation of each pixel as well.
