@@ -93,9 +93,9 @@ class Model(Module):
     def fit(self, x: Any, *, settings: Settings | None = None, **options: Any) -> History:
         """Train on the rows of x (n, features) and return the history of the losses.
 
-        Options are the fields of `tinygen.training.Settings` by name (steps=..., batch=..., lr=...,
-        seed=...) and the options of `tinygen.training.train` (folder=..., resume=...,
-        show_progress=...). ValueError: `check` refuses the data.
+        Settings of `tinygen.training.Settings` may be given by name (steps=..., batch=..., lr=...,
+        seed=...), and the options of `tinygen.training.train` (folder=..., resume=...,
+        show_progress=...). ValueError: the data are not what the model takes.
         """
         x = self.prepare(x)
         loop = inspect.signature(train).parameters
