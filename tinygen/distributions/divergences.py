@@ -153,7 +153,7 @@ def _js_normal(p: Normal, q: Normal) -> Tensor:
     z, weight = _nodes(-10.0, 10.0)
     left, right = _nodes(-10.0, min(t - 10 * s, 10.0)), _nodes(min(t + 10 * s, 10.0), 10.0)
     (x, others) = (np.concatenate(pair) for pair in zip(left, right, strict=True))
-    z, x = np.append(z, (x - t) / s), np.append(t + s * z, x)  # in units of either
+    z, x = np.append(z, (x - t) / s), np.append(t + s * z, x)  # in both units
     log_weight = np.log(np.append(s * weight, others))
     log_narrow = Tensor(log_weight - 0.5 * z**2 - 0.5 * log(2 * pi) - log(s))
     log_wide = Tensor(log_weight - 0.5 * x**2 - 0.5 * log(2 * pi))

@@ -160,6 +160,7 @@ class DenoisingAutoencoder(Autoencoder):
     error is measured against x.
     corruption: 'masking', 'gaussian', 'salt-and-pepper', or a function of (x, amount, rng).
     amount: the probability, or the standard deviation of the noise in normalised units.
+    ValueError: an unknown corruption, or an amount out of its range.
     """
 
     @with_options_of(Autoencoder.__init__, latent=32)

@@ -79,7 +79,7 @@ class LogMean:
         self.largest: list[Array] = []
 
     def add(self, log_weight: Array) -> None:
-        """The next weight of every row, shape (n,)."""
+        """Add the next weight of every row, as logarithms (n,)."""
         log_w = log_weight.astype(np.float64)
         m = namespace_of(log_w)
         self.total = m.logaddexp(self.total, log_w)

@@ -121,7 +121,7 @@ class Model(Module):
         return lambda: None
 
     def finish(self, x: Array) -> None:
-        """Measure what the model needs beside its parameters, on the training data x.
+        """Measure what the model needs in addition to its parameters, on the training data x.
 
         Called at the end of the training and before each checkpoint.
         """

@@ -83,6 +83,7 @@ class VAE(Model):
         2016).
     free_bits: a number λ of nats. A unit whose mean KL over the batch is below λ costs λ (Kingma et
         al. 2016, eq. 15, with one unit in a group). Only for k = 1.
+    ValueError: an unknown likelihood, a number out of its range, or options that exclude each other.
     """
 
     defaults: ClassVar[Settings] = Settings(steps=6000)

@@ -166,7 +166,7 @@ def solve(m: Any, a: Any, b: Any) -> Any:
     """
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError("both inputs need two dimensions; write b[:, None] for a vector b")
-    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's does not broadcast
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's solve does not
     a, b = (m.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
     invalid = m.isnan(a).any(axis=(-2, -1), keepdims=True)  # LAPACK's pivoting may skip a NaN
     return m.where(invalid, m.nan, m.linalg.solve(a, b))

@@ -107,7 +107,7 @@ class GAN(Model):
         return Adam(parameters, lr, betas=(0.5, 0.999))
 
     def discriminate(self, x: Array, rng: Rng) -> dict[str, Tensor]:
-        """D's loss on x and as many G(z), plus the weighted penalty; and the weighted penalty."""
+        """D's loss on x and as many G(z), with the weighted penalty. Then the weighted penalty alone."""
         rng = as_generator(rng)
         x = self.normalise(x)
         with no_grad():
