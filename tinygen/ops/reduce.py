@@ -83,7 +83,7 @@ def _to_extremes(m: Any, g: Any, y: Any, x: Any, axis: Axis, keepdims: bool) -> 
     n = len(x.shape)
     top = _expand(m, y, axis, keepdims, n)
     hit = x == top
-    among = m.maximum(m.sum(hit, axis=axis, keepdims=True), 1)  # no element equals a NaN
+    among = m.maximum(m.sum(hit, axis=axis, keepdims=True), 1)  # nothing equals a NaN
     return nan_where(m, top, m.where(hit, _expand(m, g, axis, keepdims, n) / among, 0.0))
 
 
