@@ -24,7 +24,7 @@ print(
 log_p, error = log_p[:20], error[:20]
 print("of the first 20:")
 print(f"  log p, importance sampling  {log_p.mean():.2f} ± {np.linalg.norm(error) / 20:.2f}")
-log_p, error = model.annealed_log_likelihood(held_out[:20], steps=50)
+log_p, error = model.annealed_log_likelihood(held_out[:20], temperatures=50)
 print(f"  log p, annealing            {log_p.mean():.2f} ± {np.linalg.norm(error) / 20:.2f}")
 
 units = model.units(held_out)

@@ -659,9 +659,11 @@ TAKERS = {
     "binarised": lambda rng: fitted("vae", binarise=True, k=2).loss(X, rng),
     "log_likelihood": lambda rng: tuple(fitted("vae").log_likelihood(X, k=2, rng=rng)),
     "annealed": lambda rng: tuple(
-        fitted("vae").annealed_log_likelihood(X, steps=2, chains=2, rng=rng)
+        fitted("vae").annealed_log_likelihood(X, temperatures=2, chains=2, rng=rng)
     ),
-    "bracket": lambda rng: fitted("vae").bracketed_log_likelihood(2, steps=2, chains=2, rng=rng),
+    "bracket": lambda rng: fitted("vae").bracketed_log_likelihood(
+        2, temperatures=2, chains=2, rng=rng
+    ),
     "variational_bound": lambda rng: diffusion.variational_bound(fitted("ddpm"), X, rng=rng).total,
     "langevin": lambda rng: diffusion.langevin(lambda x: -x, X, 0.1, 3, rng),
 }

@@ -1,6 +1,6 @@
-"""Ctrl-C before the command line is there ends the process without a word, as it ends other tools.
+"""Ctrl-C during the imports of the command line ends the process without a traceback.
 
-Imported before all else, which takes a while. Where tinygen is a library, this does nothing.
+It is imported first, because the other imports take a while. In a library it does nothing.
 """
 
 import signal

@@ -1,12 +1,12 @@
-"""The array library behind an array, and what tinygen adds to it.
+"""The array library of an array, NumPy or CuPy, and the functions that tinygen adds to it.
 
-Devices are the words "cpu" (NumPy) and "gpu" (CuPy). An array is where it is: only `to_device`
-moves one. CuPy is imported when the GPU is first asked for, by name or by one of its arrays.
+The devices are "cpu" (NumPy) and "gpu" (CuPy). Only `to_device` moves an array to another device.
+CuPy is imported when someone first asks for the device "gpu" or passes a CuPy array.
 
-A derivative is written once and takes the *namespace* to compute in as its first argument `m`.
-For raw arrays that is a module with all of NumPy or CuPy, and beside it the raw forms of the
-operations that they lack (`m.sigmoid`, `m.erf`, `m.index_add`, ...). Under `create_graph=True` it
-is the `vocabulary`: tinygen's own functions, which carry the same names and meanings on Tensors.
+A derivative is written once. Its argument `m` is the *namespace* to compute in. For raw arrays this
+is a module with all functions of NumPy or CuPy, and with those operations of tinygen that they lack
+(`m.sigmoid`, `m.erf`, `m.index_add`, ...). Under `create_graph=True` it is the `vocabulary`:
+tinygen's own functions on Tensors, which have the same names and meanings.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ __all__ = [
 DEVICES = ("cpu", "gpu")
 
 raw_forms: dict[str, Callable[..., Any]] = {}
-"""Forward forms `f(m, *arrays)` of tinygen's operations by name; filled as they are defined."""
+"""The forward functions `f(m, *arrays)` of tinygen's operations by name. `operation` enters them."""
 
 vocabulary: Any = ModuleType("tinygen.vocabulary")
-"""tinygen's public functions on Tensors by name; filled as they are defined."""
+"""tinygen's public functions on Tensors by name. `operation` and `public` enter them."""
 
 
 def _complete(library: ModuleType, device: str) -> ModuleType:
     """The namespace of an array library: its names, and the raw forms of operations it lacks."""
-    namespace = ModuleType(
-        f"tinygen.{library.__name__}"
-    )  # Python looks names up fastest in a module
+    # A module, because Python looks names up fastest there.
+    namespace = ModuleType(f"tinygen.{library.__name__}")
 
     def missing(name: str) -> Any:
         value = getattr(library, name, None)
@@ -48,7 +47,7 @@ def _complete(library: ModuleType, device: str) -> ModuleType:
             if name not in raw_forms:
                 raise AttributeError(f"neither {library.__name__} nor tinygen has {name!r}")
             value = functools.partial(raw_forms[name], namespace)
-        setattr(namespace, name, value)  # found there from now on
+        setattr(namespace, name, value)  # the next look-up finds it there
         return value
 
     vars(namespace).update(__getattr__=missing, device=device)
@@ -58,16 +57,17 @@ def _complete(library: ModuleType, device: str) -> ModuleType:
 numpy_namespace = _complete(np, "cpu")
 
 
-# NumPy adds in pairs along the last axis in memory, and one after the other along others, where the
-# errors pile up: a million rows of 0.1 in float32 make 100958. Here long axes are folded first.
+# NumPy sums in pairs along the last axis in memory. Along other axes it adds one row after the other,
+# and rounding errors grow: the sum of a million rows of 0.1 in float32 is 100958. So long axes are
+# folded here first.
 _LONG, _FOLDS = 128, 16
 
 
 def _sum(x: Any, axis: Any = None, dtype: Any = None, keepdims: Any = False) -> Any:
-    """np.sum, whose error does not grow with the length of any axis."""
+    """np.sum with a rounding error that does not grow with the length of any axis."""
     if x.size > _LONG and x.dtype.kind == "f" and dtype is None:
         axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        if len(axes) < x.ndim or not x.flags.c_contiguous:  # else they are one axis to NumPy
+        if len(axes) < x.ndim or not x.flags.c_contiguous:  # else NumPy sums them as one axis
             for a in axes:
                 while x.shape[a] > _LONG and x.strides[a] != x.itemsize:
                     x = _folded(x, a % x.ndim)
@@ -75,7 +75,7 @@ def _sum(x: Any, axis: Any = None, dtype: Any = None, keepdims: Any = False) -> 
 
 
 def _folded(x: Any, axis: int) -> Any:
-    """x with its axis laid in 16 folds, which are added; what is left over joins the first place."""
+    """x with its axis cut into 16 equal parts, which are added. A remainder is added to element 0."""
     before, n, after = x.shape[:axis], x.shape[axis] // _FOLDS, x.shape[axis + 1 :]
     along = (slice(None),) * axis
     y = np.add.reduce(x[(*along, slice(n * _FOLDS))].reshape(*before, _FOLDS, n, *after), axis)
@@ -85,7 +85,7 @@ def _folded(x: Any, axis: int) -> Any:
 
 
 def _mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """np.mean by that sum; of float16 in float32, as there."""
+    """np.mean with `_sum`. float16 is summed in float32, as in NumPy."""
     total = _sum(x.astype(np.float32) if x.dtype == np.float16 else x, axis, keepdims=keepdims)
     return (total / (x.size // max(total.size, 1))).astype(
         x.dtype if x.dtype.kind == "f" else float
@@ -96,7 +96,7 @@ vars(numpy_namespace).update(sum=_sum, mean=_mean)
 
 
 class _Namespaces(dict[type, ModuleType]):
-    """Namespace by the exact type of an array: one dictionary look-up on the hot path."""
+    """The namespace for each type of array. On the hot path it is one dictionary look-up."""
 
     def __missing__(self, kind: type) -> ModuleType:
         if issubclass(kind, (np.ndarray, np.generic)):
@@ -115,12 +115,12 @@ namespaces = _Namespaces({np.ndarray: numpy_namespace})
 
 
 def _cupy() -> Any:
-    """CuPy if something imported it: whoever holds one of its arrays did."""
+    """CuPy if it was imported, else None. If a CuPy array exists, it was."""
     return sys.modules.get("cupy")
 
 
 def namespace_of(array: Any) -> Any:
-    """The namespace that computes with `array`; TypeError for a type that tinygen does not know."""
+    """The namespace that computes with `array`. TypeError: neither a NumPy nor a CuPy array."""
     return namespaces[type(array)]
 
 
@@ -131,14 +131,14 @@ def is_gpu_array(value: Any) -> bool:
 
 def special(m: Any) -> Any:
     """The module of special functions (erf, ...) that belongs to namespace `m`."""
-    # Only when used: it imports slowly.
+    # Imported here, because the import is slow.
     return import_module("scipy.special" if m.device == "cpu" else "cupyx.scipy.special")
 
 
 # -- devices -------------------------------------------------------------------------------------
 @functools.cache
 def gpu_problem() -> str | None:
-    """Why the device "gpu" cannot be used, None if it can. Tried at the first call."""
+    """Why the device "gpu" cannot be used, or None if it can. The first call tries it."""
     try:
         cupy = import_module("cupy")
     except ModuleNotFoundError as error:
@@ -146,7 +146,7 @@ def gpu_problem() -> str | None:
             raise
         return f"CuPy is not installed: {pip_install('cupy-cuda13x[ctk]')}"
     try:
-        # What needs a driver; a compiler, for a kernel; cuBLAS.
+        # These lines need a driver, a compiler for a kernel, and cuBLAS.
         square = cupy.arange(4.0).reshape(2, 2)
         float(cupy.matmul(square, square).sum())
     except Exception as error:  # whatever CUDA answers
@@ -155,7 +155,7 @@ def gpu_problem() -> str | None:
 
 
 def namespace_for(device: str) -> Any:
-    """The namespace of a device. ValueError: an unknown word; DeviceError: no usable GPU."""
+    """The namespace of a device. ValueError: not "cpu" or "gpu". DeviceError: no usable GPU."""
     if device == "cpu":
         return numpy_namespace
     if device not in DEVICES:
@@ -167,7 +167,7 @@ def namespace_for(device: str) -> Any:
 
 
 def to_device(array: Any, device: str) -> Any:
-    """`array` on `device`: itself if it is there, else a copy. Errors as for `namespace_for`."""
+    """`array` itself if it is on `device`, else a copy there. Errors are those of `namespace_for`."""
     if namespace_of(array).device == device:
         return array
     m = namespace_for(device)
@@ -175,8 +175,7 @@ def to_device(array: Any, device: str) -> Any:
 
 
 def check_device(what: str, array: Any, other: str, device: str) -> None:
-    """TypeError, naming both, unless `array` is on the `device` of the other: nothing moves by
-    itself."""
+    """TypeError: `array` is not on the `device` of the other. The message names both."""
     found = namespace_of(array).device
     if found != device:
         raise TypeError(

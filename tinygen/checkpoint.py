@@ -1,4 +1,7 @@
-"""Files of arrays and a description: `.npz` without pickle, written whole or not at all."""
+"""Checkpoints: `.npz` files of arrays and a description. They hold no pickle.
+
+A file is written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tinygen.errors import CheckpointError
 __all__ = ["WRONG_VALUES", "prefixed", "read", "replacing", "section", "write"]
 
 FORMAT = "tinygen-2"
-FIELDS: dict[str, tuple[type, ...]] = {  # what a description may hold, where it is read
+FIELDS: dict[str, tuple[type, ...]] = {  # the fields of a description and their types
     "model": (str,), "config": (dict,),
     "settings": (dict,), "data": (list,), "step": (int,), "batches": (int,), "rng": (list,),
     "sittings": (list,), "run": (dict,), "image_shape": (list, type(None)),
@@ -28,15 +31,14 @@ FIELDS: dict[str, tuple[type, ...]] = {  # what a description may hold, where it
 WRONG_VALUES = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, RecursionError
 )  # fmt: skip
-"""What comes of a whole file with wrong values in it, where they are used."""
+"""The errors that follow if an undamaged file holds wrong values."""
 
 
 def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
-    """Write `arrays` by name and `meta` (JSON) to `path`, replacing it in one step.
+    """Write NumPy `arrays` by name and `meta` (as JSON) to `path`. It replaces the file in one step.
 
-    The arrays are NumPy's, as every `state_dict` gives them.
-    OSError (a full disk, a folder that cannot be written): what was at `path` is still there.
-    TypeError: `meta` holds something that JSON cannot.
+    OSError: a full disk, or a folder that cannot be written; the old file at `path` is intact.
+    TypeError: `meta` holds something that JSON cannot represent.
     """
     try:
         text = json.dumps({"format": FORMAT, **meta})
@@ -44,19 +46,19 @@ def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) 
         raise TypeError(
             f"{path} cannot describe this model: {error}; use parts known by name"
         ) from None
-    content = io.BytesIO()  # in memory first: a zip file does not take a full disk well
+    content = io.BytesIO()  # in memory first, because zipfile handles a full disk badly
     np.savez(content, meta=np.array(text), **arrays)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content.getbuffer())
         file.flush()
-        os.fsync(file.fileno())  # on the disk before the name points to it
+        os.fsync(file.fileno())  # the content is on the disk before the file gets its name
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path; the file written there takes the place of `path` if no error comes.
+    """A temporary path to write to. If there is no error, the file then replaces the one at `path`.
 
-    OSError names `path`, and what was there is still there.
+    OSError: the message names `path`; the old file is intact.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -74,8 +76,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     """The description and the arrays of a file that `write` made.
 
-    FileNotFoundError: there is none. CheckpointError: truncated, damaged, of another format, or
-    not a checkpoint. It takes no more memory than the file is long.
+    It needs no more memory than the size of the file.
+    FileNotFoundError: no such file. CheckpointError: it is truncated, damaged, of another format, or
+    not a checkpoint.
     """
     path = Path(path)
     if not path.exists():
@@ -83,7 +86,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, An
     with open(path, "rb") as file:
         try:
             return _parse(file)
-        except Exception as error:  # whatever a damaged file leads NumPy, zipfile and json to
+        except Exception as error:  # NumPy, zipfile and json may raise anything on a damaged file
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise CheckpointError(
                 f"{path} is not a tinygen checkpoint, or it is damaged: {reason}"
@@ -92,9 +95,9 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, An
 
 def _parse(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     with zipfile.ZipFile(file) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an odd header: it is read, or an error says more
+        warnings.simplefilter("ignore")  # about an odd header: it is read, or an error says more
         members = npz.members(archive)
-        # Members as `write` makes them, so that a small file cannot unfold to a large one.
+        # `write` does not compress. So a small file that would expand to a large one is refused.
         sizes = sum(m.file_size for m in members.values())
         if (
             any(m.compress_type for m in members.values())
@@ -120,11 +123,11 @@ def _parse(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, A
 
 
 def section(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The arrays under `name/`, without that prefix."""
+    """The arrays whose names begin with `name/`, by the rest of their names."""
     prefix = name + "/"
     return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def prefixed(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays with `name/` before their names: the inverse of `section`."""
+    """The arrays with `name/` added before their names. It is the inverse of `section`."""
     return {f"{name}/{k}": v for k, v in arrays.items()}

@@ -1,4 +1,4 @@
-"""Errors of tinygen's own, and helpers that say the way out of them."""
+"""tinygen's own errors, and helpers for messages that say what to do."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ RENAMED = {  # since version 0.2: names of arguments, by the class that takes th
 
 
 class NonFiniteError(ArithmeticError):
-    """A NaN or an infinity appeared; the message names the operation and the line that called it."""
+    """NaN or infinity appeared. The message says where, such as the operation and the line."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is truncated, foreign, or does not fit the model it is loaded into."""
+    """A checkpoint is damaged, is not one of tinygen, or does not fit its model."""
 
 
 class DeviceError(RuntimeError):
-    """The GPU, or a form of the kernels, was asked for and cannot be used; the message says why."""
+    """The GPU or a form of the kernels cannot be used. The message says why."""
 
 
 def whole(name: str, value: Any, low: int = 1, high: float = inf) -> int:
-    """`value` as an int; ValueError, naming it, unless it is a whole number in [low, high]."""
+    """`value` as an int. ValueError: it is not a whole number in [low, high]; `name` names it."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
         raise ValueError(f"{name} is a whole number from {low}, not {value!r}")
     if value > high:
@@ -49,8 +49,8 @@ def renamed(cls: str, names: Iterable[str], spelling: Callable[[str], str] = rep
 
 
 def unknown(what: str, name: object, options: Iterable[str]) -> ValueError:
-    """A ValueError for an unknown `name`, which suggests the nearest of `options` and lists them."""
-    import difflib  # only on the way to an error
+    """A ValueError for an unknown `name`. It suggests the nearest of `options` and lists all."""
+    import difflib  # imported here, because only errors need it
 
     known = sorted(options)
     lower = {option.lower(): option for option in known}
@@ -60,11 +60,11 @@ def unknown(what: str, name: object, options: Iterable[str]) -> ValueError:
 
 
 def pip_install(*packages: str) -> str:
-    """The command that brings those of `packages` that are missing, wherever the user stands.
+    """The command that installs those of `packages` that are missing.
 
-    By the names that they have in an index: an extra of tinygen can be named in a clone alone.
+    It works in any folder. `pip install '.[plot]'` would work in a clone of tinygen only.
     """
-    import re  # only on the way to an error
+    import re  # imported here, because only errors need it
     import shlex
     from importlib.util import find_spec
 

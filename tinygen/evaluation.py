@@ -1,4 +1,4 @@
-"""What a trained model is measured by, on data held out from its training."""
+"""Measures of a trained model, on data that were held out from its training."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from tinygen.random import Generator
 
 __all__ = ["evaluate"]
 
-ROWS = 2000  # at most so many rows of a set enter a measure: it is to take seconds
+ROWS = 2000  # the largest number of rows in a measure, so that it takes seconds
 BATCH = 500
-WEIGHTS = 200  # of importance sampling, for each row
-FEW = 50  # with fewer rows than these, neighbours and a classifier say nothing
+WEIGHTS = 200  # the number of importance weights for each row
+FEW = 50  # with fewer rows, measures by neighbours and by a classifier mean nothing
 
 Array = np.ndarray[Any, Any]
 
 
 def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict[str, Any]:
-    """Measures of `model` by name; the samples may be on any device.
+    """Measures of `model` and of `samples` (n, d) by name, in three groups. Any device will do.
 
-    held_out: each term of the training losses on held-out rows (nats or squared units, as the
-        model's `loss` says), and the `score_samples` mean where the model has one. Of a VAE also
-        log p(x) by importance sampling on 500 rows, the error of that mean, and what the weights say
-        of both (see `Estimate`): the mean effective sample size of 200, the median k_hat, and the
-        share of rows with one above 0.7, where log p(x) is surer than it may be.
-    samples: the measures of `tinygen.metrics`, of the samples beside as many held-out rows, and of
-        the samples' distances to training rows beside those of held-out rows. Those of neighbours
-        and of the classifier are left out where there are fewer than 50 rows.
-    floor: the same of real rows in the place of the samples, which is what a perfect model would
-        reach: of held-out rows that are not compared with, or of training rows if those are too
-        few. For distances to training rows, half of the held-out rows are for the floor.
+    held_out: the mean of each term of the training losses on held-out rows, in the units that the
+        model's `loss` names, and the mean of `score_samples` if the model has it. For a VAE also
+        log p(x) by importance sampling on 500 rows with 200 weights each, and its standard error.
+        Three numbers say how far to trust it (see `Estimate`): the mean effective sample size, the
+        median k_hat, and the share of rows with k_hat above 0.7, whose log p(x) is not to be trusted.
+    samples: the measures of `tinygen.metrics`. They compare the samples with as many held-out rows,
+        and the distances from samples to training rows with those from held-out rows. With fewer
+        than 50 rows, the measures by neighbours and by a classifier are left out.
+    floor: the same measures, with real rows instead of the samples. A perfect model would reach
+        these values. The real rows are held-out rows that are not used in the comparison; if there
+        are too few of them, training rows. For the distances to training rows, the floor uses one
+        half of the held-out rows and the comparison the other.
     """
     rng = Generator(seed).child("evaluation")
-    # In an order of its own: the first half of MNIST's held-out rows is easier than the other.
+    # Shuffled, because the first half of MNIST's held-out rows is easier than the second.
     test = data.test[rng.permutation(len(data.test))]
     samples = samples[:ROWS]
     size = min(len(samples), len(test), len(data.x), ROWS)
-    order = rng.child("spare").permutation(len(data.x))  # a stream of its own: nothing else moves
+    order = rng.child("spare").permutation(len(data.x))  # from a stream of its own
     spare = test[size:] if len(test) >= 2 * size else data.x[order]
     half = -(-min(ROWS, len(test)) // 2)
 
@@ -65,12 +66,13 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
 def _losses(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
     """The mean over the rows of each term of the model's losses, and of its scores.
 
-    An outlier can make one impossible or infinite: it is left out, and the logger "tinygen" says so.
+    An outlier in the data can make a mean fail or be infinite. Such a mean is left out, with a
+    warning by the logger "tinygen".
     """
     rows = model.check(to_device(rows, model.device))
     found: dict[str, float] = {}
     failed: dict[str, Any] = {}
-    with np.errstate(all="ignore"):  # what comes of it is told below
+    with np.errstate(all="ignore"):  # results that are not finite are reported below
         for name, measure in MEASURES.items():
             try:
                 found |= measure(model, rows, rng)
@@ -105,7 +107,7 @@ def _likelihood(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
         return {}
     rows, rng = rows[:BATCH], rng.child("likelihood")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the figures say it
+        warnings.simplefilter("ignore")  # k_hat is in the result
         estimate = model.log_likelihood(rows, k=WEIGHTS, rng=rng)
     log_p, error, ess, k_hat = (
         to_device(a, "cpu") for a in (*estimate, estimate.ess, estimate.k_hat)

@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time works in it."""
+"""The folder of a run, and its lock: only one process at a time works in it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ __all__ = ["CHECKPOINT", "is_leftover", "locked"]
 CHECKPOINT = "checkpoint.npz"
 LOCK = ".lock"
 
-_held: dict[Path, int] = {}  # folders that this process has locked, and the thread that did
+_held: dict[Path, int] = {}  # the folders that this process has locked, and the threads that did it
 
 
 def is_leftover(file: Path) -> bool:
-    """Whether the file is one that only a run that was killed leaves in its folder."""
+    """Whether the file is a lock or a temporary checkpoint that a killed run left in its folder."""
     return bool(re.fullmatch(rf"\{LOCK}|\.{re.escape(CHECKPOINT)}\.\d+\.tmp", file.name))
 
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Inside the `with` block this thread alone, of all processes, works in the folder of a run.
+    """Inside the `with` block, only this thread of this process works in the folder of a run.
 
-    The system releases the lock when a process dies, however it dies; the temporary checkpoints of
-    the dead are removed. A thread may lock again what it has locked.
-    BlockingIOError: a run is under way there. OSError: no such folder, or it cannot be written.
+    The system releases the lock when the process ends for any reason. Temporary checkpoints of
+    killed runs are removed. A thread may lock a folder again that it has locked already.
+    BlockingIOError: another run works in the folder. OSError: there is no such folder, or it cannot
+    be written.
     """
     path = Path(folder).resolve()
     if _held.get(path) == threading.get_ident():
@@ -46,13 +47,13 @@ def locked(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         _held.pop(path, None)
-        with suppress(OSError):  # a folder that is gone, or Windows, which keeps open files
+        with suppress(OSError):  # the folder is gone, or Windows does not delete open files
             (path / LOCK).unlink()
         os.close(descriptor)
 
 
 def _lock(folder: Path) -> int:
-    """The descriptor that holds the lock of the folder."""
+    """The file descriptor that holds the lock of the folder."""
     while True:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -67,7 +68,7 @@ def _lock(folder: Path) -> int:
                 "tinygen: %s cannot be locked (%s): start no second run in it", folder, error
             )
             return descriptor
-        # The file may be one that its last owner removed after it was opened here.
+        # The last owner may have removed the file after it was opened here. Then try again.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(folder / LOCK)):
                 return descriptor
@@ -75,7 +76,7 @@ def _lock(folder: Path) -> int:
 
 
 def _flock(descriptor: int) -> None:
-    """BlockingIOError: another has the lock. OSError: there are none on this system or disk."""
+    """Lock the file. BlockingIOError: it is locked. OSError: the system or the disk has no locks."""
     if sys.platform == "win32":
         raise OSError("Windows has no flock")
     import fcntl

@@ -1,7 +1,8 @@
-"""NumPy's files of arrays, read without trust: what a header promises is held against what is there.
+"""Safe reading of NumPy's files of arrays, .npy and .npz.
 
-Nothing in such a file is executed, and nothing is read that memory does not hold. Whatever NumPy,
-zipfile and their like stumble over in a damaged file comes out as an Exception of any kind.
+Nothing in such a file is executed. The size in a header is checked against the size of the file and
+against the free memory before an array is read. A damaged file may raise any Exception of NumPy or
+zipfile.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def is_npy(file: IO[bytes]) -> bool:
-    """Whether the file holds one array, not an archive of several."""
+    """Whether the file is a .npy file, which holds one array, and not an archive."""
     start = file.read(len(npy.MAGIC_PREFIX))
     file.seek(0)
     return start == npy.MAGIC_PREFIX
 
 
 def read_npy(file: IO[bytes], size: int | None = None, beside: int = 0) -> Array:
-    """The array in a file of `size` bytes (None: a file on the disk, which knows its own).
+    """The array in a .npy file of `size` bytes (None: the size of the file on the disk).
 
-    beside: bytes that the caller will need for each element, beside the array's.
-    ValueError: the header promises more than there is, or Python's objects. MemoryError: more than
-    memory holds.
+    beside: how many more bytes the caller will need for each element.
+    ValueError: the header promises more than the file holds, or the array has Python objects.
+    MemoryError: there is not enough free memory.
     """
     if size is None:
         size = os.fstat(file.fileno()).st_size
@@ -49,24 +50,26 @@ def read_npy(file: IO[bytes], size: int | None = None, beside: int = 0) -> Array
 
 
 def members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The arrays of an .npz archive by name, none of them read. ValueError: it has other members,
-    or two of one name."""
+    """The members of an .npz archive by the names of their arrays. No array is read.
+
+    ValueError: a member is not an array, or two have the same name.
+    """
     found = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
     if len(found) < len(archive.infolist()) or not all(
         i.filename.endswith(".npy") for i in found.values()
     ):
-        raise ValueError("it has members that are no arrays, or two of one name")
+        raise ValueError("it has members that are not arrays, or two of the same name")
     return found
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, beside: int = 0) -> Array:
-    """One array of an archive; see `read_npy`."""
+    """Read one array of an archive; see `read_npy`."""
     with archive.open(member) as file:
         return read_npy(file, member.file_size, beside)
 
 
 def free_memory() -> float:
-    """Bytes that can be had without swapping; infinity where the system does not tell."""
+    """The number of free bytes of memory. Infinity if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -18,14 +18,14 @@ Array = np.ndarray[Any, Any]
 
 
 def available() -> bool:
-    """True if matplotlib can be imported."""
+    """Whether matplotlib can be imported."""
     from importlib.util import find_spec
 
     return find_spec("matplotlib") is not None
 
 
 def require() -> None:
-    """ModuleNotFoundError that says the way out if matplotlib cannot be imported."""
+    """ModuleNotFoundError: matplotlib cannot be imported. The message says how to install it."""
     if not available():
         raise ModuleNotFoundError(f"pictures need matplotlib: {pip_install('matplotlib', 'tqdm')}")
 
@@ -33,9 +33,9 @@ def require() -> None:
 def image_grid(
     path: str | Path, images: Array, shape: tuple[int, int], columns: int | None = None
 ) -> None:
-    """Images (n, h · w) with values in [0, 1], dark on light, in rows of `columns`.
+    """A grid of images (n, h · w) with values in [0, 1], `columns` in a row; 1 is black.
 
-    Written at several dots a pixel, so that small images can be seen. ValueError: wrong width.
+    Small images are enlarged. shape: (h, w). ValueError: rows that do not have h · w numbers.
     """
     images = np.asarray(images)
     h, w = shape
@@ -58,9 +58,9 @@ def image_grid(
 def image_pairs(
     path: str | Path, above: Array, below: Array, shape: tuple[int, int], columns: int = 10
 ) -> None:
-    """A grid in which each row of images `above` stands over the row of those `below`.
+    """A grid of two sets of images. Each row of `above` stands over the same row of `below`.
 
-    Both are (n, h · w), n ≥ 1; rows have `columns` images, the last is filled up with blanks.
+    Both are (n, h · w) with n ≥ 1. A row has `columns` images; the last is filled with blanks.
     """
     columns = min(columns, len(above))
     n = -(-len(above) // columns) * columns
@@ -71,16 +71,15 @@ def image_pairs(
 
 
 def scatter(path: str | Path, data: Array, samples: Array) -> None:
-    """Data and samples beside each other, as many points of each, in the plane or in space.
+    """Two scatter plots side by side: data (n, d) and samples (m, d), as many points of each.
 
-    Of more than three columns the first two, as the title says. The frame is that of all the data;
-    above the samples stands how many of them lie outside it.
+    Three columns are drawn in space, else the first two in the plane. The frame fits all the data.
+    The title says how many samples lie outside of it.
     """
     figure = _figure((10, 5))
     columns = 3 if data.shape[1] == 3 else 2
-    flat = [
-        np.pad(x, ((0, 0), (0, 1)))[:, :columns] for x in (data, samples)
-    ]  # one column: beside 0
+    # A single column gets a second one of zeros.
+    flat = [np.pad(x, ((0, 0), (0, 1)))[:, :columns] for x in (data, samples)]
     low, high = flat[0].min(0), flat[0].max(0)
     margin = 0.15 * (high - low).max() + 1e-9
     low, high = low - margin, high + margin
@@ -99,18 +98,18 @@ def scatter(path: str | Path, data: Array, samples: Array) -> None:
 
 
 def loss_curve(path: str | Path, history: Mapping[str, Sequence[float]]) -> None:
-    """Every recorded term against the step: the values faintly, their running mean in full."""
+    """A plot of every loss term against the step: its values in pale, its running mean in full."""
     figure = _figure((8, 4.5))
     axes = figure.add_subplot(xlabel="step")
     for name, values in history.items():
         y = np.asarray(values)
-        # One point for each update of its objective; several discriminator steps share a step.
+        # Several discriminator steps are in one step. Each update of an objective is one point.
         window = max(1, len(y) // 100)
         smooth = np.convolve(y, np.full(window, 1 / window), "valid")
         (line,) = axes.plot(np.arange(window, len(y) + 1), smooth, label=name)
         axes.plot(np.arange(1, len(y) + 1), y, alpha=0.15, color=line.get_color())
         smooth = smooth[np.isfinite(smooth)]
-        if not len(smooth):  # nothing that a range could follow
+        if not len(smooth):  # no finite value to fit the range to
             continue
         low, high = axes.get_ylim() if name != next(iter(history)) else (smooth.min(), smooth.max())
         pad = 0.1 * max(smooth.max() - smooth.min(), 1e-9)

@@ -26,22 +26,23 @@ Array: TypeAlias = Any
 Rng: TypeAlias = "Generator | SupportsIndex"  # a stream, or the seed of a new one
 Shape: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...]
 
-_CHILD_DRAW = 2**64 - 1  # kept for Generator.child: no generator draws here
+_CHILD_DRAW = 2**64 - 1  # reserved for Generator.child
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class Generator:
     """A stream of random arrays. Its whole state is two integers, ``(seed, draws)``.
 
-    Each call of a random method is one draw and advances ``draws`` by one, whatever the size; a
-    call that raises is none. ``shape`` is an int or a tuple of ints (``()`` gives a 0-d array), and
-    elements are numbered in C order. Both integers are in [0, 2**64), else ValueError or TypeError.
+    Each call of a random method is one draw. It advances ``draws`` by one, whatever the size of the
+    array. A call that raises an error does not. Both integers are in [0, 2**64), else ValueError or
+    TypeError. ``shape`` is an int or a tuple of ints; ``()`` gives a 0-d array. Elements are numbered
+    in C order.
 
-    ``device`` is where the array is made, 'cpu' or 'gpu': bits, uniforms and integers are the same
-    on both, normals to 1e-6. Between float32 normals of the C++ and the CUDA kernels no bit differs.
+    ``device`` is where the array is made, 'cpu' or 'gpu'. Bits, uniforms and integers are the same
+    on both, normals to 1e-6. float32 normals are the same bits in the C++ and the CUDA kernels.
 
-    ``counter`` is None, or an array of one uint64 that is added to ``draws`` where the numbers are
-    made: in the memory of a GPU, it can be advanced there without this object's knowledge.
+    ``counter`` is None, or an array of one uint64 that the kernel adds to ``draws``. On a GPU, code
+    there can advance it without this object.
     """
 
     counter: Array = None
@@ -54,7 +55,7 @@ class Generator:
 
     @property
     def state(self) -> tuple[int, int]:
-        """``(seed, draws)``, as Python ints. Setting it continues the stream from there."""
+        """``(seed, draws)``, as Python ints. Set it to continue the stream from there."""
         return self._seed, self._draws
 
     @state.setter
@@ -66,9 +67,9 @@ class Generator:
         self._seed, self._draws = _uint64("seed", seed), _uint64("draws", draws)
 
     def child(self, index: SupportsIndex | str) -> Generator:
-        """An independent generator for each index in [0, 2**64). Does not advance this one.
+        """An independent generator for each index in [0, 2**64). This generator does not advance.
 
-        A word stands for the CRC-32 of its UTF-8 form: ``rng.child("weights")``.
+        A string is converted to the CRC-32 of its UTF-8 bytes: ``rng.child("weights")``.
         """
         if isinstance(index, str):
             index = zlib.crc32(index.encode())
@@ -83,7 +84,7 @@ class Generator:
         return Draw(self._seed, self._draws - 1, self.counter)
 
     def bits(self, shape: Shape, device: str = "cpu") -> Array:
-        """The random words themselves: uint32, all values equally likely."""
+        """The random words themselves: uint32, uniform over all values."""
         shape, m = _shape(shape), namespace_for(device)
         return kernels.bits(m, math.prod(shape), self.next_draw()).reshape(shape)
 
@@ -95,10 +96,10 @@ class Generator:
         dtype: npt.DTypeLike = np.float32,
         device: str = "cpu",
     ) -> Array:
-        """Uniform in [low, high): ``low + (high - low) * u`` computed in float32 or float64.
+        """Uniform numbers in [low, high): ``low + (high - low) * u`` in float32 or float64.
 
-        u is a multiple of 2**-24 (float32, one word each) or 2**-53 (float64, two). Raises
-        ValueError for low > high or limits that are not finite, TypeError for another dtype.
+        u is a multiple of 2**-24 (float32, from one word) or of 2**-53 (float64, from two).
+        ValueError: low > high, or limits that are not finite. TypeError: another dtype.
         """
         dtype, shape, m = _float_dtype(dtype), _shape(shape), namespace_for(device)
         low, high = _finite("low", low, dtype), _finite("high", high, dtype)
@@ -116,10 +117,10 @@ class Generator:
         dtype: npt.DTypeLike = np.float32,
         device: str = "cpu",
     ) -> Array:
-        """Normal by Box & Muller (1958): ``mean + std * z`` computed in float32 or float64.
+        """Normal numbers by Box & Muller (1958): ``mean + std * z`` in float32 or float64.
 
-        Elements 2j and 2j + 1 are the cosine and the sine of one pair. Raises ValueError for
-        std < 0 or parameters that are not finite, TypeError for another dtype.
+        Elements 2j and 2j + 1 are the cosine and the sine part of one pair.
+        ValueError: std < 0, or parameters that are not finite. TypeError: another dtype.
         """
         dtype, shape, m = _float_dtype(dtype), _shape(shape), namespace_for(device)
         mean, std = _finite("mean", mean, dtype), _finite("std", std, dtype)
@@ -138,8 +139,8 @@ class Generator:
     ) -> Array:
         """Integers in [low, high): ``low + floor(r * (high - low) / 2**64)``, r of 64 random bits.
 
-        Raises ValueError unless 1 <= high - low <= 2**32 and the dtype holds the limits, TypeError
-        for a dtype that is not of integers.
+        ValueError: high - low is not in [1, 2**32], or the dtype cannot hold the limits. TypeError: a
+        dtype that is not of integers.
         """
         dtype, shape, m = np.dtype(dtype), _shape(shape), namespace_for(device)
         if dtype.kind not in "iu":
@@ -149,7 +150,7 @@ class Generator:
             raise ValueError(f"high - low must be in [1, 2**32], got low = {low}, high = {high}")
         if low < np.iinfo(dtype).min or high - 1 > np.iinfo(dtype).max:
             raise ValueError(f"[{low}, {high}) does not fit into {dtype}")
-        # Computed modulo 2**64 in int64, which the change to an unsigned dtype undoes.
+        # Computed modulo 2**64 in int64. The cast to an unsigned dtype gives the right numbers.
         numbers = kernels.integers(m, math.prod(shape), self.next_draw(), low, high - low)
         return numbers.astype(dtype, copy=False).reshape(shape)
 
@@ -162,8 +163,8 @@ class Generator:
     ) -> Array:
         """1 with probability p, else 0: ``u < p`` for a float32 uniform u.
 
-        p is a number or an array that broadcasts to ``shape`` (None: p's own shape); the result is
-        on p's device if it is an array. Raises ValueError for a p outside [0, 1] or NaN.
+        p is a number or an array that broadcasts to ``shape`` (None: the shape of p). The result of
+        an array p is on its device. ValueError: a p that is NaN or outside [0, 1].
         """
         dtype, number = np.dtype(dtype), not hasattr(p, "dtype") or isinstance(p, np.generic)
         p = np.asarray(p) if number else p
@@ -171,14 +172,14 @@ class Generator:
         if not valid.all():
             raise ValueError(f"p must be in [0, 1], got {p[~valid].ravel()[0]}")
         m = namespace_of(p) if device is None or not number else namespace_for(device)
-        # A copy to the GPU would wait.
+        # m.full, because a copy to the GPU would wait for the device.
         p = m.full((), p.item(), p.dtype) if number and not p.ndim else m.asarray(p)
         # Broadcast first: NumPy 1 would compare with a 0-d float64 p in float32.
         p = m.broadcast_to(p, p.shape if shape is None else _shape(shape))
         return m.asarray(self.uniform(p.shape, device=m.device) < p).astype(dtype)
 
     def permutation(self, n: SupportsIndex) -> npt.NDArray[np.int64]:
-        """A permutation of range(n), int64, on the CPU: the stable order of 64-bit keys.
+        """A permutation of range(n), int64, on the CPU: the stable sort order of random 64-bit keys.
 
         ValueError: n < 0.
         """
@@ -221,7 +222,7 @@ def _finite(name: str, value: float, dtype: np.dtype[Any]) -> float:
 
 
 def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    # NumPy reads None as float64, but here the default is float32: so None is refused.
+    # NumPy reads None as float64, but the default here is float32. So None is refused.
     if dtype is None or np.dtype(dtype) not in _FLOATS:
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
     return np.dtype(dtype)
@@ -231,14 +232,14 @@ _default = Generator()
 
 
 def default_generator() -> Generator:
-    """The generator that random functions use when they are given none."""
+    """The generator that random functions use if you pass none."""
     return _default
 
 
 def as_generator(rng: Rng | None) -> Generator:
-    """The generator that a function was given: itself, a new one from a seed, or for None the default.
+    """A generator: `rng` itself, a new one with the seed `rng`, or the default one for None.
 
-    TypeError: anything else, such as a generator of NumPy's.
+    TypeError: anything else, such as a generator of NumPy.
     """
     if isinstance(rng, Generator):
         return rng
@@ -254,6 +255,6 @@ def as_generator(rng: Rng | None) -> Generator:
 
 
 def manual_seed(seed: SupportsIndex) -> Generator:
-    """Restart the default generator, in place, at ``(seed, 0)``, and return it."""
+    """Set the default generator to ``(seed, 0)``, in place, and return it."""
     _default.state = (seed, 0)
     return _default

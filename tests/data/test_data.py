@@ -581,7 +581,7 @@ def test_wrong_options_of_a_csv_are_explained(tmp_path, caplog, options, message
 def test_options_of_a_csv_are_refused_for_other_data(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((4, 2)))
     for name in ("digits", str(tmp_path / "x.npy")):
-        with pytest.raises(ValueError, match=r"delimiter: of a \.csv file alone"):
+        with pytest.raises(ValueError, match=r"delimiter: only for a \.csv file"):
             load(name, delimiter=";")
 
 

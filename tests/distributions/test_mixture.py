@@ -134,7 +134,7 @@ def test_derivatives():
 
 
 def test_the_gradient_by_the_means_holds_the_posterior():
-    """∂ log p(x)/∂μ_k = p(k given x) (x - μ_k)/σ_k²."""
+    """∂ log p(x)/∂μ_k = p(k|x) (x - μ_k)/σ_k²."""
     means = tg.tensor(MEANS, requires_grad=True)
     p = Mixture(WEIGHTS, Normal(means, STDS))
     posterior = special.softmax(stats.norm(MEANS, STDS).logpdf(1.3) + np.log(WEIGHTS))

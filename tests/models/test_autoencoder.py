@@ -102,7 +102,7 @@ def score_of(p, x):
 
 
 def best_denoiser(noise, features):
-    """E[x given x̃] of the mixture."""
+    """E[x|x̃] of the mixture."""
 
     def denoise(x):
         means = MEANS[:, :features]

@@ -326,7 +326,7 @@ def test_the_penalty_contracts():
 
 
 def linear_vae(weight, bias, log_std, **options):
-    """A VAE with p(x given z) = N(z W + b, σ²) and a posterior that is set by `set_posterior`."""
+    """A VAE with p(x|z) = N(z W + b, σ²) and a posterior that is set by `set_posterior`."""
     latent, features = np.shape(weight)
     model = VAE(features, hidden=(), latent=latent, likelihood="gaussian", **options)
     put(model.decoder.layers[0], weight, bias)
@@ -335,7 +335,7 @@ def linear_vae(weight, bias, log_std, **options):
 
 
 def set_posterior(model, weight, bias, variance):
-    """q(z given x) = N(x A + a, diag(variance))."""
+    """q(z|x) = N(x A + a, diag(variance))."""
     latent = len(variance)
     layer = model.encoder.layers[0]
     layer.weight.data[:, :latent], layer.weight.data[:, latent:] = weight, 0

@@ -16,7 +16,7 @@ from tinygen.distributions import Normal
 from tinygen.models import likelihood
 from tinygen.models import rows as models_rows
 from tinygen.models.codes import interpolate, traverse
-from tinygen.models.likelihood import LogMean, anneal, temperatures
+from tinygen.models.likelihood import LogMean, anneal, inverse_temperatures
 from tinygen.models.vae import VAE
 from tinygen.random import Generator
 
@@ -43,7 +43,7 @@ def within(values, expected, errors=4.0):
 
 
 class Linear:
-    """p(x given z) = N(z W + b, σ² I), z ~ N(0, I), with orthogonal rows of W: all is closed."""
+    """p(x|z) = N(z W + b, σ² I), z ~ N(0, I), with orthogonal rows of W: all is closed."""
 
     def __init__(self, w, b, std):
         self.w, self.b, self.std = np.array(w), np.array(b), std
@@ -79,7 +79,7 @@ linear = pytest.mark.parametrize("truth", [ONE, TWO], ids=["1-D", "2-D"])
 
 
 def weights_by_scipy(model, x, noise):
-    """log p(x, z)/q(z given x) (k, n), in float64."""
+    """log p(x, z)/q(z|x) (k, n), in float64."""
     h = (x @ model.encoder.layers[0].weight.data + model.encoder.layers[0].bias.data).astype(float)
     mean, log_var = np.split(h, 2, axis=1)
     std = np.exp(log_var / 2)
@@ -202,7 +202,7 @@ def test_densities_are_per_unit_of_the_data():
     expected = TWO.law.logpdf(x) - np.log(scale).sum()
     for estimate in (
         model.log_likelihood(5 + x * scale, k=2),
-        model.annealed_log_likelihood(5 + x * scale, steps=50, chains=50),
+        model.annealed_log_likelihood(5 + x * scale, temperatures=50, chains=50),
     ):
         np.testing.assert_allclose(estimate.log_p, expected, atol=1e-3 + 5 * estimate.error.max())
     np.testing.assert_allclose(model.score_samples(5 + x * scale, k=2), expected, atol=1e-3)
@@ -217,7 +217,7 @@ def elementwise(model):
 ESTIMATES = {
     "importance": lambda model, x: model.log_likelihood(x, k=6, rng=Generator(5)),
     "annealed": lambda model, x: model.annealed_log_likelihood(
-        x, steps=3, chains=3, rng=Generator(5)
+        x, temperatures=3, chains=3, rng=Generator(5)
     ),
 }
 estimates = pytest.mark.parametrize("estimate", ESTIMATES.values(), ids=ESTIMATES)
@@ -333,7 +333,7 @@ def test_too_narrow_a_q_is_seen_in_the_weights_and_not_in_the_error(widen):
     is small and wrong in most rows, and k_hat says so."""
     model, x = ONE.vae(widen=widen), ONE.draw(300)
     with pytest.warns(
-        UserWarning, match=r"k_hat is above 0\.7 for \d+ of 300 rows, at most 1\."
+        UserWarning, match=r"k_hat is above 0\.7 for \d+ of 300 rows \(the largest is 1\."
     ) as w:
         estimate = model.log_likelihood(x, k=500, rng=Generator(2))
     assert w[0].filename == __file__
@@ -356,12 +356,12 @@ def test_the_tail_of_the_weights_is_as_heavy_as_q_is_narrow(widen, low, high):
 # Annealing --------------------------------------------------------------------------------------
 
 
-def test_temperatures_are_a_sigmoid_from_0_to_1():
-    betas = temperatures(10)
+def test_inverse_temperatures_are_a_sigmoid_from_0_to_1():
+    betas = inverse_temperatures(10)
     assert betas[0] == 0 and betas[-1] == 1 and len(betas) == 11
     s = special.expit(np.linspace(-4, 4, 11))
     np.testing.assert_allclose(placed(betas), (s - s[0]) / (s[-1] - s[0]), atol=1e-12)
-    assert temperatures(1).tolist() == [0, 1]
+    assert inverse_temperatures(1).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0])
@@ -414,19 +414,19 @@ def test_annealing_finds_the_log_density_within_its_error_without_the_encoder(tr
     x = truth.draw(150)
     true = truth.law.logpdf(x)
     model = truth.vae(shift=7.0, widen=0.01)  # a posterior of no use
-    log_p, error = model.annealed_log_likelihood(x, steps=40, chains=24, rng=Generator(4))
+    log_p, error = model.annealed_log_likelihood(x, temperatures=40, chains=24, rng=Generator(4))
     score = (log_p - true) / error
     assert error.mean() < 0.2
     assert abs(score.mean()) < 4 / sqrt(150) + error.mean()
     assert score.std() == approx(1, abs=0.25)
-    again = truth.vae().annealed_log_likelihood(x, steps=40, chains=24, rng=Generator(4))
+    again = truth.vae().annealed_log_likelihood(x, temperatures=40, chains=24, rng=Generator(4))
     np.testing.assert_array_equal(log_p, again.log_p)
 
 
 def test_one_temperature_is_the_mean_over_draws_of_the_prior():
-    """log (1/n) Σ p(x given z_i): what the handout means by its Monte Carlo approximation."""
+    """log (1/n) Σ p(x|z_i): what the handout means by its Monte Carlo approximation."""
     model, x = TWO.vae(), TWO.draw(6)
-    log_p, error = model.annealed_log_likelihood(x, steps=1, chains=500, rng=Generator(1))
+    log_p, error = model.annealed_log_likelihood(x, temperatures=1, chains=500, rng=Generator(1))
     rng = Generator(1)
     rng.next_draw()  # the chain that looks for step sizes
     z = placed(rng.normal((6 * 500, 2))).reshape(6, 500, 2)
@@ -441,8 +441,10 @@ def test_simulated_data_are_bracketed_and_more_temperatures_close_the_bracket():
     model = TWO.vae()
     entropy = TWO.law.entropy()
     gaps = []
-    for steps in (2, 60):
-        lower, upper = model.bracketed_log_likelihood(400, steps=steps, chains=4, rng=Generator(2))
+    for n in (2, 60):
+        lower, upper = model.bracketed_log_likelihood(
+            400, temperatures=n, chains=4, rng=Generator(2)
+        )
         assert lower.shape == upper.shape == (400,)
         gap = (upper - lower).astype(float)
         gaps.append(gap.mean())
@@ -460,7 +462,7 @@ def test_weights_backwards_are_the_inverse_density():
     z = placed(z.astype(np.float32))
     log_w, _ = anneal(
         lambda z, chains: Normal(z[:, 0] * w, std).log_prob(x),
-        z, temperatures(8)[::-1], Generator(1), step_sizes=[np.full(1, 0.3, np.float32)] * 7,
+        z, inverse_temperatures(8)[::-1], Generator(1), step_sizes=[np.full(1, 0.3, np.float32)] * 7,
     )  # fmt: skip
     assert within(np.exp(log_w), 1 / stats.norm(0, sqrt(w**2 + std**2)).pdf(x))
 
@@ -740,15 +742,17 @@ def test_a_traversal_moves_one_unit_at_a_time():
         (lambda: VAE(4, hidden=(), latent=2).score_samples(bits(2), k=0), "k is a whole number"),
         (lambda: VAE(4, hidden=(), latent=2).log_likelihood(bits(2), k=0), "k is a whole number"),
         (
-            lambda: VAE(4, hidden=(), latent=2).annealed_log_likelihood(bits(2), steps=0),
+            lambda: VAE(4, hidden=(), latent=2).annealed_log_likelihood(bits(2), temperatures=0),
             "temperatures is a whole",
         ),
         (
-            lambda: VAE(4, hidden=(), latent=2).annealed_log_likelihood(bits(2), chains=0, steps=2),
+            lambda: VAE(4, hidden=(), latent=2).annealed_log_likelihood(
+                bits(2), chains=0, temperatures=2
+            ),
             "chains is a whole",
         ),
         (lambda: VAE(4, hidden=(), latent=2).bracketed_log_likelihood(0), "number of samples"),
-        (lambda: VAE(4, hidden=(), latent=2).units(bits(1)), "several rows"),
+        (lambda: VAE(4, hidden=(), latent=2).units(bits(1)), "at least 2 rows"),
         (lambda: VAE(4).log_likelihood(rows(2) * np.nan, k=2), r"data\[0, 0\] is nan"),
         (lambda: VAE(4).units(np.zeros((0, 4))), "empty"),
         (lambda: interpolate(normals(3), normals(4)), "two codes"),
@@ -774,6 +778,6 @@ def test_constant_or_little_data_are_modelled(x, options):
     model.fit(x, steps=4, warmup=0, lr=0.02)
     log_p, error = model.log_likelihood(x, k=5)
     assert np.isfinite(log_p).all() and np.isfinite(error).all()
-    assert np.isfinite(model.annealed_log_likelihood(x, steps=3, chains=2).log_p).all()
+    assert np.isfinite(model.annealed_log_likelihood(x, temperatures=3, chains=2).log_p).all()
     assert np.isfinite(model.sample(3)).all()
     assert all(np.isfinite(q).all() for q in model.units(np.tile(x, (2, 1))))

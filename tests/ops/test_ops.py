@@ -6,6 +6,7 @@ The gate: a public function, or an operation in the engine's registry, without a
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import numpy
@@ -666,8 +667,8 @@ a23, a4, f32 = np.ones((2, 3)), np.ones(4), np.ones(3, np.float32)
         (lambda: tg.concatenate([a23], axis=1.0), TypeError, ["concatenate", "not 1.0"]),
         (lambda: tg.softmax(a23, ()), ValueError, ["softmax", "axis=()", "no axis"]),
         (lambda: tg.log_softmax(a23, []), ValueError, ["log_softmax", "no axis"]),
-        (lambda: tg.cumsum(a23, (0, 1)), TypeError, ["cumsum", "one axis", "(0, 1)"]),
-        (lambda: tg.cumsum(a23, ()), TypeError, ["cumsum", "one axis", "()"]),
+        (lambda: tg.cumsum(a23, (0, 1)), TypeError, ["cumsum", "one whole number", "(0, 1)"]),
+        (lambda: tg.cumsum(a23, ()), TypeError, ["cumsum", "one whole number", "()"]),
         (lambda: tg.pad(a23, 1.5), TypeError, ["pad", "whole numbers", "1.5"]),
         (lambda: tg.pad(a23, -1), ValueError, ["pad", "-1"]),
         (lambda: tg.pad(a23, (1, 2, 3)), ValueError, ["pad", "(1, 2, 3)", "2 axes"]),
@@ -716,6 +717,32 @@ def test_errors_say_what_was_given(call, error, parts):
         call()
     for part in parts:
         assert part in str(caught.value)
+
+
+NO_SUCH_AXIS = {
+    name: functools.partial(lambda name, axis: getattr(tg, name)(a23, axis), name)
+    for name in (
+        "sum", "mean", "var", "cumsum", "max", "min", "logsumexp", "softmax", "log_softmax", "norm",
+        "prod", "expand_dims", "squeeze", "flip",
+    )
+} | {
+    "swapaxes": lambda axis: tg.swapaxes(a23, 0, axis),
+    "moveaxis": lambda axis: tg.moveaxis(a23, 0, axis),
+    "transpose": lambda axis: tg.transpose(a23, (0, axis)),
+    "concatenate": lambda axis: tg.concatenate([a23, a23], axis),
+    "stack": lambda axis: tg.stack([a23, a23], axis),
+    "split": lambda axis: tg.split(a23, 1, axis),
+    "diagonal": lambda axis: tg.diagonal(a23, 0, 0, axis),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_SUCH_AXIS)
+def test_all_operations_have_the_same_words_for_an_axis_that_does_not_exist(name):
+    words = rf"^{name}(\(.*\))?: axis 7 does not exist in an array of [23] dimensions$"
+    with pytest.raises(ValueError, match=words):
+        NO_SUCH_AXIS[name](7)
+    with pytest.raises(TypeError, match=rf"^{name}(\(.*\))?: axis is .*whole number.*, not .*1\.5"):
+        NO_SUCH_AXIS[name](1.5)
 
 
 @pytest.mark.parametrize("size", [-1e8, 1e8, -3e38])

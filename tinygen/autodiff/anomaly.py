@@ -1,4 +1,4 @@
-"""Anomaly mode: the first operation, or derivative, that makes a NaN or an infinity is named."""
+"""Anomaly mode: an error names the first operation or derivative that makes NaN or infinity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENGINE = tuple(f"{_PACKAGE}{part}{os.sep}" for part in ("autodiff", "ops"))
 
 
 def callers_line() -> str:
-    """The innermost line outside the package; run as a program, the innermost outside the engine."""
+    """The innermost line outside the package. If there is none, the innermost outside the engine."""
     frame: Any = sys._getframe(1)
     inside = None
     while frame is not None:
@@ -34,7 +34,7 @@ def callers_line() -> str:
 
 
 def check_result(name: str, arrays: Sequence[Any], parents: Sequence[Any], out: Any) -> None:
-    """NonFiniteError if the operation made a NaN or an infinity, or was given a NaN."""
+    """NonFiniteError: the operation made NaN or infinity, or one of its inputs holds NaN."""
     m = namespace_of(out)
     if m.isfinite(out).all():
         return
@@ -54,7 +54,7 @@ def check_result(name: str, arrays: Sequence[Any], parents: Sequence[Any], out: 
 
 
 def check_derivative(name: str, i: int, array: Any, line: str) -> None:
-    """NonFiniteError if the derivative of an operation with respect to input i is not finite."""
+    """NonFiniteError: the derivative of an operation with respect to input i is not finite."""
     m = namespace_of(array)
     if not m.isfinite(array).all():
         made = "NaN" if m.isnan(array).any() else "an infinity"
@@ -65,7 +65,7 @@ def check_derivative(name: str, i: int, array: Any, line: str) -> None:
 
 
 def digests(kept: dict[str, Any]) -> dict[str, int]:
-    """A number for each array, or list of arrays, that a node keeps; it changes with the values."""
+    """A hash of each array, or list of arrays, that a node keeps. It shows a change of the values."""
     return {name: _digest(value) for name, value in kept.items()}
 
 
@@ -77,8 +77,8 @@ def _digest(value: Any) -> int:
 
 
 def check_unchanged(node: Any) -> None:
-    """ValueError if an array that the node keeps is not what it was when the node was made."""
-    before = node.digests  # none if it was made outside anomaly mode
+    """ValueError: an array that the node keeps was changed after the node was made."""
+    before = node.digests  # empty if the node was made outside anomaly mode
     changed = [name for name, now in digests(node.kept).items() if before.get(name, now) != now]
     if changed:
         what = "the output" if changed[0] == "y" else f"input {changed[0]}"

@@ -1,6 +1,6 @@
-"""The Tensor among NumPy's arrays: conversions, comparisons, copies, and what it refuses.
+"""The part of Tensor that is like a NumPy array: conversions, comparisons, copies, refused changes.
 
-A mixin, so that engine.py is about gradients alone.
+It is a mixin, so that engine.py is about gradients alone.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ operators_of_numpy: dict[str, Callable[..., Any]] = {
     "greater": lambda a, b: b < a,
     "greater_equal": lambda a, b: b <= a,
 }
-"""NumPy's ufunc name to tinygen's function, for the operators of an ndarray on the left of a Tensor."""
+"""tinygen's function for each ufunc name of NumPy, for operators with an ndarray on the left."""
 
 
 class ArrayFace(Boxed):
-    """What a Tensor shares with NumPy's arrays."""
+    """The attributes and methods that a Tensor shares with NumPy's arrays."""
 
     __slots__ = ()
 
@@ -59,12 +59,12 @@ class ArrayFace(Boxed):
 
     @property
     def device(self) -> str:
-        """Where the array lives: 'cpu' or 'gpu'."""
+        """The device of the array: 'cpu' or 'gpu'."""
         return namespace_of(self.data).device
 
     @property
     def name(self) -> str | None:
-        """A name for graph drawings and error messages; a constant has none."""
+        """A name for drawings of the graph and error messages. A constant has no name."""
         return None if self.node is None else self.node.name
 
     @name.setter
@@ -75,9 +75,9 @@ class ArrayFace(Boxed):
 
     @property
     def grad(self) -> Any:
-        """The gradient that `backward` accumulated in a leaf; None before, and for other Tensors.
+        """The gradient that `backward` added up in a leaf. None before that, and for other Tensors.
 
-        A warning where it is asked of the result of an operation, which has none.
+        For the result of an operation there is a warning, because it never has a gradient here.
         """
         if self.node is not None and not self.is_leaf:
             warnings.warn(
@@ -104,11 +104,11 @@ class ArrayFace(Boxed):
         return type(self)(self.data)
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The values as a NumPy array, without gradient: no copy on the CPU, one from the GPU."""
+        """The values as a NumPy array, outside the graph. Not a copy, unless they are on the GPU."""
         return to_device(self.data, "cpu")
 
     def item(self) -> float | int | bool:
-        """The value of a one-element Tensor as a Python number; ValueError for any other size."""
+        """The value of a one-element Tensor as a Python number. ValueError: another size."""
         if self.data.size != 1:
             raise ValueError(f"item() takes a Tensor of one element, this has shape {self.shape}")
         return self.data.item()
@@ -137,7 +137,7 @@ class ArrayFace(Boxed):
             )
         if self.device != "cpu":
             raise TypeError("this Tensor is on the GPU: t.numpy() copies it to the CPU")
-        if copy is None:  # if needed: NumPy 1 has no word for it
+        if copy is None:  # copy only if needed; np.array of NumPy 1 has no such option
             return np.asarray(self.data, dtype)
         return np.array(self.data, dtype, copy=copy)
 
@@ -148,7 +148,7 @@ class ArrayFace(Boxed):
             return ufunc(
                 *[np.asarray(x) if isinstance(x, ArrayFace) else x for x in inputs], out=out
             )
-        # `array @ t` and `np.float64(2) * t` arrive here and go to tinygen's own operation.
+        # NumPy calls this for `array @ t` and `np.float64(2) * t`; tinygen's operation answers.
         function = operators_of_numpy.get(ufunc.__name__)
         if function is None or out or not plain:
             raise _not_for_numpy(ufunc)
@@ -161,11 +161,14 @@ class ArrayFace(Boxed):
         return self.data.__dlpack_device__()
 
     def __dlpack__(self, **options: Any) -> Any:
-        """The array for another library: `torch.from_dlpack(t)`. No copy, unless a stride is negative."""
+        """Give the array to another library, as in `torch.from_dlpack(t)`.
+
+        The array is copied only if a stride is negative.
+        """
         if self.node is not None:
             raise TypeError("another library would cut the graph silently: pass t.detach()")
         array = self.data
-        if any(stride < 0 for stride in array.strides):  # PyTorch would end the process
+        if any(stride < 0 for stride in array.strides):  # PyTorch would crash the process
             if options.get("copy") is False:
                 raise BufferError("a Tensor with a negative stride is not exported without a copy")
             array = array.copy()
@@ -180,7 +183,7 @@ class ArrayFace(Boxed):
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
 
-    __hash__ = object.__hash__  # by identity: a Tensor is a key of gradient tables
+    __hash__ = object.__hash__  # by identity, so that a Tensor can be the key of a table
 
     # -- in place: refused -----------------------------------------------------------------------
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -196,7 +199,7 @@ class ArrayFace(Boxed):
                 f"Tensor, or x.data {symbol}= y (y.data on a GPU) to change the leaf outside the graph"
             )
 
-    # `total += loss` makes a new Tensor; `w -= lr * g` on a leaf is the mistake that this catches.
+    # `total += loss` makes a new Tensor. `w -= lr * g` on a leaf is a mistake: it raises an error.
     def __iadd__(self, other: Any) -> Any:
         self._refuse_in_place_on_leaf("+")
         return self + other
@@ -222,7 +225,7 @@ class ArrayFace(Boxed):
         return self @ other
 
     # -- comparisons: Boolean constants ----------------------------------------------------------
-    # None equals no number: nor does NaN.
+    # None is compared as NaN: it equals no number.
     def _compare(self, function: str, other: Any) -> Any:
         m = namespace_of(self.data)
         if not isinstance(other, (bool, int, float)):
@@ -283,7 +286,7 @@ class ArrayFace(Boxed):
         return format(self.item(), spec) if spec else str(self)
 
     if TYPE_CHECKING:
-        # Read off the records of tinygen.ops; declared here for type checkers and editors.
+        # tinygen.ops adds these methods at run time. They stand here for type checkers and editors.
         T: Any
 
         @property
@@ -331,8 +334,10 @@ def as_leaf(value: Any) -> ArrayFace:
 
 
 def no_method(name: str) -> property:
-    """In the place of a method, as in `x.exp()`: it names the function. `__getattr__` would do so
-    as well, but Python then looks up every attribute more slowly."""
+    """A property whose error names the function to use instead of a method such as `x.exp()`.
+
+    `__getattr__` would do the same, but it makes every attribute of Tensor slower.
+    """
 
     def refuse(x: ArrayFace) -> None:
         raise AttributeError(f"'Tensor' object has no attribute {name!r}: write tg.{name}(x, ...)")

@@ -1,8 +1,8 @@
-"""The engine, in three parts: what a Tensor remembers, what an operation is, how gradients flow back.
+"""The engine in three parts: Tensors, operations, and the backward pass.
 
 A **Tensor** is an array with a `node`, its place in the graph of a computation. An **operation** is
-a function of arrays and a rule for each input, its derivative; applied, it leaves a Node. **Backward**
-walks the nodes from the newest to the oldest and applies the rules: that is the chain rule.
+a function of arrays with a derivative rule for each input; each call of it makes a Node. **Backward**
+visits the nodes from the newest to the oldest and applies their rules: this is the chain rule.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tinygen.autodiff.promotion import (
 )
 from tinygen.backend import namespace_for, namespace_of, raw_forms, to_device, vocabulary
 
-_order = count(0, -1)  # of nodes, downwards: a node has a smaller number than its inputs
-_adding = RLock()  # held while gradients are added to leaves, which threads may share
+_order = count(0, -1)  # numbers for nodes, counting down: a node's is smaller than its inputs'
+_adding = RLock()  # held while gradients are added to leaves, because threads may share leaves
 
 
 # == A Tensor and its place in the graph ===========================================================
 class Source:
-    """What a gradient belongs to: a place in the graph, with the shape and dtype of its array."""
+    """A place in the graph that gradients flow to, with the shape and dtype of its array."""
 
     __slots__ = ("dtype", "name", "shape")
 
@@ -53,7 +53,7 @@ class Source:
 
 
 class Leaf(Source):
-    """Where gradients end."""
+    """The place of a Tensor that requires a gradient and is not a result: `grad` collects it."""
 
     __slots__ = ("grad",)
 
@@ -67,10 +67,10 @@ class Leaf(Source):
 
 
 class Node(Source):
-    """One application of an operation: what the backward pass needs to know of it.
+    """One call of an operation: all that the backward pass needs to know about it.
 
-    `parents[i]` is the place of input i, None for a constant. Nodes link to nodes, never to Tensors:
-    an array that nobody needs any more is freed at once.
+    `parents[i]` is the place of input i, None for a constant. Nodes link to nodes, never to Tensors.
+    So an array that nothing needs any more is freed at once.
     """
 
     __slots__ = ("digests", "kept", "line", "op", "order", "params", "parents", "plan")
@@ -80,8 +80,8 @@ class Node(Source):
         self.shape, self.dtype, self.name = out.shape, out.dtype, None
         self.op, self.plan, self.parents, self.params = op, plan, parents, params
         self.order = next(_order)
-        self.kept: dict[str, Any] | None = {}  # what rules ask for, by name; None once freed
-        self.line, self.digests = "", {}  # of the caller, of what is kept: in anomaly mode only
+        self.kept: dict[str, Any] | None = {}  # values for the rules, by name; None once freed
+        self.line, self.digests = "", {}  # the caller's line, digests of kept: in anomaly mode only
 
 
 class Tensor(ArrayFace):
@@ -108,7 +108,7 @@ class Tensor(ArrayFace):
 
     @property
     def requires_grad(self) -> bool:
-        """True for leaves and for everything computed from one. May be set on leaves, constants."""
+        """True for leaves and for results computed from them. Set it on leaves and constants only."""
         return self.node is not None
 
     @requires_grad.setter
@@ -148,7 +148,7 @@ class Tensor(ArrayFace):
 
 # == An operation ==================================================================================
 class Rule:
-    """A derivative, which is called by the names of its arguments."""
+    """A derivative. It is called with the values that the names of its arguments stand for."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -159,7 +159,7 @@ class Rule:
 
 
 class Plan:
-    """Which rules to run and what to keep for them, given which inputs need a gradient."""
+    """The rules to run and the values to keep for them, if the inputs in `needs` need a gradient."""
 
     def __init__(self, op: Operation, needs: Sequence[bool]) -> None:
         names = [op.each] * len(needs) if op.each else op.inputs
@@ -173,7 +173,7 @@ class Plan:
 
 
 class Operation:
-    """A function of arrays and its derivatives: what the decorator `operation` makes."""
+    """A function of arrays and its derivatives. The decorator `operation` makes it."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class Operation:
         return f"<operation {self.name}{self.signature}>"
 
     def apply(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """The result, and in the graph a Node if an input needs a gradient."""
+        """The result as a Tensor. It has a Node in the graph if an input requires a gradient."""
         plain = not kwargs and len(args) == self.inputs_alone
         inputs, params = (args, {}) if plain else self._bind(args, kwargs)
         arrays, m, dtype = settle(self.name, inputs, self.apart, self.whole)
@@ -241,7 +241,7 @@ class Operation:
         named = dict(zip(self.names, args, strict=False))
         params = self.defaults | named | kwargs
         if len(args) > len(named) or named.keys() & kwargs or params.keys() != {*self.names}:
-            self.signature.bind(*args, **kwargs)  # TypeError, in Python's words
+            self.signature.bind(*args, **kwargs)  # raises Python's TypeError
         inputs = [params.pop(name) for name in self.inputs]
         return (listed(self.name, inputs[0]) if self.each else inputs), params
 
@@ -250,14 +250,14 @@ class Operation:
 def _walk(
     root: Source, seed: Any, wanted: set[Any] | None, retain: bool, create_graph: bool
 ) -> dict[Any, Any]:
-    """The chain rule, from the newest node to the oldest. Gradients are raw arrays, or Tensors under
-    create_graph.
+    """The chain rule, from the newest node to the oldest: gradients by source.
 
-    A node's number is smaller than those of its inputs. So the smallest number that waits is the
-    newest node, all that used it has been visited, and its gradient is complete.
+    They are raw arrays, or Tensors under create_graph. A node has a smaller number than its inputs.
+    So the waiting node with the smallest number is the newest. Every node that used its output has
+    been visited, and the gradient of its output is complete.
     """
     useful = None if wanted is None else _leading_to(wanted, root)
-    arrived: dict[Any, Any] = {root: seed}  # gradients so far
+    arrived: dict[Any, Any] = {root: seed}  # the sums of the gradients so far
     waiting = [(root.order, root)] if isinstance(root, Node) else []
     found: dict[Any, Any] = {}
     while waiting:
@@ -274,14 +274,14 @@ def _walk(
                 heappush(waiting, (source.order, source))
         if not retain:
             node.kept = None
-    # What is left belongs to leaves.
+    # The gradients that are left belong to leaves.
     return found | {s: g for s, g in arrived.items() if wanted is None or s in wanted}
 
 
 def _pull(
     node: Node, g: Any, create_graph: bool, useful: set[Any] | None
 ) -> Iterator[tuple[Source, Any]]:
-    """What one node sends to its inputs, given the gradient of its output: its rules."""
+    """The gradients of one node's inputs, by its rules, from the gradient g of its output."""
     if node.kept is None:
         raise ValueError(
             f"the history of {node.op.name} was freed by an earlier backward pass; "
@@ -314,7 +314,7 @@ def _pull(
 
 
 def _as_tensors(node: Node) -> dict[str, Any]:
-    """What the node keeps, as Tensors in their places in the graph."""
+    """The values that the node keeps, as Tensors with their places in the graph."""
 
     def in_graph(value: Any, source: Source | None) -> Any:
         return value if source is None else Tensor(value, source)
@@ -340,7 +340,7 @@ def _unbroadcast(m: Any, d: Any, shape: tuple[int, ...]) -> Any:
 
 
 def ancestors(root: Source) -> Iterable[Source]:
-    """`root` and every source it depends on, each once, without recursion."""
+    """`root` and every source that it depends on, each once. There is no recursion."""
     seen: set[Any] = {None}
     stack: list[Any] = [root]
     while stack:
@@ -352,7 +352,7 @@ def ancestors(root: Source) -> Iterable[Source]:
 
 
 def _leading_to(wanted: set[Any], root: Source) -> set[Any]:
-    """The sources between `root` and the wanted ones: gradients of others need not be computed."""
+    """The wanted sources and the nodes on the way from `root` to them. Only these need gradients."""
     nodes = [s for s in ancestors(root) if isinstance(s, Node)]
     useful = set(wanted)
     for node in sorted(nodes, key=lambda n: -n.order):  # oldest first: parents before children
@@ -376,7 +376,7 @@ def propagate(
             return _walk(output.node, seed, wanted, retain, create_graph)
     found = _walk(output.node, seed.data, wanted, retain, create_graph)
     for source, g in found.items():
-        # A rule may return a view, or an array that others hold: what leaves the engine is a copy.
+        # A copy, because a rule may return a view or an array that is used elsewhere.
         found[source] = Tensor(namespace_of(g).array(g))
     return found
 
@@ -407,12 +407,13 @@ def tensor(
 ) -> Tensor:
     """A new Tensor with a copy of `data` (array, nested list, number or Tensor).
 
-    An array that meets a Tensor without `tensor`, as in `t * array`, is not copied: change it only
-    after the backward pass. `detect_anomaly` notices one that was changed before.
+    Operations do not copy a plain array, as in `t * array`. So change that array only after the
+    backward pass. `detect_anomaly` finds an array that was changed too early.
 
-    Without `dtype` the rules are NumPy's: arrays keep theirs, Python floats are float64. Without
-    `device` ("cpu" or "gpu") it is where `data` are. With `requires_grad` it is a leaf.
-    TypeError: not numbers, or a gradient asked of an integer. DeviceError: no usable GPU.
+    dtype: by default as in NumPy: an array keeps its dtype, Python floats become float64.
+    device: "cpu" or "gpu"; by default the device of `data`.
+    requires_grad: whether the new Tensor is a leaf.
+    TypeError: `data` are not numbers, or integers are to have a gradient. DeviceError: no usable GPU.
     """
     array = as_array(data)
     m = namespace_of(array) if device is None else namespace_for(device)
@@ -437,28 +438,29 @@ def operation(
     operator: str | None = None,
     **rules: Callable[..., Any] | None,
 ) -> Callable[[Callable[Concatenate[Any, P], Any]], Callable[P, Tensor]]:
-    """Make an operation of a function of arrays, `f(m, x, ..., axis=...)`; m is their namespace.
+    """Make an operation from a function of arrays `f(m, x, ..., axis=...)`; m is their namespace.
 
         @tg.operation(x=lambda g, x: 3.0 * g * x * x)
         def cube(m, x):
             "x³"
             return x * x * x
 
-    rules: for each input, which stand first among the arguments, the derivative: a function that
-        gives the gradient in that input, or None for an input that has none. It takes **by name**
-        what it needs: `g`, the gradient of the output; `y`, the output; inputs and parameters;
-        `x_shape`, the shape of input x; `m`, the namespace. What no rule names is not kept in
-        memory. The engine sums over broadcast axes, casts to the input's dtype, and skips inputs
-        that need no gradient. A rule uses functions that NumPy and tinygen share: so the same rule
-        builds the graph of the derivative under `create_graph=True`.
-    shared: work that the rules share, done once; its result takes the place of `g` in each.
-    each: the argument that is a sequence of inputs; its rule also takes `i`, the position.
-    also: f returns a pair, the result and what rules get by this name (None under create_graph).
-    keeps_dtype: the result has the dtype of the floating-point inputs (all but a cast).
-    whole: whole numbers alone are computed with as they are, as a sum of them is; else as float64.
-    method, operator: the name of a method of Tensor; the root of a binary operator, as in `__add__`.
+    rules: the derivative in each input, under the input's name; None for an input without one. The
+        inputs are the first arguments of f. A derivative is a function that returns the gradient of
+        its input. It names what it needs as arguments: `g`, the gradient of the output; `y`, the
+        output; an input or a parameter; `x_shape`, the shape of input x; `m`, the namespace. Values
+        that no rule names are not kept in memory. The engine sums over broadcast axes, casts to the
+        input's dtype, and skips inputs that need no gradient. Use only functions that NumPy and
+        tinygen share: then the same rule builds its own graph under `create_graph=True`.
+    shared: work that all rules share. It is done once, and its result replaces `g` in each rule.
+    each: the name of an argument that is a list of inputs. Its rule may take `i`, the position.
+    also: f returns a pair: the result, and a value that rules get by this name (None under
+        create_graph).
+    keeps_dtype: the result gets the dtype that the floating-point inputs share. False for a cast.
+    whole: if all inputs are integers, they stay integers, as in a sum. False makes them float64.
+    method, operator: the name of the method of Tensor; the root of its operator, as in `__add__`.
 
-    TypeError: a rule asks for what there is not. ValueError: the name is taken.
+    TypeError: a rule names something that does not exist. ValueError: the name is taken.
     """
 
     def define(forward: Callable[Concatenate[Any, P], Any]) -> Callable[P, Tensor]:
@@ -487,14 +489,16 @@ def _check(record: Operation, rules: dict[str, Any]) -> None:
             f"the rules of {record.name}{record.signature} name {', '.join(sorted(unknown))}; a rule "
             "is named by one of the first arguments, and asks for arguments, m, g and y"
         )
-    before = REGISTRY.get(record.name)  # a notebook's cell may run again
+    before = REGISTRY.get(record.name)  # allowed from the same module: a cell may run twice
     if before and before.forward.__module__ != record.forward.__module__:
         raise ValueError(f"an operation named {record.name!r} exists already; choose another name")
 
 
 def public(function: Any, method: str | None = None, operator: str | None = None) -> Any:
-    """Enter a function of operations in the vocabulary, unless its name begins with an underscore;
-    and among the methods and operators of Tensor."""
+    """Enter a function in the vocabulary, unless its name begins with an underscore.
+
+    It also becomes the given method and operator of Tensor.
+    """
     name = function.__name__
     if not name.startswith("_"):
         setattr(vocabulary, name, function)

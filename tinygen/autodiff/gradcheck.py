@@ -1,4 +1,4 @@
-"""Numerical checks of derivatives, for tests and for operations that users add."""
+"""Numerical checks of derivatives, for tests and for your own operations."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def gradcheck(
     rtol: float = 1e-6,
     atol: float = 1e-6,
 ) -> bool:
-    """Compare the gradients of f at `inputs` with central differences; True if they agree.
+    """Compare the gradients of f at `inputs` with central differences. Returns True if they agree.
 
-    Every floating-point input is taken as float64 and differentiated; others are passed as they
-    are. The output may have any shape: a fixed combination of its elements is checked.
-    AssertionError names the input, the element and both values where they do not agree.
+    Floating-point inputs are converted to float64 and differentiated. Other inputs are passed on
+    unchanged. The output may have any shape: a fixed weighted sum of its elements is checked.
+    AssertionError: they differ; it names the input, the element and both values.
+    ValueError: no floating-point input.
     """
     args = [_as_variable(x) for x in _listed(inputs)]
     weights = _weights(f(*args))
@@ -51,8 +52,8 @@ def gradcheck(
 
 
 def gradgradcheck(f: Callable[..., Tensor], inputs: Sequence[Any], **tolerances: float) -> bool:
-    """`gradcheck` of f and of its gradients: a check of its first and second derivatives."""
-    gradcheck(f, inputs, **tolerances)  # differences of a wrong gradient would agree with it
+    """`gradcheck` of f and of its gradient. It checks first and second derivatives."""
+    gradcheck(f, inputs, **tolerances)  # the second check cannot find a wrong first derivative
     inputs = _listed(inputs)
     variables = [_as_variable(x) for x in inputs]
     positions = [i for i, x in enumerate(variables) if isinstance(x, Tensor)]
@@ -78,7 +79,7 @@ def _as_variable(x: Any) -> Any:
 
 
 def _weights(y: Tensor) -> Any:
-    """Fixed weights for y without symmetry, so that errors in its elements cannot cancel."""
+    """Fixed weights for y. They are all different, so that errors in its elements cannot cancel."""
     fixed = np.cos(1.0 + 1.7 * np.arange(y.size)) + 1.5 if y.size != 1 else np.ones(1)
     return to_device(fixed.reshape(y.shape), y.device)
 

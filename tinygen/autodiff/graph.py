@@ -1,4 +1,4 @@
-"""The graph of a result, as text for the terminal and as DOT for a drawing."""
+"""The graph of a result, as text and as a drawing in the DOT language."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ __all__ = ["graph_dot", "graph_text"]
 
 
 def graph_text(result: Tensor) -> str:
-    """Every operation behind `result`, a line each in the order of computation.
+    """Every operation that `result` depends on, one a line, in the order of computation.
 
-    A line reads: number, operation, shape and dtype, the numbers of its inputs; names set with
-    `t.name = "..."` stand beside. Constants are written `·`, their values are not in the graph.
-    Where standard output cannot encode `←` and `·`, they are `<-` and `.`.
+    A line has a number, the operation, dtype and shape, the numbers of its inputs, and the name if
+    one was set with `t.name = "..."`. `·` is a constant: its value is not in the graph. If standard
+    output cannot encode `←` and `·`, they are `<-` and `.`. TypeError: `result` is no Tensor.
+    ValueError: it is a constant.
 
     >>> print(graph_text(loss))
     %0  leaf      float32[4, 3]   x
@@ -53,7 +54,7 @@ def graph_dot(result: Tensor) -> str:
 
 def _numbered(result: Tensor) -> dict[Source, int]:
     """Sources in the order of computation: each leaf before the first node that uses it."""
-    check_tensor("what has a graph", result)
+    check_tensor("the result whose graph is shown", result)
     root = result.node
     if root is None:
         raise ValueError("this Tensor has no graph: it is a constant")
@@ -68,7 +69,7 @@ def _numbered(result: Tensor) -> dict[Source, int]:
 
 
 def _signs() -> tuple[str, str]:
-    """How "from" and a constant are written."""
+    """The signs for "from" and for a constant."""
     try:
         "←·".encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -1,6 +1,6 @@
-"""Switches of the engine: recording of the graph, and anomaly mode.
+"""The modes of the engine: recording of the graph, and anomaly mode.
 
-Each thread and each asyncio task has its own.
+Each thread and each asyncio task has its own modes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 RECORD, WATCH = 1, 2
 
 modes: ContextVar[tuple[int, ...]] = ContextVar("modes", default=(RECORD,))
-"""Flags of the blocks around the running code, the innermost last: `modes.get()[-1]` is in force."""
+"""The flags of the enclosing blocks, the innermost last: `modes.get()[-1]` are the current flags."""
 
 
 class _Block:
-    """A `with` block, or the decorator of a function, that switches one flag.
+    """A `with` block, or a decorator, that sets or clears one flag.
 
-    What was before is kept in the context, not here: so one object may be used again, nested, and
-    by several tasks at once.
+    The flags from before are kept in the context variable, not in this object. So one object may be
+    used again, nested, and by several tasks at the same time.
     """
 
     def __init__(self, flag: int, on: bool) -> None:
@@ -42,7 +42,7 @@ class _Block:
         modes.set(modes.get()[:-1] or (RECORD,))  # empty where a generator ends in another context
 
     def __call__(self, f: F) -> F:
-        # A generator or coroutine computes after it was called: the block is around that.
+        # A generator or a coroutine runs after the call, so the block must be around that run.
         function: Any = f
         wrapped: Any
         if isasyncgenfunction(f):
@@ -86,16 +86,16 @@ class _Block:
 
 
 def no_grad() -> _Block:
-    """Compute without recording the graph: `with tg.no_grad():`, or a decorator `@tg.no_grad()`.
+    """Compute without recording the graph: `with tg.no_grad():` or the decorator `@tg.no_grad()`.
 
-    Around a `yield` a block holds for the caller as well; as decorator it holds for the generator
+    A `with` block around a `yield` also affects the caller. The decorator affects the generator
     alone.
     """
     return _Block(RECORD, on=False)
 
 
 def enable_grad() -> _Block:
-    """Record operations in the graph, also within `no_grad`; a block or a decorator as that is."""
+    """Record the graph, even inside `no_grad`. It is used like `no_grad`."""
     return _Block(RECORD, on=True)
 
 
@@ -106,11 +106,11 @@ def is_grad_enabled() -> bool:
 
 @contextmanager
 def detect_anomaly() -> Iterator[None]:
-    """Raise `NonFiniteError` at the first operation, or derivative, that makes a NaN or an infinity.
+    """Raise `NonFiniteError` at the first operation or derivative that makes NaN or infinity.
 
-    The message names the operation, the shapes and the line of the caller's code. So does the
-    ValueError of a backward pass for an array that was changed after the operation that keeps it.
-    Inside this block every operation is checked, which costs time; outside it nothing is.
+    The message names the operation, the shapes and the line of your code. A backward pass also
+    raises a ValueError, with operation and line, if an array was changed after an operation used it.
+    Every operation inside this block is checked, which costs time. Nothing is checked outside it.
     """
-    with _Block(WATCH, on=True), np.errstate(all="ignore"):  # it says more than a warning
+    with _Block(WATCH, on=True), np.errstate(all="ignore"):  # the error says more than a warning
         yield

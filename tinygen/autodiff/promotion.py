@@ -1,7 +1,8 @@
-"""Where mixed inputs meet: Tensors, arrays, lists and numbers become arrays of one dtype and device.
+"""The inputs of an operation (Tensors, arrays, lists, numbers) become arrays of one dtype and device.
 
-Floats are stronger than whole numbers; arrays with axes are stronger than lists and than Tensors
-without axes, and those than numbers: `float32 Tensor * 2.0` is float32.
+The strongest inputs decide the dtype. Floats are stronger than integers. Among them, arrays with axes
+are stronger than lists and than Tensors without axes, and those are stronger than numbers:
+`float32 Tensor * 2.0` is float32.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = [
 
 
 class Boxed:
-    """What holds an array: the Tensor, which is defined above this file."""
+    """The base class of Tensor, which holds the array. This file cannot import Tensor itself."""
 
     __slots__ = ("_data",)
 
@@ -51,7 +52,7 @@ class Boxed:
 
 
 def check_tensor(what: str, value: Any) -> None:
-    """TypeError, naming `what` it is, unless `value` is a Tensor."""
+    """TypeError: `value` is not a Tensor. The message begins with `what`."""
     if not isinstance(value, Boxed):
         raise TypeError(
             f"{what} is a Tensor, not {type(value).__name__}; "
@@ -60,9 +61,9 @@ def check_tensor(what: str, value: Any) -> None:
 
 
 def as_array(value: Any) -> Any:
-    """`value` as an array of numbers: the data of a Tensor, an array as it is, or a new array.
+    """`value` as an array: the data of a Tensor, an array itself, or a new array of a list or number.
 
-    TypeError for what does not make an array of real numbers or truth values.
+    TypeError: it does not give an array of real numbers or truth values.
     """
     if isinstance(value, Boxed):
         return value._data
@@ -81,16 +82,16 @@ def as_array(value: Any) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """True for what has a value and nothing else: Python's and NumPy's numbers, 0-d NumPy arrays."""
+    """True for Python's numbers, NumPy's numbers and 0-d NumPy arrays."""
     return isinstance(value, (bool, int, float, np.generic)) or (
         isinstance(value, np.ndarray) and not value.ndim
     )
 
 
 def array_on(device: str, value: Any, what: str, other: str = "the rest") -> Any:
-    """`value` as an array on `device`; numbers and lists are put there.
+    """`value` as an array on `device`. Numbers and lists are moved there.
 
-    TypeError, which names `what` it is and the `other`: an array or Tensor on another device.
+    TypeError: an array or Tensor is on another device. The message names `what` and the `other`.
     """
     found = as_array(value)
     if isinstance(value, (list, tuple)) or is_number(value):
@@ -100,7 +101,7 @@ def array_on(device: str, value: Any, what: str, other: str = "the rest") -> Any
 
 
 def listed(name: str, xs: Any) -> Sequence[Any]:
-    """`xs`; TypeError unless it is a list or tuple, ValueError if there is nothing in it."""
+    """`xs` itself. TypeError: it is not a list or tuple. ValueError: it is empty."""
     if not isinstance(xs, (list, tuple)):
         raise TypeError(f"{name}: pass a list or tuple of arrays, not a {type(xs).__name__}")
     if not xs:
@@ -111,15 +112,15 @@ def listed(name: str, xs: Any) -> Sequence[Any]:
 def settle(
     name: str, inputs: Sequence[Any], apart: Sequence[int], whole: bool
 ) -> tuple[list[Any], Any, Any]:
-    """The arrays of the inputs of an operation, their namespace, and the dtype they share.
+    """The inputs of an operation as arrays, their namespace, and the dtype that they share.
 
-    Numbers stay Python's where arrays decide, and None stays None. The inputs at the positions
-    `apart` (the condition of `where`, labels) keep a dtype of their own. Whole numbers alone stay so
-    if `whole`; else they become float64 before the arithmetic, in which they would overflow.
+    Numbers stay Python numbers if an array decides the dtype. None stays None. The inputs at the
+    positions `apart` (labels, the condition of `where`) keep their own dtype. If all inputs are
+    integers, they stay integers if `whole`, else they become float64, so that nothing overflows.
     """
     arrays: list[Any] = []
     dtype = None
-    for x in inputs:  # nearly always Tensors of one dtype, and Python's numbers
+    for x in inputs:  # the common case: Tensors of one dtype, and Python numbers
         if isinstance(x, Boxed):
             array = x._data
             if dtype is None:
@@ -149,19 +150,19 @@ def settle(
     return arrays, m, dtype
 
 
-APART, NUMBER, LIST, ARRAY = -1, 0, 1, 2  # how much an input has to say about the dtype
+APART, NUMBER, LIST, ARRAY = -1, 0, 1, 2  # ranks: the inputs of the highest rank decide the dtype
 
 
 def _rank(x: Any, apart: bool) -> int:
     if apart:
         return APART
-    if isinstance(x, (list, tuple)):  # no more decided than a number, but it has axes
+    if isinstance(x, (list, tuple)):  # its elements are numbers, but it has axes
         return LIST if np.ndim(x) else NUMBER
     if is_number(x):
         return NUMBER
     if as_array(x).ndim:
         return ARRAY
-    return LIST if isinstance(x, Boxed) else NUMBER  # a GPU's array without axes is a number
+    return LIST if isinstance(x, Boxed) else NUMBER  # a 0-d array of the GPU counts as a number
 
 
 def _settle_mixed(
@@ -182,7 +183,7 @@ def _settle_mixed(
     for i, (array, rank) in enumerate(pairs):
         if rank == top or (rank > NUMBER and dtype.kind == "f"):
             arrays[i] = array if array.dtype == dtype else array.astype(dtype)
-        elif rank == NUMBER and is_gpu_array(array):  # a number that nobody waits for
+        elif rank == NUMBER and is_gpu_array(array):  # stays on the GPU: reading it would wait
             arrays[i] = array.astype(dtype) if dtype.kind == "f" else array
         elif rank == NUMBER:
             arrays[i] = float(array) if dtype.kind == "f" else np.asarray(array).item()
@@ -190,7 +191,7 @@ def _settle_mixed(
 
 
 def _common_namespace(name: str, inputs: Sequence[Any], arrays: Sequence[Any]) -> Any:
-    """The namespace of the arrays and Tensors; numbers and lists are nowhere in particular."""
+    """The namespace of the arrays and Tensors. Numbers and lists have no device."""
     devices = {
         namespace_of(a).device
         for x, a in zip(inputs, arrays, strict=True)
@@ -205,8 +206,8 @@ def _common_namespace(name: str, inputs: Sequence[Any], arrays: Sequence[Any]) -
 
 
 def conform(name: str, out: Any, m: Any, dtype: Any) -> Any:
-    """The result of an operation as an array of the dtype that its inputs share, if that is a float."""
-    if not getattr(out, "ndim", 0):  # NumPy's results without axes are scalars
+    """The result of an operation as an array. If its inputs share a float dtype, it gets that dtype."""
+    if not getattr(out, "ndim", 0):  # NumPy returns scalars instead of 0-d arrays
         out = (namespace_of(out) if hasattr(out, "dtype") else m).asarray(out)
     if out.dtype.kind not in "fiub":
         raise TypeError(
@@ -217,12 +218,12 @@ def conform(name: str, out: Any, m: Any, dtype: Any) -> Any:
 
 
 def shape_of(x: Any) -> Any:
-    """The shape of an array, () of a number; of a list of arrays the list of theirs."""
+    """The shape of an array, () for a number, a list of shapes for a list of arrays."""
     return [shape_of(a) for a in x] if isinstance(x, list) else getattr(x, "shape", ())
 
 
 def explained(name: str, arrays: Sequence[Any], error: Exception) -> Exception:
-    """The error of a forward function, told with the operation and what it was given."""
+    """The error of a forward function, with the operation and its inputs added to the message."""
     what = ", ".join(
         f"{a.dtype}{list(a.shape)}" if hasattr(a, "shape") else repr(a) for a in arrays
     )

@@ -1,7 +1,7 @@
-"""Gradients of results, and functions of functions: grad, vjp, jvp, jacobian, hessian, hvp.
+"""Gradients of results, and transforms of functions: grad, vjp, jvp, jacobian, hessian, hvp.
 
-Each of these takes `f`, a function of arrays or Tensors that returns a Tensor computed with tinygen's
-operations, and works to any order: grad(grad(f)) is the second derivative.
+A transform takes `f`, a function of arrays or Tensors that returns a Tensor and computes it with
+tinygen's operations. Transforms work to any order: grad(grad(f)) is the second derivative.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ def gradients(
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> Any:
-    """The gradient of `output` with respect to each of `inputs`; no `.grad` is touched.
+    """The gradient of `output` with respect to each of `inputs`. No `.grad` is changed.
 
-    `inputs` may be leaves or results of operations; the answer is a Tensor for one Tensor, else a
-    list. An input that `output` does not depend on has a gradient of zeros. With `create_graph`
-    the gradients can be differentiated again. ValueError: as for `Tensor.backward`; TypeError:
-    `output`, or one of `inputs`, is no Tensor.
+    inputs: leaves or results of operations. The result is a Tensor if `inputs` is one Tensor, else a
+        list. If `output` does not depend on an input, its gradient is zeros.
+    gradient, retain_graph: as for `Tensor.backward`.
+    create_graph: whether the gradients can be differentiated again.
+    ValueError: as for `Tensor.backward`, or an input requires no gradient. TypeError: `output` or one
+    of `inputs` is not a Tensor.
     """
     check_tensor("the output of gradients()", output)
     wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
@@ -57,10 +59,11 @@ def gradients(
 
 
 def value_and_grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
-    """The function (*args) -> (f(*args), gradient with respect to the arguments `argnums`).
+    """The function (*args) -> (f(*args), gradient of f with respect to the arguments `argnums`).
 
-    f returns one number. The gradient is a Tensor for one position, a tuple for several. It is
-    itself differentiable if an argument, or a Tensor inside f, is being differentiated.
+    f must return one number. The gradient is a Tensor for one position, a tuple for several. It can
+    be differentiated again if an argument, or a Tensor inside f, requires a gradient.
+    ValueError: f returns more than one number, or there is no such argument.
     """
     positions = tuple(argnums) if isinstance(argnums, (tuple, list)) else (argnums,)
     _check("grad", f, *positions)
@@ -84,9 +87,10 @@ def grad(f: Function, argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
 
 
 def vjp(f: Function, *primals: Any) -> tuple[Tensor, Callable[[Any], tuple[Tensor, ...]]]:
-    """f(*primals), and the function v -> (vᵀ ∂f/∂primal for each primal), which may be called again.
+    """f(*primals), and the function v -> (vᵀ ∂f/∂primal for each primal).
 
-    v has the shape of the output. The gradients are differentiable where the primals are.
+    v has the shape of the output. The function may be called several times. The gradients can be
+    differentiated again if the primals or v require a gradient.
     """
     _check("vjp", f)
     y, inputs = _trace(f, primals, range(len(primals)))
@@ -102,7 +106,8 @@ def vjp(f: Function, *primals: Any) -> tuple[Tensor, Callable[[Any], tuple[Tenso
 def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """f(*primals) and its derivative in the direction of `tangents`.
 
-    The vjp of a vjp: u -> uᵀ J is linear in u, so its own vjp is v -> J v.
+    It is the vjp of a vjp: u -> uᵀ J is linear in u, so its own vjp is v -> J v.
+    ValueError: a tangent has another shape than its primal, or their numbers differ.
     """
     _check("jvp", f)
     if not (isinstance(primals, (tuple, list)) and isinstance(tangents, (tuple, list))):
@@ -130,9 +135,9 @@ def jvp(f: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[T
 
 
 def jacobian(f: Function, argnum: int = 0) -> Callable[..., Tensor]:
-    """The function (*args) -> ∂f/∂args[argnum], of shape f's shape + the argument's shape.
+    """The function (*args) -> ∂f/∂args[argnum], of shape output.shape + argument.shape.
 
-    One backward pass for each element of the output.
+    It makes one backward pass for each element of the output.
     """
     _check("jacobian", f, argnum)
 
@@ -152,18 +157,21 @@ def jacobian(f: Function, argnum: int = 0) -> Callable[..., Tensor]:
 
 
 def hessian(f: Function, argnum: int = 0) -> Callable[..., Tensor]:
-    """The function (*args) -> second derivatives of f, which returns one number; shape x + x."""
+    """The function (*args) -> second derivatives of f in x = args[argnum], shape x.shape + x.shape.
+
+    f must return one number.
+    """
     return jacobian(grad(f, argnum), argnum)
 
 
 def hvp(f: Function, x: Any, v: Any) -> Tensor:
-    """The Hessian of f at x times v, without forming the Hessian; f returns one number."""
+    """The Hessian of f at x times v, without computing the Hessian. f must return one number."""
     return jvp(grad(f), (x,), (v,))[1]
 
 
 # -- how a function is traced --------------------------------------------------------------------
 def _check(transform: str, f: Any, *positions: Any) -> None:
-    """TypeError for a result in the place of the function, or an argument in that of a position."""
+    """TypeError: `f` is no function but a result, or a position is not a number but an argument."""
     if not callable(f):
         raise TypeError(
             f"{transform} takes a function, not {type(f).__name__}; "
@@ -182,8 +190,8 @@ def _trace(
 ) -> tuple[Tensor, list[Tensor]]:
     """f(*args) with new Tensors at `positions`, and those Tensors.
 
-    An argument that is itself being differentiated enters through an identity, so that the outer
-    derivative passes through; any other becomes a leaf.
+    An argument that requires a gradient enters through an identity operation, so that an outer
+    derivative flows through it. Any other argument becomes a leaf.
     """
     fresh = list(args)
     inputs = []
@@ -196,7 +204,7 @@ def _trace(
         if isinstance(x, Tensor) and x.requires_grad and is_grad_enabled():
             fresh[i] = x.astype(x.dtype)
         else:
-            loose = is_number(x) or isinstance(x, (list, tuple))  # it joins the arrays
+            loose = is_number(x) or isinstance(x, (list, tuple))  # it has no device of its own
             fresh[i] = tensor(
                 x, dtype=_float_dtype(x), requires_grad=True, device=device if loose else None
             )
@@ -212,12 +220,12 @@ def _trace(
 
 
 def _float_dtype(x: Any) -> Any:
-    """Whole numbers are differentiated as float64; floats keep their dtype."""
+    """The dtype in which x is differentiated: its own for a float, float64 for whole numbers."""
     return None if as_array(x).dtype.kind == "f" else float
 
 
 def _nested(y: Tensor, inputs: Sequence[Tensor]) -> bool:
-    """True if y depends on something else that requires a gradient: an outer derivative follows."""
+    """True if y also depends on another leaf: then an outer derivative may follow."""
     if y.node is None or not is_grad_enabled():
         return False
     own = {t.node for t in inputs}
@@ -231,5 +239,5 @@ def _pull(y: Tensor, inputs: list[Tensor], gradient: Any, create_graph: bool) ->
 
 
 def _outer(y: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """The value to hand out: with its history only if that reaches beyond the traced inputs."""
+    """The value to return. It keeps its history only if it depends on more than the traced inputs."""
     return y if _nested(y, inputs) else y.detach()

@@ -1,4 +1,4 @@
-"""What every data set looks like, and how rows are held out where no split is given."""
+"""The class of all data sets, and the split of a set that has none."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, eq=False)  # no ==, which has no single answer between arrays
+@dataclass(frozen=True, eq=False)  # no ==, because == of arrays is an array
 class Dataset:
-    """Training rows and held-out rows, one example a row.
+    """Training rows and held-out rows. Each row is one example.
 
-    name: what `load` was given, so that `load(data.name)` finds the same set again.
+    name: the name or path that was passed to `load`. `load(data.name)` finds the same set again.
     x: float32 array (n, d), C-contiguous, the training rows.
     test: float32 array (m, d), C-contiguous, the held-out rows.
     y, y_test: int64 labels, of shapes (n,) and (m,), or None.
     image_shape: (height, width) with height * width = d when a row is an image, else None.
 
-    The values of images lie in [0, 1]; all other values are in the units they came in.
+    The values of images lie in [0, 1]. All other values are in their original units.
     """
 
     name: str
@@ -35,7 +35,7 @@ def hold_out(
     labels: NDArray[np.int64] | None,
     image_shape: tuple[int, int] | None,
 ) -> Dataset:
-    """The data set that holds out every sixth row (i % 6 == 5), or the last of fewer than six.
+    """The data set that holds out every sixth row (i % 6 == 5), or the last one of fewer than six.
 
     rows: float32 array (n, d), n >= 2. labels: int64 array (n,) or None.
     """

@@ -1,4 +1,4 @@
-"""One door to all data sets."""
+"""`load`, the one function for all data sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tinygen.errors import unknown
 
 
 def names() -> tuple[str, ...]:
-    """The names that `load` knows; it also takes the path of a .npy, .npz, .csv or .csv.gz file."""
+    """The names that `load` knows. It also takes the path of a .npy, .npz, .csv or .csv.gz file."""
     return ("digits", *SOURCES, *TOYS)
 
 
@@ -30,23 +30,22 @@ def load(
 ) -> Dataset:
     """Load a data set by its name (see `names`) or from a .npy, .npz, .csv or .csv.gz file.
 
-    data_dir: where the files of MNIST and Fashion-MNIST are; by default $TINYGEN_DATA, then the
-        user's cache.
-    download: fetch those files into the cache if they are not found. Nothing else ever uses the
-        network.
-    n, seed: the number of training rows of a synthetic set, and its seed; n // 5 more rows (at
-        least one) are held out. The other sets have their own size.
-    columns, label_column, delimiter: of a .csv file; see `tables.read_csv`.
+    data_dir: the folder of the files of MNIST and Fashion-MNIST. By default it is $TINYGEN_DATA, then
+        the user's cache.
+    download: whether to download those files to the cache if they are not found. Nothing else uses
+        the network.
+    n, seed: the number of training rows of a synthetic set, and its seed. n // 5 more rows (at least
+        one) are held out. The other sets have a fixed size.
+    columns, label_column, delimiter: options for a .csv file; see `tables.read_csv`.
 
-    Raises ValueError for an unknown name and for a file whose content is wrong, and
-    FileNotFoundError for a file that is not there.
+    ValueError: an unknown name, or a file with wrong content. FileNotFoundError: no such file.
     """
     name = os.fspath(name)
     suffix = None if name in names() else suffix_of(name)
     options = {"columns": columns, "label_column": label_column, "delimiter": delimiter}
     given = {option: value for option, value in options.items() if value is not None}
     if given and suffix not in CSV:
-        raise ValueError(f"{', '.join(given)}: of a .csv file alone, which {name!r} is not")
+        raise ValueError(f"{', '.join(given)}: only for a .csv file, which {name!r} is not")
     if suffix:
         return load_file(name, **given)
     if name == "digits":

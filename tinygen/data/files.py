@@ -1,4 +1,4 @@
-"""The user's own data: .npy, .npz and .csv files."""
+"""Your own data: .npy, .npz and .csv files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from tinygen.data._dataset import Dataset, hold_out
 from tinygen.data.images import scaled_rows
 from tinygen.data.tables import read_csv
 
-BESIDE = 9  # bytes for each number read: whether it is finite, and as float32 before it is split
+BESIDE = (
+    9  # bytes for each number: 1 for whether it is finite, 8 for float32 before and after a split
+)
 
 
 def load_file(path: str, **csv_options: Any) -> Dataset:
-    """The rows of a file, float32, with every sixth held out (or the last of fewer than six).
+    """The rows of a file in float32. Every sixth row is held out, or the last one of fewer than six.
 
-    .npy: numbers of shape (n, d), (n,) for one column, or (n, h, w) for images, which are bytes
-        0..255 or lie in [0, 1] already.
-    .npz: the same, as the array `x` or the only one; integer labels `y` of shape (n,) if any.
-    .csv, .csv.gz: one row a line; `csv_options` are those of `tables.read_csv`. What is guessed
-        without them, the logger "tinygen" tells.
+    .npy: numbers of shape (n, d), (n,) for one column, or (n, h, w) for images. Images are bytes
+        0..255, or numbers in [0, 1].
+    .npz: the same, as the array `x` or as the only array. Integer labels of shape (n,) may be the
+        array `y`.
+    .csv, .csv.gz: one row in each line. `csv_options` are those of `tables.read_csv`. The logger
+        "tinygen" reports what was guessed without them.
 
-    Raises FileNotFoundError, and ValueError that names the file and what to mend: no numbers,
-    NaN or infinity, a range beyond float32, fewer than two rows, wrong shapes.
+    FileNotFoundError: no such file. ValueError: no numbers, NaN or infinity, values beyond float32,
+    fewer than two rows, wrong shapes. The message names the file and says what to change.
     """
     values, labels, guesses = READERS[str(suffix_of(path))](path, **csv_options)
     image_shape = values.shape[1:] if values.ndim == 3 else None
@@ -53,9 +56,9 @@ def load_file(path: str, **csv_options: Any) -> Dataset:
 
 
 def _read_numpy(path: str) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
-    """The rows, the labels if the file has any, and no guesses."""
+    """The rows, the labels if the file has any, and "" because nothing is guessed."""
     with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a damaged header: what follows from it is told
+        warnings.simplefilter("ignore")  # about a damaged header: an error says more
         try:
             if npz.is_npy(file):
                 return npz.read_npy(file, beside=BESIDE), None, ""
@@ -67,7 +70,7 @@ def _read_numpy(path: str) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
                 labels = npz.read_member(archive, members["y"]) if "y" in members else None
         except MemoryError as error:
             raise ValueError(f"{path}: {error}; take fewer rows") from error
-        except Exception as error:  # NumPy and zipfile raise what they happen to stumble over
+        except Exception as error:  # NumPy and zipfile may raise anything on a damaged file
             raise ValueError(
                 f"{path}: not a file of plain numbers ({error}); write it with np.save or np.savez"
             ) from error
@@ -80,7 +83,7 @@ def _read_numpy(path: str) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
 
 
 def _checked_rows(path: str, values: NDArray[Any]) -> NDArray[np.float32]:
-    """The values as float32 rows (n, d), when they are fit to train on."""
+    """The values as float32 rows (n, d). ValueError: they are not fit for training."""
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{path}: needs integers or floats, but holds {values.dtype}")
     if values.ndim not in (1, 2, 3):
@@ -99,7 +102,7 @@ def _checked_rows(path: str, values: NDArray[Any]) -> NDArray[np.float32]:
         )
     if values.ndim == 3 and values.dtype == np.uint8:
         return scaled_rows(values)
-    with np.errstate(over="ignore"):  # reported below
+    with np.errstate(over="ignore"):  # an overflow is reported below
         rows = values.reshape(len(values), -1).astype(np.float32, order="C")
     if not np.isfinite(rows).all():
         raise ValueError(f"{path}: values beyond the range of float32 (3.4e38); rescale them")
@@ -120,5 +123,5 @@ READERS: dict[str, Callable[..., tuple[NDArray[Any], NDArray[Any] | None, str]]]
 
 
 def suffix_of(path: str) -> str | None:
-    """The key of `READERS` that the path ends in; None if there is none."""
+    """The key of `READERS` that the path ends with, or None."""
     return next((suffix for suffix in READERS if path.lower().endswith(suffix)), None)

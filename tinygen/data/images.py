@@ -26,8 +26,7 @@ IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
-# Where the files are published. One of the hosts speaks no https; the digests below make sure
-# that what is kept is the real thing.
+# The addresses of the files. One host has no https, so each download is checked against a digest.
 SOURCES = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "fashion-mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -51,7 +50,7 @@ SHA256 = {
 
 
 def load_digits() -> Dataset:
-    """The bundled 8x8 digits: 1498 training and 299 held-out images, values k/16 in [0, 1].
+    """The bundled 8x8 digits: 1498 training and 299 held-out images with values k/16 in [0, 1].
 
     E. Alpaydin and C. Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine
     Learning Repository, CC BY 4.0; see DIGITS.md beside this file.
@@ -66,15 +65,15 @@ def load_digits() -> Dataset:
 
 
 def load_idx(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Dataset:
-    """MNIST or Fashion-MNIST, or any set in four files of the same names and format.
+    """MNIST or Fashion-MNIST, or your own set in four files with the same names and format.
 
-    Looks in data_dir if given, else in $TINYGEN_DATA and then in the user's cache: first in the
-    sub-folder `name`, then in the folder itself. With download=True, files found nowhere are
-    fetched into the cache. Only downloads must have the digests of the original, so that a set of
-    the user's own may take its place.
+    The files are searched in data_dir if given, else in $TINYGEN_DATA and then in the user's cache:
+    first in the sub-folder `name`, then in the folder itself. With download=True, files that are
+    found nowhere are downloaded to the cache. Only downloads are checked against the digests, so
+    that your own set may replace the original.
 
-    Raises FileNotFoundError when the files are nowhere, and ValueError when they are malformed or,
-    by their digest, those of the other set.
+    FileNotFoundError: the files are found nowhere. ValueError: they have a wrong format, or their
+    digest is that of the other set.
     """
     roots = [data_dir] if data_dir is not None else [os.environ.get("TINYGEN_DATA"), _cache()]
     folders = [folder for root in roots if root for folder in (Path(root, name), Path(root))]
@@ -104,12 +103,12 @@ def load_idx(name: str, data_dir: str | os.PathLike[str] | None, download: bool)
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes, plain or gzip; uint8, 1 to 3 axes, read-only.
+    """The array in an IDX file of unsigned bytes, plain or gzip: uint8, 1 to 3 axes, read-only.
 
-    Layout: two zero bytes, the type (8: unsigned byte), the number of axes, each axis's length
-    as a big-endian uint32, and the values in C order.
+    The file has two zero bytes, the type (8: unsigned byte), the number of axes, the length of each
+    axis as a big-endian uint32, and the values in C order.
 
-    Raises ValueError, naming the file, when it has another layout, type or length.
+    ValueError: another layout, type or length. The message names the file.
     """
     data = _gunzip(Path(path).read_bytes(), path)
     if len(data) < 4 or data[:2] != b"\0\0" or not 1 <= data[3] <= 3:
@@ -122,7 +121,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             f"{path}: IDX type 0x{data[2]:02x} is not supported, only 0x08 (unsigned byte)"
         )
     start = 4 + 4 * data[3]
-    # A header cut short reads as zeros here, and is too short all the same.
+    # Missing bytes of a header are read as zeros. The check of the length finds them.
     shape = struct.unpack(f">{data[3]}I", data[4:start].ljust(start - 4, b"\0"))
     size = start + math.prod(shape)
     if len(data) < size:
@@ -133,13 +132,13 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def scaled_rows(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Images of bytes (n, height, width) as float32 rows (n, height * width) in [0, 1]."""
+    """Images of bytes, (n, height, width), as float32 rows (n, height * width) in [0, 1]."""
     flat: NDArray[np.float32] = np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)
     return flat
 
 
 def _gunzip(data: bytes, source: object) -> bytes:
-    """The data, decompressed if it is gzip by its first two bytes; source is for the error."""
+    """The data, decompressed if the first two bytes are those of gzip. Errors name the source."""
     if data[:2] != b"\x1f\x8b":
         return data
     try:
@@ -166,13 +165,11 @@ def _read_pair(image_path: Path, label_path: Path) -> tuple[NDArray[np.uint8], N
 
 
 def _check_name(name: str, labels: Path) -> None:
-    """ValueError if the held-out labels, the smallest file, are those of another set."""
+    """ValueError: the held-out labels (the smallest file) are those of another set."""
     digest = hashlib.sha256(_gunzip(labels.read_bytes(), labels)).hexdigest()
     for other, digests in SHA256.items():
         if other != name and digest == digests[3]:
-            raise ValueError(
-                f"{labels.parent} holds {other}, by its SHA-256: ask for it by that name"
-            )
+            raise ValueError(f"{labels.parent} holds {other}, by its SHA-256: load it by that name")
 
 
 def _cache() -> Path:
@@ -180,7 +177,7 @@ def _cache() -> Path:
 
 
 def _download(name: str) -> list[Path]:
-    """Fetch into the cache the files that it lacks; the paths of all four."""
+    """Download the files that the cache lacks. Returns the paths of all four."""
     folder = _cache() / name
     for file, digest in zip(IDX_FILES, SHA256[name], strict=True):
         if not _plain_or_gzip(folder / file).exists():
@@ -189,7 +186,7 @@ def _download(name: str) -> list[Path]:
 
 
 def _fetch(url: str, path: Path, digest: str) -> None:
-    """Save the gzip file at url as path, if its decompressed content has the SHA-256 digest."""
+    """Save the gzip file at url as path. Its decompressed content must have the SHA-256 digest."""
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             packed = response.read()
@@ -201,7 +198,7 @@ def _fetch(url: str, path: Path, digest: str) -> None:
     got = hashlib.sha256(_gunzip(packed, url)).hexdigest()
     if got != digest:
         raise ValueError(f"{url}: the SHA-256 of its content should be {digest}, but is {got}")
-    # Written aside and then renamed, so that no one ever sees half a file.
+    # Written under another name and then renamed, so that nobody reads half a file.
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as aside:
         part = Path(aside, path.name)

@@ -1,4 +1,4 @@
-"""Tables of numbers in .csv files: the sign between cells, the header, the columns that count."""
+"""Tables of numbers in .csv files. It guesses the delimiter, the header and the columns of numbers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from tinygen.errors import unknown
 
-SIGNS = ";\t|,"  # the first of these that divides a table is its delimiter: texts have commas too
-LOOKED_AT = 100  # rows that tell text from numbers, or fewer if they are long:
-LONG = 100_000  # cells
+# The first of these signs that divides the first line is the delimiter. Texts may have commas, so the
+# comma is last.
+SIGNS = ";\t|,"
+LOOKED_AT = 100  # at most so many rows show which columns hold numbers
+LONG = 100_000  # at most so many cells are in these rows, and signs in the text for the delimiter
 
-Record = tuple[int, list[str]]  # the line in which it ends, and its cells
+Record = tuple[int, list[str]]  # the number of its last line, and its cells
 
 
 def read_csv(
@@ -29,15 +31,16 @@ def read_csv(
     label_column: str | int | None = None,
     delimiter: str | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64] | None, str]:
-    """The numbers (n, d) of a file, plain or gzip, its labels (n,) if asked for, and what of the
-    reading was a guess ("" if nothing).
+    """The numbers (n, d) of a file, its labels (n,) or None, and the guesses as text ("" if none).
 
-    columns: by name or by number from 1; by default all that hold numbers, without a first one that
+    path: a plain file or a gzip file.
+    columns: names, or numbers from 1. By default all columns with numbers, without a first one that
         only counts the rows.
-    label_column: the same; labels that are no whole numbers are numbered in alphabetical order.
+    label_column: a name or a number. Labels that are not whole numbers get numbers in alphabetical
+        order.
     delimiter: the sign between cells, or "tab".
 
-    Raises ValueError, naming the line, for what is not a table of numbers.
+    ValueError: it is not a table of numbers. The message names the line.
     """
     guesses: list[str] = []
     try:
@@ -68,7 +71,7 @@ def read_csv(
 
 
 def _open(path: str) -> TextIO:
-    """The text of a file. Bytes that are not UTF-8 become cells that are not numbers."""
+    """The file as text. Bytes that are not UTF-8 become signs that are in no number."""
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     opener: Any = gzip.open if zipped else open
@@ -77,7 +80,7 @@ def _open(path: str) -> TextIO:
 
 
 def _delimiter(file: TextIO, given: str | None, guesses: list[str]) -> str:
-    """The sign between cells; guessed from the first line if it is not given."""
+    """The sign between cells. If it is not given, it is guessed from the first line."""
     if given is not None:
         if (len(given) != 1 and given != "tab") or given in '"\r\n':
             raise ValueError(f"a delimiter is one sign, such as ; or |, or tab, not {given!r}")
@@ -85,7 +88,7 @@ def _delimiter(file: TextIO, given: str | None, guesses: list[str]) -> str:
     lines = file.read(LONG).replace("\0", "").lstrip("\r\n ").splitlines()
     file.seek(0)
     for sign in SIGNS:
-        # Within quotes a sign divides nothing.
+        # csv.reader, because a sign in quotes is not a delimiter.
         if lines and len(next(csv.reader(lines[:1], delimiter=sign))) > 1:
             guesses += [f"delimiter {sign!r}"] * (sign != ",")
             return sign
@@ -93,7 +96,7 @@ def _delimiter(file: TextIO, given: str | None, guesses: list[str]) -> str:
 
 
 def _records(path: str, file: TextIO, sign: str) -> Iterator[Record]:
-    """The records that are not blank, all as wide as the first."""
+    """The records that are not blank. ValueError: one has more or fewer cells than the first."""
     reader = csv.reader(file, delimiter=sign, skipinitialspace=True, strict=True)
     width = 0
     try:
@@ -112,7 +115,7 @@ def _records(path: str, file: TextIO, sign: str) -> Iterator[Record]:
 
 
 def _header(rows: list[list[str]], numeric: list[int], guesses: list[str]) -> list[str]:
-    """The first row if no numbers stand in it, or years over other numbers; else []."""
+    """The first row if it has no numbers, or if it has years and the second row has not. Else []."""
     over, *below = ([cell for j in numeric if _is_number(cell := row[j])] for row in rows[:2])
     if not over:
         return rows[0]
@@ -123,7 +126,7 @@ def _header(rows: list[list[str]], numeric: list[int], guesses: list[str]) -> li
 
 
 def _are_years(cells: list[str]) -> bool:
-    """Whether these are two or more years at equal distances."""
+    """Whether the cells are two or more years with equal differences."""
     if len(cells) < 2 or not all(re.fullmatch(r"[12]\d{3}", cell.strip()) for cell in cells):
         return False
     steps = set(np.diff([int(cell) for cell in cells]).tolist())
@@ -146,7 +149,7 @@ def _chosen(
     header: list[str],
     guesses: list[str],
 ) -> list[int]:
-    """The columns that hold numbers, without a first one that only counts the rows."""
+    """The columns with numbers, without a first one that only counts the rows."""
 
     def names(columns: list[int]) -> str:
         known = [header[j] if header else "" for j in columns[:5]]
@@ -170,7 +173,7 @@ def _chosen(
 def _cells(
     path: str, records: Iterable[Record], chosen: list[int], label: int | None
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """The numbers in the chosen columns, float64 of shape (n, d), and the texts of the labels."""
+    """The numbers in the chosen columns as float64 (n, d), and the texts of the labels."""
     numbers, labels = array.array("d"), []
     for line, cells in records:
         try:
@@ -186,7 +189,7 @@ def _cells(
 
 
 def _labels(texts: list[str], guesses: list[str]) -> NDArray[np.int64]:
-    """Whole numbers as they are; other labels by their places among all, in alphabetical order."""
+    """Labels as whole numbers. Other labels get the numbers of their alphabetical order."""
     try:
         return np.array([int(text) for text in texts], np.int64)
     except (ValueError, OverflowError):

@@ -1,7 +1,7 @@
 """Synthetic sets in the plane, roughly centred and of unit scale.
 
-Each function maps (n, generator) to n independent points, an array (n, 2), and their labels, an
-integer array (n,), or None where a point has no natural label.
+Each function takes n and a generator. It returns n independent points, an array (n, 2), and their
+labels, an integer array (n,). A set without natural labels returns None instead of labels.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Labels = NDArray[np.integer[Any]]
 def two_moons(n: int, generator: Generator) -> tuple[Points, Labels]:
     """Two interleaved half circles of radius 1; the label is the moon.
 
-    With t ~ U(0, pi): (cos t, sin t) - c for moon 0, c - (cos t, sin t) for moon 1, where
-    c = (.5, .25) centres the set, plus normal noise of standard deviation .1.
+    With t ~ U(0, pi) and the centre c = (.5, .25), a point is (cos t, sin t) - c on moon 0 and
+    c - (cos t, sin t) on moon 1, plus normal noise of standard deviation .1.
     """
     moon = generator.integers(0, 2, (n,))
     t = generator.uniform((n,), 0.0, np.pi)
     arc = np.stack([np.cos(t) - 0.5, np.sin(t) - 0.25], axis=1)
-    # Turning one moon by half a turn about the centre gives the other.
+    # A rotation of one moon by 180 degrees about the centre gives the other.
     return arc * (1 - 2 * moon[:, None]) + generator.normal((n, 2), std=0.1), moon
 
 
 def swiss_roll(n: int, generator: Generator) -> tuple[Points, None]:
     """A spiral whose radius grows by 1 with each turn.
 
-    With t ~ U(3/2 pi, 9/2 pi): t / (2 pi) * (cos t, sin t), plus normal noise of standard
+    With t ~ U(3/2 pi, 9/2 pi), a point is t / (2 pi) * (cos t, sin t), plus normal noise of standard
     deviation .05.
     """
     t = generator.uniform((n,), 1.5 * np.pi, 4.5 * np.pi)
@@ -46,7 +46,7 @@ def swiss_roll(n: int, generator: Generator) -> tuple[Points, None]:
 def eight_gaussians(n: int, generator: Generator) -> tuple[Points, Labels]:
     """Eight equal Gaussians on a circle of radius 2; the label k is the Gaussian.
 
-    With k uniform on 0..7: 2 (cos(k pi/4), sin(k pi/4)), plus normal noise of standard
+    With k uniform on 0..7, a point is 2 (cos(k pi/4), sin(k pi/4)), plus normal noise of standard
     deviation .1.
     """
     k = generator.integers(0, 8, (n,))
@@ -57,8 +57,8 @@ def eight_gaussians(n: int, generator: Generator) -> tuple[Points, Labels]:
 def checkerboard(n: int, generator: Generator) -> tuple[Points, Labels]:
     """Uniform on the eight dark cells of a 4x4 board over [-2, 2]^2; the label is the cell.
 
-    A cell is dark when column + row is even, both counted 0..3 from the corner (-2, -2). Label
-    k in 0..7 is column k // 2, and in it the lower (k even) or the upper (k odd) dark cell.
+    A cell is dark if column + row is even. Both are counted 0..3 from the corner (-2, -2). Label k in
+    0..7 is in column k // 2. It is the lower dark cell there if k is even, the upper one if k is odd.
     """
     k = generator.integers(0, 8, (n,))
     column = k // 2
@@ -75,9 +75,9 @@ TOYS: dict[str, Callable[[int, Generator], tuple[Points, Labels | None]]] = {
 
 
 def load_toy(name: str, n: int, seed: int) -> Dataset:
-    """n training rows of a synthetic set and n // 5 held-out rows, but at least one.
+    """n training rows and n // 5 (at least one) held-out rows of a synthetic set.
 
-    Raises ValueError when n < 2.
+    ValueError: n < 2.
     """
     if n < 2:
         raise ValueError(f"data set {name!r} needs n >= 2 training rows, got n = {n}")

@@ -1,9 +1,9 @@
 """Distributions, and divergences between them: exact, and estimated from samples.
 
-Probabilities are handled as logarithms, in nats. A distribution is three things: `log_prob(x)`,
-`sample(rng, shape)` and the `shape` of one sample. Leading axes of x are samples, and the axes of
-the parameters are independent of one another; but a vector of a MultivariateNormal and a sample of
-a Mixture count as a whole. What can be differentiated through has `rsample` as well.
+Probabilities are logarithms in nats. Every distribution has `log_prob(x)`, `sample(rng, shape)` and
+the `shape` of one sample. Leading axes of x are samples. The elements of one sample are independent,
+except those of a vector of a MultivariateNormal and of a sample of a Mixture. Distributions whose
+samples can be differentiated have `rsample` too.
 """
 
 from tinygen.distributions.base import Distribution

@@ -1,4 +1,4 @@
-"""What every distribution is, and how it takes its parameters."""
+"""The interface of distributions, and helpers for their parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Described", "Distribution", "check", "is_given", "log_of", "paramete
 
 
 class Distribution(Protocol):
-    """What estimators ask of a distribution; any class with these three will do."""
+    """What the estimators need of a distribution. Any class with these three members will do."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -28,11 +28,11 @@ class Distribution(Protocol):
         """The log-probability or log-density at x, in nats."""
 
     def sample(self, rng: Generator, shape: tuple[int, ...] = ()) -> Tensor:
-        """Independent samples, shape (*shape, *self.shape); a constant."""
+        """Independent samples of shape (*shape, *self.shape), as a constant."""
 
 
 class Described:
-    """A short text for distributions: the family, and the dtype and shape of its samples."""
+    """A base class with a short `repr`: the family, the dtype and the shape of a sample."""
 
     dtype: Any
     shape: tuple[int, ...]
@@ -42,11 +42,11 @@ class Described:
 
 
 def parameters(*values: Any) -> list[Tensor]:
-    """The values as Tensors of one floating-point dtype; those with a history keep it.
+    """The values as Tensors of one floating-point dtype. Tensors keep their place in the graph.
 
-    The dtype is settled as in an operation: the widest float among the arrays, to which numbers,
-    lists and 0-d arrays yield; float64 where there are none. Numbers and lists join the device of
-    the others; TypeError: the others are on two.
+    The dtype is chosen as in an operation: the widest float among the arrays with axes. Numbers,
+    lists and 0-d arrays take that dtype. Without any float array it is float64. Numbers and lists
+    move to the device of the others. TypeError: the others are on two devices.
     """
     nowhere = [is_number(v) or isinstance(v, (list, tuple)) for v in values]
     placed = [v for v, n in zip(values, nowhere, strict=True) if not n]
@@ -63,20 +63,20 @@ def parameters(*values: Any) -> list[Tensor]:
 
 
 def check(name: str, value: Tensor, requirement: str, holds: Callable[[Any], Any]) -> None:
-    """ValueError, naming an offending element, unless `holds` is true of the whole given array."""
+    """ValueError: `holds` is false for an element of a given array. The message has the element."""
     if is_given(value) and not (valid := holds(value.data)).all():
         raise ValueError(f"{name} must be {requirement}, got {value.data[~valid][0]}")
 
 
 def is_given(value: Tensor) -> bool:
-    """False for what an operation computed under recording, at whose values nobody looks.
+    """False for the result of an operation that requires a gradient.
 
-    It is on the path of a training step, where nothing waits for the device.
+    Such results are not checked: they are part of a training step, which must not wait for values.
     """
     return value.is_leaf or not value.requires_grad
 
 
 def log_of(p: Tensor) -> Tensor:
-    """The logarithm of probabilities, -inf at 0, where no gradient passes."""
+    """The logarithm of probabilities. It is -inf at 0, where the gradient is 0."""
     positive = p > 0
     return ops.where(positive, ops.log(ops.where(positive, p, 1.0)), -inf)

@@ -18,12 +18,13 @@ __all__ = ["Categorical"]
 
 
 class Categorical(Described):
-    """A class 0..k-1 with probabilities softmax(logits) over the last axis, every row on its own.
+    """A class 0..k-1 with probabilities softmax(logits) over the last axis. Rows are independent.
 
-    logits: a Tensor or array of shape (*shape, k), not necessarily normalised; -inf makes a class
-    impossible; the attribute is a Tensor. `dtype` and `device` are those of the logits, samples
-    are whole numbers. Differentiable in them. ValueError: no last axis or an empty one; NaN, +inf
-    or a row of -inf alone (unless an operation under recording made them).
+    logits: a Tensor or array of shape (*shape, k). They need not be normalised; -inf makes a class
+    impossible. The attribute is a Tensor. `dtype` and `device` are those of the logits. Samples are
+    whole numbers. Everything but the samples is differentiable in the logits.
+    ValueError: no last axis or an empty one; NaN, +inf, or a row with -inf alone. The values of a
+    result that requires a gradient are not checked.
     """
 
     def __init__(self, logits: Any) -> None:
@@ -48,18 +49,18 @@ class Categorical(Described):
         return ops.softmax(self.logits)
 
     def log_prob(self, x: Any) -> Tensor:
-        """log softmax(logits)[x] in nats for each row: classes x, broadcast with `shape`.
+        """log softmax(logits)[x] in nats for each row. The classes x broadcast with `shape`.
 
-        ValueError: classes that are not whole numbers in 0..k-1.
+        ValueError: a class is not a whole number in 0..k-1.
         """
         x = array_on(self.device, x, "classes", "the logits")
         return -ops.softmax_cross_entropy(self.logits, x)
 
     def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
-        """Classes, int64, shape (*shape, *self.shape); a constant."""
+        """Classes of shape (*shape, *self.shape), int64, as a constant."""
         rng = as_generator(rng)
-        # A uniform number falls into the class whose part of [0, 1) holds it. Dividing by the total
-        # makes the last bound exactly 1, so that it always falls into one.
+        # Each class has a part of [0, 1), and a uniform number picks the class. Division by the
+        # total makes the last bound exactly 1, so that every number picks a class.
         m = namespace_of(self.logits.data)
         bounds = m.cumsum(self.probs.data, axis=-1, dtype=np.float64)
         bounds /= bounds[..., -1:]
@@ -67,6 +68,6 @@ class Categorical(Described):
         return Tensor(m.asarray((u >= bounds).sum(-1)))
 
     def entropy(self) -> Tensor:
-        """-Σ p log p in nats for each row, with 0 log 0 = 0: shape `shape`."""
+        """-Σ p log p in nats for each row, with 0 log 0 = 0, of shape `shape`."""
         p = self.probs
         return -(p * ops.where(p > 0, self.log_probs, 0.0)).sum(-1)

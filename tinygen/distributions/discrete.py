@@ -1,11 +1,12 @@
-"""Divergences between arrays of probabilities, accurate also where these are nearly equal.
+"""Divergences between arrays of probabilities. They are accurate even for nearly equal arrays.
 
-The textbook sum Σ p log(p/q) cancels for nearly equal p and q, down to negative results and, under
-a square root, NaN. Since p and q sum to one, Σ (q - p) may be added: then every term,
+In the textbook sum Σ p log(p/q) the terms cancel for nearly equal p and q. The result may be
+negative, and its square root NaN. But p and q sum to one, so Σ (q - p) = 0 may be added. Then each
+term,
 
     p log(p/q) - p + q = p E(-log(p/q)),    E(x) = e^x - 1 - x  ≥  0,
 
-is non-negative by itself, and 0 only where p = q.
+is at least 0, and it is 0 only for p = q.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 
 def kl_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
-    """KL(p ‖ q) = Σ p log(p/q) of probabilities along `axis`, in nats or to the `base` given.
+    """KL(p ‖ q) = Σ p log(p/q) of probabilities along `axis`, in nats or to the given `base`.
 
-    p, q: arrays of one length along their `axis`, broadcast along the others, computed in float64;
-    a float64 array without that axis (a number for vectors). 0 log(0/q) = 0, and the result is +inf
-    where p > 0 = q for some outcome. It is never negative or NaN, and 0 for p = q.
-    Nothing is normalised. ValueError: a probability that is negative or NaN, a sum that differs
-    from one by more than 1e-6 (1.2e-5 in float32), different lengths, base ≤ 1 or not finite.
+    p, q: arrays of the same length along `axis`. Their other axes broadcast. They must be normalised.
+    The result is a float64 array without that axis, or a number for vectors. 0 log(0/q) = 0. It is
+    +inf if an outcome has p > 0 and q = 0. It is never negative or NaN, and it is 0 for p = q.
+    ValueError: a probability is negative or NaN, a sum differs from 1 by more than 1e-6 (1.2e-5 in
+    float32), the lengths differ, base ≤ 1 or not finite.
     """
     p, q = _outcomes_last(p, q, axis)
     return _kl_terms(p, q).sum(-1) / _unit(base)
@@ -40,11 +41,11 @@ def kl_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> An
 def js_discrete(p: Any, q: Any, axis: int = -1, base: float | None = None) -> Any:
     """JS(p, q) = ½ KL(p ‖ m) + ½ KL(q ‖ m), m = (p + q)/2, of probabilities along `axis`.
 
-    Symmetric, and in [0, log 2] (Lin 1991): the divergence, not its square root (`js_distance`).
-    Arguments, result and errors as for `kl_discrete`; it is finite for any supports.
+    It is symmetric and in [0, log 2] (Lin 1991), finite for all p and q. `js_distance` is its square
+    root. Arguments, result and errors are those of `kl_discrete`.
     """
     p, q = _outcomes_last(p, q, axis)
-    # Inputs that sum to a little more than one may exceed the bound by as little.
+    # If the inputs sum to a little more than 1, the result may be a little above the bound.
     return namespace_of(p).minimum(_js_terms(p, q).sum(-1), log(2)) / _unit(base)
 
 
@@ -55,24 +56,24 @@ def js_distance(p: Any, q: Any, axis: int = -1, base: float | None = None) -> An
 
 
 def _kl_terms(p: Array, q: Array) -> Array:
-    """p log(p/q) - p + q for numbers ≥ 0, elementwise and never negative; +inf where p > 0 = q."""
+    """p log(p/q) - p + q for numbers ≥ 0, elementwise. Never negative; +inf for p > 0 and q = 0."""
     m = namespace_of(p)
     difference = p - q
     near = m.abs(difference) <= 0.3 * q  # true also for p = q = 0
     u = m.where(near, difference, 0.0) / m.where(near & (q > 0), q, 1.0)
     by_ratio = p * m.excess(-m.log1p(u))
 
-    # Logarithms apart, because the ratio to a very small q overflows.
+    # A difference of logarithms, because the ratio to a very small q would overflow.
     positive = p > 0
-    with np.errstate(divide="ignore"):  # log q = -inf is meant
+    with np.errstate(divide="ignore"):  # log 0 = -inf is the right value
         log_ratio = m.log(m.where(positive, p, 1.0)) - m.log(m.where(positive, q, 1.0))
     terms: Array = m.where(near, by_ratio, p * log_ratio - difference)
     return terms
 
 
 def _js_terms(p: Array, q: Array) -> Array:
-    """What each outcome of probabilities p and q adds to JS(p, q); never negative."""
-    twice_m = p + q  # m itself would round the smallest number to 0, and KL would be infinite
+    """The term of each outcome in JS(p, q). It is never negative."""
+    twice_m = p + q  # half of the smallest number would be 0, and KL would be infinite
     return (_kl_terms(2 * p, twice_m) + _kl_terms(2 * q, twice_m)) / 4
 
 
@@ -86,7 +87,7 @@ def _outcomes_last(p: Any, q: Any, axis: int) -> tuple[Array, Array]:
 
 
 def _probabilities(name: str, values: Any, axis: int) -> Array:
-    """`values` in float64 with `axis` moved to the end, checked."""
+    """`values` in float64 with `axis` moved to the end, after a check."""
     given = as_array(values)
     array = namespace_of(given).moveaxis(given.astype(np.float64), axis, -1)
     valid = array >= 0

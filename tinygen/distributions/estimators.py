@@ -1,6 +1,6 @@
-"""Divergences estimated from samples, for pairs without a closed form and to check those with one.
+"""Divergences estimated from samples: for pairs without a closed form, and to check closed forms.
 
-A distribution counts as a whole here: the log-probabilities of all its elements are added.
+The log-probabilities of all elements of a sample are added: the result is one number.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Array: TypeAlias = npt.NDArray[Any]
 def monte_carlo_kl(p: Distribution, q: Distribution, rng: Rng, n: int) -> tuple[float, float]:
     """KL(p ‖ q) ≈ (1/n) Σ log p(x_i)/q(x_i) with x_i ~ p: the estimate and its standard error.
 
-    Unbiased, in nats; it may be negative. (inf, inf) if a sample is impossible under q.
-    ValueError: n < 2, or p and q of different shapes.
+    It is unbiased, in nats, and may be negative. It is (inf, inf) if a sample is impossible under q.
+    ValueError: n < 2, or p and q have different shapes.
     """
     rng = as_generator(rng)
     _check(p, q, n)
@@ -34,12 +34,12 @@ def monte_carlo_kl(p: Distribution, q: Distribution, rng: Rng, n: int) -> tuple[
 def monte_carlo_js(p: Distribution, q: Distribution, rng: Rng, n: int) -> tuple[float, float]:
     """JS(p, q) from n samples of p and n of q: the estimate and its standard error.
 
-    The mean of ½ log p(x_i)/m(x_i) + ½ log q(y_i)/m(y_i), x_i ~ p, y_i ~ q, m = (p + q)/2.
-    Unbiased, in nats; it may be negative. ValueError: n < 2, or p and q of different shapes.
+    The mean of ½ log p(x_i)/m(x_i) + ½ log q(y_i)/m(y_i) with x_i ~ p, y_i ~ q, m = (p + q)/2.
+    It is unbiased, in nats, and may be negative. ValueError: n < 2, or p and q have different shapes.
     """
     rng = as_generator(rng)
     _check(p, q, n)
-    # With t = log p/q, log p/m = log 2 - log(1 + e^-t); and the same from the other side.
+    # With t = log p/q: log p/m = log 2 - log(1 + e^-t). With t = log q/p the same gives log q/m.
     from_p = log(2) - np.logaddexp(0.0, -_log_ratio(p, q, rng, n))
     from_q = log(2) - np.logaddexp(0.0, -_log_ratio(q, p, rng, n))
     return _mean_and_error((from_p + from_q) / 2)

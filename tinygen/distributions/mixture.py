@@ -1,4 +1,4 @@
-"""Mixtures: a component is drawn by its weight, and the sample from it."""
+"""Mixtures: each sample comes from one component, which is drawn by its weight."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ __all__ = ["Mixture"]
 
 
 class Mixture(Described):
-    """Σ_k w_k p_k: k components of one family, in one distribution `components` with an axis of k.
+    """Σ_k w_k p_k with k components of one family. `components` is one distribution with k parts.
 
         Mixture([0.3, 0.7], Normal([-1.0, 2.0], 0.5))                          # of numbers
         Mixture([0.3, 0.7], Normal(np.array([[-1.0, 0.0], [2.0, 1.0]]), 0.5))  # of vectors
         Mixture(ops.softmax(logits), Normal(means, stds))     # one for each pixel: all (rows, k)
 
-    weights (..., k): a Tensor, array or list; zeros are allowed. The components' `shape` begins
-    with that of the weights; further axes belong to one sample, which comes from one component as
-    a whole. `shape` is that of the components without the axis of k; `dtype` and `device` are
-    theirs. Differentiable in the weights (where they are not 0) and in the components' parameters.
-    ValueError: no components; weights that do not fit them or (unless an operation under recording
-    made them) are negative or NaN, or differ from a sum of one by more than 1e-6.
+    weights (..., k): a Tensor, array or list. Zeros are allowed.
+    components: a distribution whose `shape` begins with the shape of the weights. Its further axes
+        belong to one sample: all elements of a sample come from the same component.
+    `shape` is the shape of the components without the axis k. `dtype` and `device` are those of the
+    components. `log_prob` is differentiable in the components' parameters and in weights above 0.
+    ValueError: no components; weights of a shape that does not fit them; weights that are negative or
+    NaN, or whose sum differs from 1 by more than 1e-6. The values of a result that requires a
+    gradient are not checked.
     """
 
     def __init__(self, weights: Any, components: Any) -> None:
@@ -54,37 +56,37 @@ class Mixture(Described):
 
     @property
     def mean(self) -> Tensor:
-        """Σ w_k mean_k, shape `shape`; AttributeError for components that have no mean."""
+        """Σ w_k mean_k, of shape `shape`. AttributeError: the components have no mean."""
         return self._expectation(self.components.mean)
 
     @property
     def variance(self) -> Tensor:
-        """The variance of each element, Σ w_k (variance_k + (mean_k - mean)²), shape `shape`."""
-        apart = ops.expand_dims(self.mean, -1 - self._sample_axes) - self.components.mean
-        return self._expectation(self.components.variance + ops.square(apart))
+        """The variance of each element, Σ w_k (variance_k + (mean_k - mean)²), of shape `shape`."""
+        deviation = ops.expand_dims(self.mean, -1 - self._sample_axes) - self.components.mean
+        return self._expectation(self.components.variance + ops.square(deviation))
 
     def log_prob(self, x: Any) -> Tensor:
-        """log Σ w_k p_k(x) in nats for each sample as a whole: x broadcast with `shape`."""
+        """log Σ w_k p_k(x) in nats, one number for each sample. x broadcasts with `shape`."""
         x = x if isinstance(x, Tensor) else Tensor(array_on(self.device, x, "x", "the parameters"))
         x = ops.broadcast_to(x, np.broadcast_shapes(x.shape, self.shape))
         samples = x.shape[: x.ndim - len(self.shape)]
         x = ops.expand_dims(x, -1 - self._sample_axes)
         log_p = self.components.log_prob(ops.broadcast_to(x, (*samples, *self.components.shape)))
-        # A Normal gives a number for each element of a sample, a MultivariateNormal one for all.
+        # A Normal gives one number for each element of a sample; their sum is that of the sample.
         log_p = log_p.sum(tuple(range(len(samples) + self.weights.ndim, log_p.ndim)))
         return ops.logsumexp(log_of(self.weights) + log_p, axis=-1)
 
     def sample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
-        """Independent samples, shape (*shape, *self.shape); a constant."""
+        """Independent samples of shape (*shape, *self.shape), as a constant."""
         rng = as_generator(rng)
         axis = -1 - self._sample_axes
         chosen = Categorical(log_of(self.weights.detach())).sample(rng, shape).data
         chosen = chosen.reshape(*chosen.shape, *[1] * (1 + self._sample_axes))
-        drawn = self.components.sample(rng, shape).data  # from each; then one is taken
+        drawn = self.components.sample(rng, shape).data  # one from each component; one is taken
         return Tensor(namespace_of(drawn).take_along_axis(drawn, chosen, axis).squeeze(axis))
 
     def entropy(self) -> Tensor:
-        """NotImplementedError: there is no closed form."""
+        """NotImplementedError, because there is no closed form."""
         raise NotImplementedError(
             "the entropy of a mixture has no closed form; "
             "-p.log_prob(p.sample(rng, (n,))).mean() estimates it"

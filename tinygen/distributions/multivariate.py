@@ -18,14 +18,15 @@ __all__ = ["MultivariateNormal", "whiten"]
 
 
 class MultivariateNormal(Described):
-    """N(mean, covariance) of vectors of d numbers; leading axes are vectors on their own.
+    """N(mean, covariance) of vectors of d numbers. Vectors along leading axes are independent.
 
     mean (..., d) and covariance (..., d, d): Tensors, arrays or numbers that broadcast to `shape`
-    (..., d); the attributes are Tensors of one `dtype` on one `device`, and `factor` is the lower
-    Cholesky factor of the covariance. Differentiable in both.
-    ValueError: shapes that do not fit; unless an operation under recording made them, parameters
-    that are not finite, a covariance that is not symmetric to 1e-6 of its largest element; one
-    that is not positive definite, with its smallest eigenvalue.
+    (..., d). The attributes are Tensors of one `dtype` on one `device`. `factor` is the lower
+    Cholesky factor of the covariance. Everything but `sample` is differentiable in both.
+    ValueError: shapes that do not fit; parameters that are not finite; a covariance that is not
+    symmetric to 1e-6 of its largest element; one that is not positive definite (the message has its
+    smallest eigenvalue). Of a result that requires a gradient, only the
+    shapes and, on the CPU, positive definiteness are checked.
     """
 
     def __init__(self, mean: Any, covariance: Any) -> None:
@@ -48,7 +49,7 @@ class MultivariateNormal(Described):
         if is_given(self.covariance):
             _check_symmetric(self.covariance.data)
         self.factor = ops.cholesky(self.covariance)
-        # The GPU does not stop at a covariance without a factor.
+        # On the GPU a covariance that is not positive definite raises no error.
         factor = self.factor.data
         if is_given(self.covariance) and not namespace_of(factor).isfinite(factor).all():
             raise not_positive_definite(self.covariance.data)
@@ -60,11 +61,11 @@ class MultivariateNormal(Described):
 
     @property
     def log_std(self) -> Tensor:
-        """The logarithm of the factor's diagonal, (..., d); half the log-determinant is its sum."""
+        """The logarithm of the factor's diagonal, (..., d). Its sum is half the log-determinant."""
         return ops.log(ops.diagonal(self.factor, 0, -2, -1))
 
     def log_prob(self, x: Any) -> Tensor:
-        """log N(x; mean, covariance) in nats for each vector: x (..., d) broadcast with `shape`."""
+        """log N(x; mean, covariance) in nats for each vector. x (..., d) broadcasts with `shape`."""
         z = whiten(self.factor, ops.broadcast_to(self.mean, self.shape), x)
         constant = 0.5 * self.shape[-1] * log(2 * pi)
         return -0.5 * ops.square(z).sum(-1) - self.log_std.sum(-1) - constant
@@ -72,7 +73,7 @@ class MultivariateNormal(Described):
     def rsample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """mean + factor · ε with ε ~ N(0, I), shape (*shape, *self.shape).
 
-        Differentiable in the parameters, as for `Normal`.
+        It is differentiable in the parameters, as for `Normal`.
         """
         rng = as_generator(rng)
         noise = rng.normal((*shape, *self.shape), dtype=self.dtype, device=self.device)
@@ -100,7 +101,7 @@ def _check_symmetric(covariance: Any) -> None:
 def whiten(factor: Tensor, mean: Tensor, x: Any) -> Tensor:
     """L⁻¹ (x - mean) for the factor L (..., d, d), mean (..., d) and x (..., d), which broadcast.
 
-    Axes of x that the factor has not become columns of one system, not systems.
+    Samples along axes that only x has are the columns of one system of equations.
     """
     y = x - mean
     samples = max(y.ndim - factor.ndim + 1, 0)

@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence of two sets of points, by the distances to their neighbours."""
+"""The Kullback-Leibler divergence estimated from two sets of points, by nearest neighbours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["knn_kl", "rows_of"]
 
 
 def knn_kl(x: Any, y: Any, k: int = 1) -> float:
-    """KL(p ‖ q) from samples x (n, d) of the density p and y (m, d) of q, in nats.
+    """An estimate of KL(p ‖ q) in nats from samples x (n, d) of the density p and y (m, d) of q.
 
     (d/n) Σ log(ν_i/ρ_i) + log(m/(n - 1)), where ρ_i and ν_i are the distances from x_i to its k-th
-    neighbour among the other x and among y (Wang et al. 2009; Pérez-Cruz 2008). It converges to KL as
-    n and m grow; a larger k gives less variance and more bias. Of few samples, or of nearly equal
-    laws, it may be negative. Computed in float64 on the CPU.
-    ValueError: x and y that are not rows of finite numbers, of one length; k outside 1..n-1 or
-    above m; points that coincide, which samples of densities do not.
+    nearest neighbour among the other x and among y (Wang et al. 2009; Pérez-Cruz 2008). It converges
+    to KL as n and m grow. A larger k gives less variance and more bias. For few samples, or for
+    nearly equal distributions, it may be negative. It is computed in float64 on the CPU.
+    ValueError: x and y are not rows of finite numbers of one length; k < 1, k > n - 1 or k > m; a
+    point is equal to k others, which does not happen with samples of a density.
     """
     x, y = rows_of("x", x), rows_of("y", y)
     (n, d), m = x.shape, len(y)
@@ -31,7 +31,7 @@ def knn_kl(x: Any, y: Any, k: int = 1) -> float:
         raise ValueError(f"a point of x has {n - 1} others in x and {m} in y, fewer than k = {k}")
     from scipy.spatial import cKDTree  # SciPy imports slowly, and only this needs it
 
-    # A common shift and scale change nothing but rounding, underflow and overflow.
+    # A common shift and scale leave the estimate unchanged and avoid overflow and underflow.
     x, y = 0.5 * x - 0.5 * y[0], 0.5 * y - 0.5 * y[0]
     size = max(abs(x).max(), abs(y).max()) or 1.0
     x, y = x / size, y / size
@@ -48,9 +48,9 @@ def knn_kl(x: Any, y: Any, k: int = 1) -> float:
 
 
 def rows_of(name: str, points: Any) -> np.ndarray[Any, Any]:
-    """Points as float64 rows (n, d) on the CPU, wherever they were; not copied if they are that.
+    """Points on any device as float64 rows (n, d) on the CPU. They are copied only if needed.
 
-    ValueError, which names them: not rows, none, NaN or infinity.
+    ValueError: they are not rows, there are none, or they hold NaN or infinity.
     """
     array: np.ndarray[Any, Any] = to_device(as_array(points), "cpu").astype(np.float64, copy=False)
     if array.ndim != 2 or not array.size:

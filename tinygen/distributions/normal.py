@@ -16,12 +16,13 @@ __all__ = ["Normal"]
 
 
 class Normal(Described):
-    """N(mean, std²), every element on its own; a diagonal Gaussian.
+    """N(mean, std²) with independent elements: a diagonal Gaussian.
 
-    mean, std: Tensors, arrays or numbers that broadcast to `shape`; the attributes are Tensors of
-    one `dtype` on one `device`. Differentiable in both. ValueError: shapes that do not broadcast; a
-    mean that is not finite, a std that is not positive and finite (unless an operation under
-    recording made it).
+    mean, std: Tensors, arrays or numbers that broadcast to `shape`. The attributes are Tensors of
+    one `dtype` on one `device`. Everything but `sample` is differentiable in both.
+    ValueError: shapes that do not broadcast, a mean that is not finite, a std that is not positive
+    and finite. The values of a result that requires a gradient are not
+    checked.
     """
 
     def __init__(self, mean: Any, std: Any) -> None:
@@ -37,14 +38,15 @@ class Normal(Described):
         return ops.square(self.std)
 
     def log_prob(self, x: Any) -> Tensor:
-        """log N(x; mean, std²) in nats, elementwise: x broadcast with `shape`."""
+        """log N(x; mean, std²) in nats, elementwise. x broadcasts with `shape`."""
         z = (x - self.mean) / self.std
         return -0.5 * ops.square(z) - ops.log(self.std) - 0.5 * log(2 * pi)
 
     def rsample(self, rng: Rng, shape: tuple[int, ...] = ()) -> Tensor:
         """mean + std · ε with ε ~ N(0, 1), shape (*shape, *self.shape).
 
-        Differentiable in the parameters: the reparameterisation of Kingma & Welling (2013, §2.4).
+        It is differentiable in the parameters (the reparameterisation of Kingma & Welling 2013,
+        §2.4).
         """
         rng = as_generator(rng)
         noise = rng.normal((*shape, *self.shape), dtype=self.dtype, device=self.device)
@@ -55,5 +57,5 @@ class Normal(Described):
         return self.rsample(rng, shape).detach()
 
     def entropy(self) -> Tensor:
-        """The differential entropy ½ log(2πe std²) in nats, elementwise: shape `shape`."""
+        """The differential entropy ½ log(2πe std²) in nats, elementwise, of shape `shape`."""
         return ops.broadcast_to(ops.log(self.std) + 0.5 * log(2 * pi * e), self.shape)

@@ -1,6 +1,6 @@
-"""How good are samples? Measures of a set of samples beside a set of data, rows of numbers.
+"""Measures of the quality of samples: they compare a set of samples with a set of data.
 
-None needs a pretrained network. All compute on the CPU: arrays from the GPU are copied there.
+None of them needs a pretrained network. All compute on the CPU: arrays on the GPU are copied.
 """
 
 from tinygen.metrics.classifier import C2ST, c2st

@@ -1,4 +1,4 @@
-"""Sets of points, and the distances between them a block of rows at a time."""
+"""Sets of points, and the distances between them, computed in blocks of rows."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ __all__ = ["Array", "at_least", "point_sets", "squared_distances"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_ENTRIES = 1 << 23  # distances in memory together: 64 MB
-_ROUNDING = 1e-12  # of the squared distance of nearly equal points, relative to their squares
+_ENTRIES = 1 << 23  # the number of distances in memory at once: 64 MB
+_ROUNDING = 1e-12  # rounding errors of squared distances, relative to the squares of the points
 
 
 def point_sets(**sets: Any) -> list[Array]:
-    """The sets as float64 arrays (rows, d) on the CPU, wherever they were; errors go by name.
+    """The sets as float64 arrays (rows, d) on the CPU. Do not write to them: they may not be copies.
 
-    They are not to be written to: what is of that kind already is not copied.
-
-    ValueError: an empty set, different d, NaN or infinity.
+    ValueError: an empty set, different d, NaN or infinity; the message names the set.
     """
     arrays = [rows_of(name, points) for name, points in sets.items()]
     first, width = next(iter(sets)), arrays[0].shape[1]
@@ -34,20 +32,20 @@ def point_sets(**sets: Any) -> list[Array]:
 
 
 def at_least(rows: int, why: str, *sets: Array) -> None:
-    """ValueError unless each of the sets has so many rows."""
+    """ValueError: one of the sets has fewer rows than this."""
     fewest = min(map(len, sets))
     if fewest < rows:
         raise ValueError(f"{why} needs at least {rows} rows in each set, got {fewest}")
 
 
 def squared_distances(x: Array, y: Array) -> Iterator[tuple[slice, Array]]:
-    """Blocks of rows of x, each with its squared distances to all of y: (rows, m).
+    """Slices of rows of x, each with the squared distances (rows, m) of these rows to all of y.
 
-    |x - y|² = |x|² + |y|² - 2 x·y, whose last term is a matrix product. Points that agree to
-    rounding have the distance 0, so that copies are found as such.
+    |x - y|² = |x|² + |y|² - 2 x·y, where the last term is a matrix product. Points that are equal up
+    to rounding get the distance 0, so that copies are found.
     """
-    # Near the origin the squares are small, and so is what their difference loses. The median is
-    # not moved by outliers, and it leaves numbers such as k/16 exact, and with them ties.
+    # Points near the origin have small squares and small rounding errors. So the median is subtracted:
+    # outliers do not move it, and it keeps numbers such as k/16 exact, and ties between them.
     centre = np.median(y[:: -(-len(y) // 1000)], axis=0)
     y = y - centre
     of_y = (y * y).sum(axis=1)

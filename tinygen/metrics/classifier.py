@@ -21,23 +21,29 @@ _BATCH, _EPOCHS, _PATIENCE = 128, 100, 10
 
 
 class C2ST(NamedTuple):
-    """accuracy: the share of test rows told right; .5 means indistinguishable, 1 told apart always.
-    standard_error: sqrt(p (1 - p) / (n + 4)) with p = (right + 2) / (n + 4) of n test rows: two more
-        told right and two told wrong, so that it is no 0 at accuracy 1 (Agresti & Coull 1998)."""
+    """The result of `c2st`.
+
+    accuracy: the share of test rows that are classified correctly. 0.5 is the accuracy of guessing, 1
+        means that samples and data always differ.
+    standard_error: sqrt(p (1 - p) / (n + 4)) with p = (correct + 2) / (n + 4) for n test rows. Two
+        correct and two wrong rows are added, so that it is not 0 at accuracy 1 (Agresti & Coull 1998).
+    """
 
     accuracy: float
     standard_error: float
 
 
 def c2st(samples: Any, real: Any, rng: Rng) -> C2ST:
-    """How well a network trained to tell samples (n, d) from real rows (m, d) does on other rows.
+    """The test accuracy of a network that learns to tell samples (n, d) from real rows (m, d).
 
-    The classifier two-sample test (Lopez-Paz & Oquab 2017, §3). As many rows of each set, all of
-    the smaller one; half of both is for the test. The network, d-256-256-1 with ReLU, sees three
-    quarters of the other half, each feature standardised, until the cross-entropy on the last
-    quarter has not fallen for ten passes (Adam, batches of 128); the weights with the least are
-    tested. For equal laws the expected accuracy is .5, whatever the network learnt; else it is at
-    most that of Bayes' rule. A weak network finds less: .5 is no proof. Computed on the CPU.
+    It is the classifier two-sample test (Lopez-Paz & Oquab 2017, §3). Both sets give as many rows as the
+    smaller one has. Half of these are test rows. Of the other half, three quarters are for training and
+    one quarter for validation. The network is d-256-256-1 with ReLU, on standardised features. It is
+    trained with Adam and batches of 128, until the validation loss has not fallen for ten epochs. The
+    weights with the smallest validation loss are tested.
+    For equal distributions the expected accuracy is 0.5, for any network. Else it is at most that of
+    Bayes' rule. A weak network finds less, so 0.5 does not prove that distributions are equal. It is
+    computed on the CPU.
     ValueError: fewer than 8 rows in a set, different d, NaN or infinity.
     """
     rng = as_generator(rng)
@@ -45,7 +51,7 @@ def c2st(samples: Any, real: Any, rng: Rng) -> C2ST:
     at_least(8, "c2st", samples, real)
     n = min(len(samples), len(real))
     chosen = [rows[rng.permutation(len(rows))[:n]] for rows in (samples, real)]
-    # Samples and real rows in turn: what begins and ends at an even row has as many of both.
+    # Samples and real rows alternate: a slice between even numbers has as many of both.
     rows, labels = np.stack(chosen, axis=1).reshape(2 * n, -1), np.arange(2 * n) % 2 == 0
     held, test = 2 * (n * 3 // 8), 2 * (n // 2)
     rows = _standardised(rows, rows[:held])
@@ -59,9 +65,9 @@ def c2st(samples: Any, real: Any, rng: Rng) -> C2ST:
 
 
 def _standardised(rows: Array, training: Array) -> Array:
-    """Float32, with mean 0 and deviation 1 for each feature of the training rows.
+    """The rows in float32, standardised with the mean and deviation of the training rows.
 
-    Cut at 5 deviations, which pixels that are almost never lit would exceed by far.
+    They are clipped to 5 deviations, because a pixel that is nearly always 0 would be far above.
     """
     deviation = training.std(axis=0)
     deviation[deviation == 0] = 1.0
@@ -69,7 +75,7 @@ def _standardised(rows: Array, training: Array) -> Array:
 
 
 def _trained(x: Array, y: Array, x_held: Array, y_held: Array, rng: Generator) -> MLP:
-    """A network that gives the log-odds of y = 1, stopped where it is best on the held rows."""
+    """A network for the log-odds of y = 1, with the weights that are best on the held-out rows."""
     net = MLP([x.shape[1], _HIDDEN, _HIDDEN, 1], rng=rng)
     adam = Adam(net.named_parameters(), _LEARNING_RATE)
     least, best, waited = inf, net.state_dict(), 0

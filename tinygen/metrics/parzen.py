@@ -1,4 +1,4 @@
-"""The log-likelihood of data under Gaussian kernels on samples, as in the GAN paper of 2014."""
+"""Parzen windows: the log-likelihood of data under Gaussian kernels on samples (as for GANs in 2014)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ __all__ = ["Parzen", "parzen", "parzen_log_density"]
 
 
 class Parzen(NamedTuple):
-    """log_likelihood: the mean of the test rows' log-densities in nats. error: its standard error.
-    sigma: the width of the kernels, chosen on the validation rows."""
+    """The result of `parzen`.
+
+    log_likelihood: the mean log-density of the test rows, in nats.
+    error: its standard error.
+    sigma: the width of the kernels, chosen on the validation rows.
+    """
 
     log_likelihood: float
     error: float
@@ -25,14 +29,14 @@ class Parzen(NamedTuple):
 def parzen(samples: Any, validation: Any, test: Any, sigmas: Sequence[float]) -> Parzen:
     """The mean log-density of test rows (m, d) under kernels on samples (n, d), and its error.
 
-    σ is the one of `sigmas` under which validation rows (k, d) are likeliest (Goodfellow et al.
-    2014, §5, there of ten values, np.logspace(-1, 0, 10), of which the first is the best on a tie).
-    The standard error is over test rows; it knows nothing of how σ and the samples were drawn.
+    σ is the first of `sigmas` with the largest mean log-density of validation rows (k, d). Goodfellow
+    et al. (2014, §5) take ten values, np.logspace(-1, 0, 10). The standard error is over the test
+    rows. It does not count the choice of σ and of the samples.
 
-    It ranks models badly: in many dimensions it stays far below the log-likelihood however many
-    samples there are, and a model that has memorised cluster centres beats the true law (Theis et
-    al. 2016, §3.2). It is here for comparison with figures of that time. Computed on the CPU in
-    float64: 10,000 samples and test rows of 784 numbers take half a gigabyte.
+    This measure ranks models badly, and it is here only for comparison with figures of that time. In
+    many dimensions it stays far below the log-likelihood, for any number of samples. A model that
+    memorised cluster centres beats the true distribution (Theis et al. 2016, §3.2). It is computed on
+    the CPU in float64. 10,000 samples and test rows of 784 numbers need half a gigabyte.
     ValueError: fewer than 2 test rows, no σ or one not above 0, an empty set, different d, NaN or
     infinity.
     """
@@ -45,7 +49,7 @@ def parzen(samples: Any, validation: Any, test: Any, sigmas: Sequence[float]) ->
 
 
 def parzen_log_density(x: Any, samples: Any, sigma: float) -> Array:
-    """log (1/n) Σ_i N(x; s_i, σ² I) of each row of x (m, d) for samples s (n, d): (m,), in nats.
+    """log (1/n) Σ_i N(x; s_i, σ² I) for each row of x (m, d) and samples s (n, d): (m,), in nats.
 
     ValueError: σ not above 0, an empty set, different d, NaN or infinity.
     """
@@ -55,7 +59,7 @@ def parzen_log_density(x: Any, samples: Any, sigma: float) -> Array:
 
 
 def _log_densities(x: Array, samples: Array, sigmas: Sequence[float]) -> Array:
-    """The log-densities for each σ: (σ's, rows of x). Distances are computed once for all."""
+    """The log-densities for each σ, shape (number of σ, m). All σ use the same distances."""
     n, d = samples.shape
     widths = np.asarray(sigmas, float)
     good = (widths > 0) & np.isfinite(widths)
@@ -64,7 +68,7 @@ def _log_densities(x: Array, samples: Array, sigmas: Sequence[float]) -> Array:
     found = np.empty((len(widths), len(x)))
     for rows, squared in squared_distances(x, samples):
         nearest = squared.min(axis=1, keepdims=True)
-        squared -= nearest  # of the exponents below, the largest is then 0
+        squared -= nearest  # the largest exponent below is then 0
         for i, sigma in enumerate(widths):
             terms = squared * (-0.5 / sigma**2)
             np.exp(terms, out=terms)

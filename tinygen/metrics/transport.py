@@ -16,10 +16,10 @@ __all__ = ["sliced_wasserstein", "wasserstein"]
 def wasserstein(x: Any, y: Any) -> float:
     """The exact Wasserstein-2 distance of two sets of points, x (n, d) and y (m, d).
 
-    The root of the least mean squared distance over which x can be moved onto y (Peyré & Cuturi
-    2019, eqs. 2.10 and 2.15). On a line that is a matter of sorting. Else it is an assignment
-    problem for n = m (some seconds for 2000 points), and for n ≠ m a linear programme of n·m
-    variables, for sets of a few hundred points. Computed on the CPU.
+    It is the square root of the smallest mean squared distance of a transport of x to y (Peyré &
+    Cuturi 2019, eqs. 2.10 and 2.15). For d = 1 the points are sorted. For n = m it is an assignment
+    problem, which takes some seconds for 2000 points. For n ≠ m it is a linear programme with n·m
+    variables, for sets of a few hundred points. It is computed on the CPU.
     ValueError: an empty set, different d, NaN or infinity.
     """
     x, y = point_sets(x=x, y=y)
@@ -34,9 +34,9 @@ def wasserstein(x: Any, y: Any) -> float:
 def sliced_wasserstein(x: Any, y: Any, rng: Rng, projections: int = 256) -> float:
     """The sliced Wasserstein-2 distance of two sets of points, x (n, d) and y (m, d).
 
-    The root of the mean, over random unit directions θ, of the squared W2 distance between the
-    sets projected on θ (Bonneel et al. 2015). It is 0 for equal sets, and on a line W2 itself.
-    Computed on the CPU.
+    The sets are projected on random unit directions (Bonneel et al. 2015). The result is the square
+    root of the mean of the squared W2 distances of the projections. It is 0 for equal sets, and for
+    d = 1 it is W2 itself. It is computed on the CPU.
     ValueError: an empty set, different d, NaN or infinity, projections < 1.
     """
     rng = as_generator(rng)
@@ -47,10 +47,10 @@ def sliced_wasserstein(x: Any, y: Any, rng: Rng, projections: int = 256) -> floa
 
 
 def _squared_on_lines(x: Array, y: Array) -> Array:
-    """W2² of each column of x (n, lines) to that of y (m, lines)."""
+    """W2² between each column of x (n, lines) and the same column of y (m, lines)."""
     x, y = np.sort(x, axis=0), np.sort(y, axis=0)
-    # On a line, the best plan moves quantile to quantile. Both quantile functions are steps, of
-    # width 1/n and 1/m; between two neighbouring ends of steps both are constant.
+    # On a line, the best plan moves each quantile to the same quantile. Both quantile functions are
+    # step functions with steps of 1/n and 1/m. Between two ends of steps both are constant.
     ends_x, ends_y = (np.arange(1, len(a) + 1) / len(a) for a in (x, y))
     ends = np.union1d(ends_x, ends_y)
     at_x, at_y = np.searchsorted(ends_x, ends), np.searchsorted(ends_y, ends)
@@ -59,15 +59,15 @@ def _squared_on_lines(x: Array, y: Array) -> Array:
 
 
 def _assignment(cost: Array) -> tuple[Array, Array, Array]:
-    """Which row goes to which column, and what mass: each row to one, all masses equal."""
-    from scipy.optimize import linear_sum_assignment  # only when used: it imports slowly
+    """The rows, the columns they move to, and the masses. Each row moves to one column, with mass 1."""
+    from scipy.optimize import linear_sum_assignment  # here, because the import is slow
 
     rows, columns = linear_sum_assignment(cost)
     return rows, columns, np.ones(len(rows))
 
 
 def _plan(cost: Array) -> tuple[Array, Array, Array]:
-    """The same between n rows of mass m and m columns of mass n: whole numbers, so is the plan."""
+    """As `_assignment`, for n rows of mass m and m columns of mass n. All masses are whole numbers."""
     from scipy.optimize import linprog
     from scipy.sparse import eye, kron, vstack
 
@@ -75,11 +75,10 @@ def _plan(cost: Array) -> tuple[Array, Array, Array]:
     leaving = kron(eye(n), np.ones((1, m)))
     arriving = kron(np.ones((1, n)), eye(m))
     found = linprog(
-        # The solver's tolerances are absolute.
-        cost.ravel() / (cost.max() or 1.0),
+        cost.ravel() / (cost.max() or 1.0),  # scaled, because the solver's tolerances are absolute
         A_eq=vstack([leaving, arriving]),
         b_eq=np.repeat([float(m), float(n)], [n, m]),
-        method="highs-ds",  # the simplex ends in a corner, and those are whole
+        method="highs-ds",  # the simplex method ends in a vertex, where the masses are whole
     )
     if not found.success:
         raise ArithmeticError(f"the transport plan was not found: {found.message}")

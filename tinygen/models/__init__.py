@@ -1,4 +1,4 @@
-"""The models of the handout, by the names that the command line uses, and loading from a file."""
+"""The models of the handout, and `load`, which reads a model from a file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MODELS: dict[str, type[Model]] = {
     "gan": GAN,
     "ddpm": DDPM,
 }
-"""Model classes by name."""
+"""Model classes by the names that the command line uses."""
 
 
 def load(path: str | Path) -> Model:
-    """The model in a file written by `Model.save` or by training, ready to use.
+    """The model in a file that `Model.save` or training wrote, ready to use.
 
-    Every class of models that is defined or imported is known by its name, yours as well.
-    FileNotFoundError; CheckpointError: not such a file, or not of this version.
+    It finds every model class that is defined or imported, your own too, by its name.
+    FileNotFoundError: no such file. CheckpointError: not a checkpoint, or of another version.
     """
     meta, arrays = checkpoint.read(path)
     name = meta.get("model")

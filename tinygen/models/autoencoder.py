@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Options(TypedDict, total=False):
-    """What every autoencoder can be told, for type checkers; `Autoencoder` says what it is."""
+    """The options of every autoencoder, for type checkers. `Autoencoder` explains them."""
 
     hidden: Sequence[int]
     latent: int
@@ -41,11 +41,12 @@ class Options(TypedDict, total=False):
 
 
 class Autoencoder(Model):
-    """A code z = f(x) of `latent` numbers, and a reconstruction g(z) ≈ x, by squared error.
+    """A code z = f(x) of `latent` numbers and a reconstruction g(z) ≈ x, trained by squared error.
 
-    hidden: widths of the encoder's hidden layers; the decoder mirrors them.
-    An autoencoder has no distribution of its own: `sample` decodes codes from a normal
-    distribution fitted to the codes of the training data (Ghosh et al. 2020, §4).
+    hidden: the widths of the encoder's hidden layers. The decoder has them in reverse order.
+    bounded, seed: see `Model`; the seed of the initial weights.
+    An autoencoder does not define a distribution. So `sample` decodes draws from a normal
+    distribution that is fitted to the codes of the training data (Ghosh et al. 2020, §4).
     """
 
     defaults: ClassVar[Settings] = Settings(steps=6000)
@@ -71,7 +72,7 @@ class Autoencoder(Model):
 
     @classmethod
     def weights(cls, config: Mapping[str, Any]) -> int:
-        """See `Model.weights`; with the covariance of the codes."""
+        """See `Model.weights`. The covariance of the codes counts too."""
         return super().weights(config) + config["latent"] ** 2
 
     def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
@@ -80,18 +81,18 @@ class Autoencoder(Model):
         return {"loss": squared_error(self.decoder(self.encoder(x)), x)}
 
     def finish(self, x: Array) -> None:
-        """Fit the normal distribution of the codes."""
+        """Fit a normal distribution to the codes of x."""
         blocks = [self.encode(x[i : i + 4096]) for i in range(0, len(x), 4096)]
-        # On the CPU: the codes are small, and no step waits for this.
+        # On the CPU: the codes are small, and this is not in a training step.
         codes = np.concatenate([to_device(b, "cpu") for b in blocks]).astype(np.float64)
         self.code_mean.data[...] = to_device(codes.mean(axis=0), self.device)
         covariance = np.atleast_2d(np.cov(codes.T, bias=True))
-        values, vectors = np.linalg.eigh(covariance)  # a factor also where it is singular
+        values, vectors = np.linalg.eigh(covariance)  # gives a factor of a singular matrix too
         factor = vectors * np.sqrt(np.maximum(values, 0))
         self.code_factor.data[...] = to_device(factor, self.device)
 
     def code(self, x: Any) -> Tensor:
-        """`encode` of normalised x, differentiable."""
+        """As `encode`, but for normalised x, and differentiable."""
         return self.encoder(x)
 
     @no_grad()
@@ -106,7 +107,7 @@ class Autoencoder(Model):
         return self.denormalise(by_blocks(lambda z: self.decoder(z).data, z))
 
     def reconstruct(self, x: Any) -> Array:
-        """g(f(x)), of the shape and in the units of x."""
+        """g(f(x)), with the shape and in the units of x."""
         return self.decode(self.encode(x))
 
     def sample(self, n: int, *, rng: Rng | None = None) -> Array:
@@ -117,25 +118,25 @@ class Autoencoder(Model):
 
 
 def squared_error(y: Tensor, x: Any) -> Tensor:
-    """The mean over rows of the squared distance between rows."""
+    """The mean over the rows i of ‖y_i - x_i‖²."""
     return ops.mse(y, x) * float(x.shape[-1])
 
 
 # -- denoising -----------------------------------------------------------------------------------
 def mask(x: Array, amount: float, rng: Rng) -> Array:
-    """Each element set to 0 with probability `amount` (Vincent et al. 2008)."""
+    """x with each element set to 0 with probability `amount` (Vincent et al. 2008)."""
     rng = as_generator(rng)
     return x * rng.bernoulli(1.0 - amount, x.shape, device=namespace_of(x).device)
 
 
 def add_gaussian(x: Array, amount: float, rng: Rng) -> Array:
-    """Normal noise of standard deviation `amount` added."""
+    """x plus normal noise of standard deviation `amount`."""
     rng = as_generator(rng)
     return x + rng.normal(x.shape, 0.0, amount, device=namespace_of(x).device)
 
 
 def salt_and_pepper(x: Array, amount: float, rng: Rng) -> Array:
-    """Each element with probability `amount` replaced by the smallest or the largest of the batch."""
+    """x with each element set, with probability `amount`, to the minimum or maximum of the batch."""
     rng = as_generator(rng)
     m = namespace_of(x)
     u = rng.uniform(x.shape, device=m.device)
@@ -155,9 +156,11 @@ CORRUPTIONS: dict[str, Corruption] = {
 class DenoisingAutoencoder(Autoencoder):
     """An autoencoder that reconstructs the clean x from a corrupted x̃: ‖x - g(f(x̃))‖².
 
-    (The handout writes g(f(x)) ≈ x; the encoder sees x̃, the error is taken against x.)
+    The handout writes g(f(x)) ≈ x. In the paper (Vincent et al. 2008) the encoder sees x̃, and the
+    error is measured against x.
     corruption: 'masking', 'gaussian', 'salt-and-pepper', or a function of (x, amount, rng).
     amount: the probability, or the standard deviation of the noise in normalised units.
+    ValueError: an unknown corruption, or an amount out of its range.
     """
 
     @with_options_of(Autoencoder.__init__, latent=32)
@@ -179,7 +182,7 @@ class DenoisingAutoencoder(Autoencoder):
         self.corruption, self.amount = corruption, amount
 
     def corrupt(self, x: Array, rng: Rng) -> Array:
-        """x (n, features) corrupted as in training, in normalised units."""
+        """x (n, features) in normalised units, corrupted as in training."""
         return choose("corruption", self.corruption, CORRUPTIONS)(
             self.normalise(x), self.amount, rng
         )
@@ -194,11 +197,12 @@ class DenoisingAutoencoder(Autoencoder):
 
     @no_grad()
     def score_function(self, x: Any) -> Array:
-        """(r(x) - x)/σ² (n, features), r the reconstruction and σ the `amount`: the score ∇ log p.
+        """An estimate (n, features) of the score ∇ log p: (r(x) - x)/σ², per unit of the data.
 
-        For the best r it is exactly the score of data with the noise added (Vincent 2011), and for
-        small σ that of the data (Alain & Bengio 2014, theorem 1). Per unit of the data, at any x
-        that the model takes. ValueError: another corruption than 'gaussian', or none.
+        r is the reconstruction, σ the `amount`. For the best r this is exactly the score of the
+        data with the noise added (Vincent 2011). For small σ it is close to the score of the data
+        (Alain & Bengio 2014, theorem 1).
+        ValueError: a corruption other than 'gaussian', an amount of 0, or x that `check` refuses.
         """
         if self.corruption != "gaussian" or not self.amount:
             raise ValueError(
@@ -212,11 +216,11 @@ class DenoisingAutoencoder(Autoencoder):
 
 # -- contractive ---------------------------------------------------------------------------------
 def jacobian_norm(mlp: MLP, x: Any) -> Tensor:
-    """‖∂f/∂x‖²_F of an MLP f at each row of x: exact, at any depth, differentiable; shape (n,).
+    """‖∂f/∂x‖²_F of an MLP f at each row of x, shape (n,). It is exact and differentiable.
 
-    The Jacobian is W_1 D_1 W_2 D_2 ... with D_l the slopes of layer l's activation, which the
-    operation's own derivative rule gives. Multiplied from the side of the code, which is the
-    narrow one. For one sigmoid layer it is Σ_i (h_i (1 - h_i))² Σ_j W_ij² (Rifai et al. 2011).
+    The Jacobian is W_1 D_1 W_2 D_2 ..., where D_l holds the derivatives of layer l's activation.
+    The product starts at the code, because the code is narrow. For one sigmoid layer the norm is
+    Σ_i (h_i (1 - h_i))² Σ_j W_ij² (Rifai et al. 2011).
     """
     slopes, h = [], x
     for layer in mlp.layers:
@@ -231,7 +235,7 @@ def jacobian_norm(mlp: MLP, x: Any) -> Tensor:
             rows = rows * ops.expand_dims(slope, 1)
         rows = ops.matmul(rows, layer.weight.T)
     norm = ops.sum(ops.square(rows), axis=(1, 2))
-    return ops.broadcast_to(norm, (len(x),))  # a linear f has one Jacobian for all rows
+    return ops.broadcast_to(norm, (len(x),))  # a linear f has the same Jacobian for all rows
 
 
 def _slope(activation: str, z: Tensor) -> Tensor:
@@ -241,10 +245,10 @@ def _slope(activation: str, z: Tensor) -> Tensor:
 
 
 def hutchinson_jacobian_norm(f: Callable[[Tensor], Tensor], x: Any, rng: Rng) -> Tensor:
-    """An unbiased estimate of ‖∂f/∂x‖²_F at each row: ‖vᵀ ∂f/∂x‖² with v ~ N(0, I); shape (n,).
+    """An unbiased estimate of ‖∂f/∂x‖²_F at each row: ‖vᵀ ∂f/∂x‖² with v ~ N(0, I), shape (n,).
 
-    One backward pass for any f of rows (Hutchinson 1990), where the exact norm needs as many as
-    the code has numbers.
+    f may be any function that maps each row to a row. The estimate takes one backward pass
+    (Hutchinson 1990). The exact norm takes one for each number of the code.
     """
     rng = as_generator(rng)
     x = tensor(x, requires_grad=True)
@@ -255,7 +259,7 @@ def hutchinson_jacobian_norm(f: Callable[[Tensor], Tensor], x: Any, rng: Rng) ->
 
 
 class HutchinsonVariance(NamedTuple):
-    """‖∂f/∂x‖²_F of each row, exact; and the mean and the variance of its estimates, all (n,)."""
+    """The exact ‖∂f/∂x‖²_F of each row, and the mean and variance of its estimates, all (n,)."""
 
     exact: Array
     mean: Array
@@ -263,10 +267,10 @@ class HutchinsonVariance(NamedTuple):
 
 
 def hutchinson_variance(f: MLP, x: Any, rng: Rng, probes: int = 100) -> HutchinsonVariance:
-    """How far estimates by one probe scatter, measured over `probes` ≥ 2 of them.
+    """The variance of estimates with one v each, measured on `probes` ≥ 2 of them.
 
-    In theory by the variance 2 ‖J Jᵀ‖²_F of vᵀ J Jᵀ v: at worst, for J of rank one, twice the
-    square of the norm itself, and of that 1/r if J has r equal singular values.
+    In theory the variance of ‖vᵀ J‖² is 2 ‖J Jᵀ‖²_F. The worst case is a J of rank one: there the
+    variance is 2 ‖J‖⁴_F. If J has r equal singular values, it is 1/r of that.
     """
     rng = as_generator(rng)
     whole("probes", probes, 2)
@@ -278,9 +282,11 @@ def hutchinson_variance(f: MLP, x: Any, rng: Rng, probes: int = 100) -> Hutchins
 class ContractiveAutoencoder(Autoencoder):
     """An autoencoder whose code changes little with x: ‖x - g(f(x))‖² + penalty · ‖∂f/∂x‖²_F.
 
-    (The handout leaves the penalty out; without it this is a plain autoencoder.)
-    estimate: 'exact', or 'hutchinson' for one random projection. The code is a sigmoid, as in the
-    paper: a linear code could shrink, and the decoder undo it.
+    The handout leaves the penalty out. Without it this is a plain autoencoder.
+    penalty: the weight λ of Rifai et al. (2011).
+    estimate: 'exact', or 'hutchinson' for one random projection.
+    The last layer of the encoder is a sigmoid, as in the paper. A linear encoder could make the
+    penalty small by small codes, which the decoder would scale up again.
     """
 
     defaults: ClassVar[Settings] = Settings(steps=4000)
@@ -303,7 +309,7 @@ class ContractiveAutoencoder(Autoencoder):
         self.penalty, self.estimate = penalty, estimate
 
     def loss(self, x: Array, rng: Rng) -> dict[str, Tensor]:
-        """The reconstruction error plus the weighted penalty, and both apart; means over examples."""
+        """The sum of the error and the weighted penalty, then both terms: means over the examples."""
         x = self.normalise(x)
         error = squared_error(self.decoder(self.encoder(x)), x)
         if self.estimate == "exact":

@@ -1,4 +1,4 @@
-"""Codes of models that encode: paths between them, and what they tell a classifier."""
+"""The codes of models with an encoder: paths between codes, and classification from codes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ Array = np.ndarray[Any, Any]
 
 # -- paths ---------------------------------------------------------------------------------------
 def interpolate(start: Any, end: Any, n: int = 8, path: str = "spherical") -> Array:
-    """n ≥ 2 codes (n, latent) from one code (latent,) to another, ends included.
+    """n ≥ 2 codes (n, latent) on a path from `start` to `end`, both (latent,) and included.
 
-    path: 'straight', or 'spherical' (Shoemake 1985; White 2016): the angle grows evenly, and so
-        the codes between keep the norm that draws of N(0, I) have, where those on a straight line
-        come closer to 0. Between parallel codes both are straight.
+    path: 'straight', or 'spherical' (Shoemake 1985; White 2016). On the spherical path the angle
+        grows in equal steps, and the codes keep the norm of draws from N(0, I). On a straight line
+        their norm would be smaller. Between parallel codes both paths are straight.
+    ValueError: codes that are not two vectors of one length, n < 2, an unknown path.
     """
     a, b = as_array(start), as_array(end)
     if a.ndim != 1 or a.shape != b.shape:
@@ -51,9 +52,10 @@ def interpolate(start: Any, end: Any, n: int = 8, path: str = "spherical") -> Ar
 
 
 def traverse(code: Any, n: int = 8, span: float = 3.0) -> Array:
-    """Codes (latent · n, latent): for one unit after the other, that unit from -span to span.
+    """Codes (latent · n, latent) that move one unit at a time from -span to span, in n steps.
 
-    The others stay as in `code` (latent,). Decoded, and drawn n to a row, a row shows a unit.
+    The other units stay as in `code` (latent,). In a grid of the decoded images with n columns,
+    each row shows the effect of one unit. ValueError: not one code, n < 1.
     """
     z = as_array(code)
     if z.ndim != 1:
@@ -67,9 +69,10 @@ def traverse(code: Any, n: int = 8, span: float = 3.0) -> Array:
 
 # -- classification ------------------------------------------------------------------------------
 class ErrorRate(NamedTuple):
-    """The share of held-out rows whose class is missed, and its binomial standard error.
+    """The share of held-out rows that are classified wrongly, and its binomial standard error.
 
-    The error is that of having drawn these rows; another training would differ as well.
+    The standard error is for the choice of the held-out rows. It does not count the differences
+    between one training and another.
     """
 
     rate: float
@@ -83,7 +86,8 @@ FINE_TUNING = Settings(steps=2000)
 def linear_probe(model: Any, data: Dataset, settings: Settings = PROBE) -> ErrorRate:
     """The test error of a softmax layer trained on the codes of a frozen model.
 
-    model: has `encode` and `device`. The codes are standardised as measured on the training rows.
+    model: has `encode` and `device`. The codes are standardised with the mean and the standard
+        deviation of the training rows.
     ValueError: data without labels, or labels that `class_count` refuses.
     """
     classes = class_count(data)
@@ -96,10 +100,10 @@ def linear_probe(model: Any, data: Dataset, settings: Settings = PROBE) -> Error
 
 
 def fine_tune(model: Model, data: Dataset, settings: Settings = FINE_TUNING) -> ErrorRate:
-    """The test error of a softmax layer on a copy of the encoder, both trained together.
+    """The test error of a softmax layer on the codes of an encoder, both trained together.
 
-    model: has `code`, such as an autoencoder or a VAE; it stays as it is. ValueError as for
-    `linear_probe`, and for data that the model does not take.
+    model: has `code`, such as an autoencoder or a VAE. A copy of it is trained.
+    ValueError: as for `linear_probe`, or data that `model.check` refuses.
     """
     classes = class_count(data)
     rows, held_out = (model.check(to_device(x, model.device)) for x in (data.x, data.test))
@@ -110,9 +114,10 @@ def fine_tune(model: Model, data: Dataset, settings: Settings = FINE_TUNING) -> 
 
 
 def class_count(data: Dataset) -> int:
-    """The number of classes: the largest training label and one. A class may have no rows.
+    """The number of classes: the largest training label plus one. A class may have no rows.
 
-    ValueError: no labels; a label that is negative or not whole; a held-out label beyond.
+    ValueError: no labels; a label that is negative or not a whole number; a held-out label that is
+    larger than all training labels.
     """
     if data.y is None or data.y_test is None:
         raise ValueError(f"{data.name} has no labels")

@@ -1,12 +1,13 @@
 """log p(x) of a model with latent variables z ~ N(0, I), estimated from weighted samples.
 
-p(x) is the mean of weights: of p(x given z) for z drawn from the prior, of p(x, z)/q(z given x) for
-z from a posterior q (importance sampling), of products of small steps between the two (annealing).
-Each estimate of p(x) is unbiased, so that its logarithm is in expectation a lower bound.
+p(x) is the mean of a weight. The weight is p(x|z) for z from the prior (plain Monte Carlo),
+p(x, z)/q(z|x) for z from q (importance sampling), or a product of many ratios along a path from the
+prior to the posterior (annealing). Each estimate of p(x) is unbiased. So the expectation of its
+logarithm is a lower bound of log p(x).
 
-The handout approximates log p(x) by log Σ p(x given z_i) p(z_i) with z_i from p(z). That counts the
-prior twice, once in the draws and once as a factor, and leaves 1/n out: right is
-log (1/n) Σ p(x given z_i). `anneal` computes it when it has one temperature alone.
+The handout approximates log p(x) by log Σ p(x|z_i) p(z_i) with z_i from p(z). That counts the
+prior twice, in the draws and as a factor, and it lacks the 1/n. The right formula is
+log (1/n) Σ p(x|z_i). `anneal` computes it with one temperature.
 """
 
 from __future__ import annotations
@@ -28,29 +29,29 @@ from tinygen.errors import whole
 from tinygen.models.rows import blocks
 from tinygen.random import Rng, as_generator
 
-__all__ = ["Estimate", "LogMean", "anneal", "pareto_shape", "temperatures"]
+__all__ = ["Estimate", "LogMean", "anneal", "inverse_temperatures", "pareto_shape"]
 
 Array = np.ndarray[Any, Any]
 
 LogLikelihood = Callable[[Tensor, slice], Tensor]
-"""log p(x given z), shape (n,), of z (n, latent), where row i belongs to row i of a slice of x."""
+"""A function of z (n, latent) and a slice of n rows of x. It returns log p(x|z), shape (n,)."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """log p(x) of each row in nats and how sure it is, all (n,), float64.
+    """log p(x) of each row in nats, and how far to trust it. All are float64 arrays (n,).
 
-        log_p, error = estimate  # the first two, for short
+        log_p, error = estimate  # unpacks the first two
 
-    error: the standard error of log_p, whose expected value lies below log p(x) by about half of the
-        squared error. The mean over rows has the standard error sqrt((error**2).sum()) / n, apart
-        from that of having drawn the rows. It is measured on the weights that were drawn.
-    ess: the effective sample size (Σ w)² / Σ w²: so many equal weights are worth as much.
-    k_hat: the shape of the tail of the weights, by which one sees what was not drawn (Vehtari et al.
-        2024): moments of order 1/k_hat and above do not exist. Above 0.7 rare weights, larger than
-        any seen, make up much of the mean: log_p is too low and `error` far too small. It is itself
-        uncertain by some (1 + k_hat)/k^¼ for k weights: where many rows are above 0.7, trust none.
-        0 where the largest weights are equal to a part in a thousand, NaN for fewer than 25 weights.
+    error: the standard error of log_p, from the weights that were drawn. The expected value of log_p
+        is below log p(x) by about half of the squared error. The mean over the rows has the standard
+        error sqrt((error**2).sum()) / n, without the error from the choice of the rows.
+    ess: the effective sample size (Σ w)² / Σ w². So many equal weights would be as good.
+    k_hat: the shape parameter of the tail of the weights (Vehtari et al. 2024). Moments of order
+        1/k_hat and above do not exist. Above 0.7, rare weights that were not drawn make up much of
+        the mean: log_p is too low and `error` far too small. For k weights, k_hat has an error of
+        about (1 + k_hat)/k^¼. If it is above 0.7 for many rows, trust none of the rows.
+        0 if the largest weights differ by less than 0.1 %, NaN for fewer than 25 weights.
     """
 
     log_p: Array
@@ -63,21 +64,22 @@ class Estimate:
 
 
 class LogMean:
-    """The logarithm of a mean of k weights, and what is known of its error, as they come.
+    """The logarithm of a mean of k weights, added one after the other, and the error of it.
 
-    The weights, and their squares, are summed one after the other in float64 as logarithms: no
-    weight overflows, and the sum has one order. In memory are the largest, for their tail.
+    The weights and their squares are summed in float64 as logarithms, so that no weight overflows.
+    Only the largest weights stay in memory: the shape of the tail is estimated from them.
     """
 
     def __init__(self, k: int) -> None:
         self.k = k
         self.total: Any = -inf  # log Σ w
         self.squares: Any = -inf  # log Σ w²
-        self.kept = 1 + ceil(min(k / 5, 3 * sqrt(k)))  # the tail, and the weight where it begins
+        # The size of the tail, and one more weight, the threshold.
+        self.kept = 1 + ceil(min(k / 5, 3 * sqrt(k)))
         self.largest: list[Array] = []
 
     def add(self, log_weight: Array) -> None:
-        """The next weight of every row, shape (n,)."""
+        """Add the next weight of every row, as logarithms (n,)."""
         log_w = log_weight.astype(np.float64)
         m = namespace_of(log_w)
         self.total = m.logaddexp(self.total, log_w)
@@ -87,27 +89,28 @@ class LogMean:
             self.largest = [*self._tail()]
 
     def _tail(self) -> Array:
-        """The logarithms of the largest weights (kept, n), rising."""
+        """The logarithms of the largest weights in rising order, shape (kept, n)."""
         m = namespace_of(self.total)
         return m.sort(m.stack(self.largest), axis=0)[-self.kept :]
 
     def estimate(self) -> Estimate:
-        """The error is that of log mean(w) to first order, std(w) / (mean(w) √k); NaN for k = 1."""
+        """The estimate so far. The error is std(w) / (mean(w) √k), to first order; NaN for k = 1."""
         m, k = namespace_of(self.total), self.k
-        log_share = self.squares - 2 * self.total  # of the sum of squares in the square of the sum
+        log_share = self.squares - 2 * self.total  # log (Σ w² / (Σ w)²)
         error = m.full_like(self.total, nan)
         if k > 1:
             error = m.sqrt(m.maximum(m.exp(log_share + log(k)) - 1, 0.0) / (k - 1))
         return Estimate(self.total - log(k), error, m.exp(-log_share), pareto_shape(self._tail()))
 
 
-@np.errstate(all="ignore")  # of rows without any weight come NaNs
+@np.errstate(all="ignore")  # rows whose weights are all 0 give NaN
 def pareto_shape(log_weights: Array) -> Array:
-    """k̂ (n,) from the logarithms of the largest weights (kept, n), rising; the first is the threshold.
+    """k̂ (n,) from the logarithms of the largest weights (kept, n), in rising order.
 
-    The shape of a generalised Pareto distribution of what exceeds it, by Zhang & Stephens (2009):
-    the mean of θ = -k/σ over a grid, weighted by the profile likelihood. It counts as much as ten
-    exceedances that say 0.5 (Vehtari et al. 2024, appendix C).
+    The first weight is the threshold. k̂ is the shape of a generalised Pareto distribution of the
+    other weights minus the threshold. It is estimated as in Zhang & Stephens (2009): the mean of
+    θ = -k/σ over a grid, weighted by the profile likelihood. A prior with the weight of ten
+    observations pulls k̂ towards 0.5 (Vehtari et al. 2024, appendix C).
     """
     m, n = namespace_of(log_weights), len(log_weights) - 1
     if n < 5:
@@ -127,17 +130,17 @@ def pareto_shape(log_weights: Array) -> Array:
     likelihood = m.exp(log_likelihood - log_likelihood.max(axis=0))
     k = shape((likelihood * theta).sum(axis=0) / likelihood.sum(axis=0))
     k = (n * k + 10 * 0.5) / (n + 10)
-    # Nearly equal weights have a tail of rounding errors; one that is alone has the longest.
+    # The tail of nearly equal weights is only rounding. A single huge weight has an infinite shape.
     return m.where(top < 1e-3, 0.0, m.where(quartile < 1e-290, inf, k))
 
 
 # -- annealing -----------------------------------------------------------------------------------
-def temperatures(steps: int, ends: float = 4.0) -> Array:
-    """0 = β_0 < ... < β_steps = 1, (steps + 1,): a sigmoid from -ends to ends (Wu et al. 2017).
+def inverse_temperatures(n: int, ends: float = 4.0) -> Array:
+    """0 = β_0 < ... < β_n = 1, shape (n + 1,): a scaled sigmoid from -ends to ends (Wu et al. 2017).
 
-    Close together at both ends, where the distributions between prior and posterior change most.
+    They are closest at 0 and at 1, where the distributions along the path change most.
     """
-    s = 1 / (1 + np.exp(-np.linspace(-ends, ends, whole("temperatures", steps) + 1)))
+    s = 1 / (1 + np.exp(-np.linspace(-ends, ends, whole("temperatures", n) + 1)))
     return (s - s[0]) / (s[-1] - s[0])
 
 
@@ -151,15 +154,19 @@ def anneal(
     step_sizes: list[Array] | None = None,
     leapfrog: int = 10,
 ) -> tuple[Array, list[Array]]:
-    """Annealed importance sampling (Neal 2001) along p_β(z) ∝ p(z) p(x given z)^β.
+    """Annealed importance sampling (Neal 2001) along p_β(z) ∝ p(z) p(x|z)^β.
 
-    z (n, latent): one draw from p_β at β = betas[0] for each row of x, such as N(0, I) at 0. At
-    each further β but the last, Hamiltonian dynamics moves it, leaving p_β as it is (Wu et al.
-    2017). Returns the log weights (n,), float64, and the step sizes (n,) where it adapted them.
-    With betas from 0 to 1, E[weight] = p(x). From 1 to 0 and z from the posterior, it is 1/p(x).
-    step_sizes: for the transitions in order, (n,), or shorter, each for several rows in sequence.
-        None adapts them on the way, to two acceptances in three; the weights are exact only for
-        sizes that were fixed before, such as those that another run returned.
+    z (n, latent): for each row of x one draw from p_β at β = betas[0], such as N(0, I) for β = 0.
+    betas: the inverse temperatures. At each of them but the first and the last, Hamiltonian
+        dynamics moves z and leaves p_β invariant (Wu et al. 2017).
+    step_sizes: one array for each transition, of shape (n,). A shorter array gives each size to
+        several rows in sequence. None adapts the sizes on the way, towards an acceptance of 0.65.
+        The weights are unbiased only for sizes that are fixed before the run, such as those that
+        another run returned.
+
+    Returns the log weights (n,), float64, and a list of the step sizes (n,) that it adapted.
+    With betas from 0 to 1, E[weight] = p(x). With betas from 1 to 0 and z from the posterior,
+    E[weight] = 1/p(x).
     """
     rng = as_generator(rng)
     m = namespace_of(z)
@@ -177,7 +184,7 @@ def anneal(
             size = m.repeat(step_sizes[i], n // len(step_sizes[i]))
         else:
             used.append(size)
-        # Drawn for all rows at once: what a row gets does not depend on the blocks.
+        # Drawn for all rows at once, so that the noise of a row does not depend on the blocks.
         momentum = rng.normal(z.shape, device=m.device)
         u = rng.uniform((n,), device=m.device)
         moved = [
@@ -194,7 +201,7 @@ def anneal(
 
 
 class _State(NamedTuple):
-    """Where the chains of some rows are: z, log p(x given z), and its gradient in z."""
+    """The state of the chains of some rows: z, log p(x|z), and the gradient of log p(x|z) in z."""
 
     z: Array
     log_likelihood: Array
@@ -209,7 +216,7 @@ class _State(NamedTuple):
         return cls(z, value.data, gradients(total, at).data)
 
     def energy(self, beta: float, momentum: Array) -> Array:
-        """-log (p(z) p(x given z)^β) and the kinetic energy, up to a constant; (n,)."""
+        """-log (p(z) p(x|z)^β) plus the kinetic energy, up to a constant, shape (n,)."""
         return 0.5 * (self.z**2 + momentum**2).sum(axis=-1) - beta * self.log_likelihood
 
     def force(self, beta: float) -> Array:
@@ -226,7 +233,10 @@ def _transition(
     beta: float,
     leapfrog: int,
 ) -> tuple[_State, Array]:
-    """Hamiltonian Monte Carlo (Neal 2011, fig. 2): the new state, the probability of acceptance."""
+    """One step of Hamiltonian Monte Carlo (Neal 2011, fig. 2).
+
+    Returns the new state and the probability of acceptance.
+    """
     m = namespace_of(u)
     new, p, h = state, momentum, size[:, None]
     for _ in range(leapfrog):
@@ -234,11 +244,11 @@ def _transition(
         new = _State.at(log_likelihood, new.z + h * p, rows)
         p = p + 0.5 * h * new.force(beta)
     change = new.energy(beta, p) - state.energy(beta, momentum)
-    change = m.where(m.isfinite(change), change, np.inf)  # a trajectory that flew away
+    change = m.where(m.isfinite(change), change, np.inf)  # a trajectory that diverged is rejected
     acceptance = m.exp(-m.maximum(change, 0.0))
     accepted = u < acceptance
-    kept = (
+    chosen = (
         m.where(accepted[:, None] if a.ndim == 2 else accepted, a, b)
         for a, b in zip(new, state, strict=True)
     )
-    return _State(*kept), acceptance
+    return _State(*chosen), acceptance

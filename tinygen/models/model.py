@@ -35,22 +35,22 @@ Init = TypeVar("Init", bound=Callable[..., None])
 class Model(Module):
     """A generative model of rows of `features` numbers.
 
-    bounded: the data lie in [0, 1] (images) and so do samples. Otherwise the model works on data
-        scaled to mean 0 and standard deviation 1 in each feature, as measured by `fit`.
-    Data, samples, codes are arrays on the model's device: `model.to("gpu")` moves it there.
-    `config` holds the arguments it was made with, by name, so that a file can make it again.
+    bounded: the data lie in [0, 1] (images), and so do the samples. Otherwise the networks work on
+        data with mean 0 and standard deviation 1 in each feature; `fit` measures the scale.
+    Data, samples and codes are arrays on the model's device. `model.to("gpu")` moves the model.
+    `config` holds the arguments of `__init__` by name. A file needs them to make the model again.
     """
 
     defaults: ClassVar[Settings] = Settings()
-    unbounded: ClassVar[str] = "bounded=False"  # how to ask for data of any range
+    unbounded: ClassVar[str] = "bounded=False"  # the option for data of any range
     config: dict[str, Any]
-    step = 0  # of the training run that this is in, for schedules; the loop sets it
-    classes_by_name: ClassVar[dict[str, type[Model]]] = {}  # by which a file names its class
+    step = 0  # of the current training run; the loop sets it, and schedules read it
+    classes_by_name: ClassVar[dict[str, type[Model]]] = {}  # the names are those in files
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         named = Model.classes_by_name.get(cls.__name__, cls)
-        if not named.__module__.startswith("tinygen."):  # a class made anew takes its name's place
+        if not named.__module__.startswith("tinygen."):  # a new class replaces an old one
             named = cls
         Model.classes_by_name[cls.__name__] = named
 
@@ -60,7 +60,7 @@ class Model(Module):
         bound.apply_defaults()
         given = dict(bound.arguments)
         for p in bound.signature.parameters.values():
-            if p.kind is p.VAR_KEYWORD:  # options handed on, by their own names
+            if p.kind is p.VAR_KEYWORD:  # **options are entered by their own names
                 given |= given.pop(p.name)
         model.config = {k: _plain(v) for k, v in given.items() if k != "self"}
         return model
@@ -73,8 +73,8 @@ class Model(Module):
             self.scale = tensor(np.ones(features, np.float32))
 
     def chosen(self, name: str, value: Any) -> None:
-        """Let a file name what was chosen for an option that was left open."""
-        if name in self.config:  # not if a subclass does not have the option
+        """Enter in `config` the value that the model chose for an option left at None."""
+        if name in self.config:  # a subclass may not have the option
             self.config[name] = value
 
     # -- training --------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class Model(Module):
         raise NotImplementedError
 
     def objectives(self) -> list[Objective]:
-        """What one step of training minimises, in order."""
+        """The objectives that one step of training minimises, in this order."""
         return [Objective("loss", self.named_parameters(), self.loss)]
 
     def optimizer(self, parameters: dict[str, Tensor], lr: Callable[[int], float]) -> Optimizer:
@@ -124,18 +124,25 @@ class Model(Module):
         return (x,)
 
     def watch(self, x: Array, settings: Settings) -> Callable[[], str | None]:
-        """How a run on the data x is looked at: a function that the loop calls now and then, and
-        that returns one line when what it sees has changed. It leaves the run as it is."""
+        """A function that the training loop on the data x calls from time to time.
+
+        It returns one line of text when the state of the run has changed, else None. It must not
+        change the run.
+        """
         return lambda: None
 
     def finish(self, x: Array) -> None:
-        """Measure on the training data what the parameters leave open; before each checkpoint too."""
+        """Measure what the model needs in addition to its parameters, on the training data x.
+
+        Called at the end of the training and before each checkpoint.
+        """
 
     # -- data ------------------------------------------------------------------------------------
     def check(self, x: Any) -> Array:
-        """x as float32 (n, features), C order; ValueError says what is wrong with it.
+        """x as a float32 array (n, features) in C order.
 
-        TypeError: it is not on the model's device.
+        ValueError: a wrong shape, no rows, NaN or infinity, or values outside [0, 1] for a bounded
+        model. TypeError: x is not on the model's device.
         """
         x = array_on(self.device, x, "the data", "the model")
         m = namespace_of(x)
@@ -144,7 +151,7 @@ class Model(Module):
         if not len(x):
             raise ValueError("the data set is empty")
         x = m.ascontiguousarray(x, np.float32)
-        low, high = x.min(), x.max()  # which NaN makes NaN, and which need no memory
+        low, high = x.min(), x.max()  # NaN if x holds a NaN; needs no memory, unlike isfinite(x)
         if not (m.isfinite(low) & m.isfinite(high)):
             row, column = m.argwhere(~m.isfinite(x))[0].tolist()
             raise ValueError(f"data[{row}, {column}] is {x[row, column]}; remove or replace it")
@@ -156,11 +163,11 @@ class Model(Module):
         return x
 
     def check_codes(self, z: Any) -> Array:
-        """z as float32; TypeError: it is not on the model's device."""
+        """z as a float32 array. TypeError: z is not on the model's device."""
         return array_on(self.device, z, "the codes", "the model").astype(np.float32, copy=False)
 
     def normalise(self, x: Any) -> Any:
-        """Data to the units in which the networks compute."""
+        """x (n, features) in the units in which the networks compute."""
         return x if self.bounded else (x - self.shift.data) / self.scale.data
 
     def denormalise(self, x: Any) -> Any:
@@ -170,17 +177,16 @@ class Model(Module):
     def sample(self, n: int, *, rng: Rng | None = None) -> Array:
         """n new rows (n, features) in the units of the data.
 
-        `rng` is where randomness comes from, or a seed; by default the generator that
-        `tg.manual_seed` sets.
+        rng: a generator or a seed. By default it is the generator that `tg.manual_seed` sets.
         """
         raise NotImplementedError
 
     # -- files -----------------------------------------------------------------------------------
     def save(self, path: str | Path) -> None:
-        """Write the model to an `.npz` file; `tinygen.models.load` makes it again.
+        """Write the model to an `.npz` file. `tinygen.models.load` reads it.
 
-        ValueError: it could not, since parts of the model are not those that its class makes of its
-        arguments. NonFiniteError: a parameter holds a NaN or an infinity.
+        ValueError: the model has other parts than its class makes from `config`, so the file could
+        not be loaded. NonFiniteError: a parameter holds NaN or an infinity.
         """
         self._check_made_by_class()
         if name := not_finite(self.named_parameters()):
@@ -191,16 +197,16 @@ class Model(Module):
     def _check_made_by_class(self) -> None:
         name = type(self).__name__
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they were told when this model was made
+            warnings.simplefilter("ignore")  # they were shown when this model was made
             try:
                 again = Model.classes_by_name[name](**self.config)
-            except TypeError as error:  # another class of this name, or arguments without names
+            except TypeError as error:  # another class of this name, or positional-only arguments
                 raise ValueError(
                     f"a file names the class {name}, which does not take {list(self.config)}: {error}"
                 ) from error
         if differing := _parts(self).items() ^ _parts(again).items():
             raise ValueError(
-                f"{min(differing)[0]} is not as {name} makes it, so that the file could not be "
+                f"{min(differing)[0]} is not as {name} makes it, so the file could not be "
                 f"loaded: build it in the __init__ of a subclass, such as My{name}, and load with "
                 f"My{name}.load"
             )
@@ -211,9 +217,10 @@ class Model(Module):
 
     @classmethod
     def weights(cls, config: Mapping[str, Any]) -> int:
-        """At least so many weights has a model of this config; ValueError: its sizes are no sizes.
+        """A lower limit for the number of weights of a model with this config.
 
-        A file is held against it before the model takes memory.
+        A file must hold so many numbers: this is checked before the model takes memory.
+        ValueError: a size in the config is not a whole number from 1.
         """
         sizes = [config["features"], *config.get("hidden", ()), config.get("latent", 1)]
         sizes = [whole("a size", size) for size in sizes]
@@ -221,9 +228,10 @@ class Model(Module):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The model of this class in a file written by `save` or by training, ready to use.
+        """The model of this class in a file that `save` or training wrote, ready to use.
 
-        FileNotFoundError; CheckpointError: another class, or not such a file.
+        FileNotFoundError: no such file. CheckpointError: a model of another class, or not a
+        checkpoint.
         """
         meta, arrays = checkpoint.read(path)
         if meta.get("model") != cls.__name__:
@@ -240,11 +248,11 @@ class Model(Module):
         state = checkpoint.section(arrays, "model")
         held = sum(a.size for a in state.values())
         try:
-            # A class of the user's own may mean something else by these names.
+            # The user's own class may have other options of the same names.
             if cls.__module__.startswith("tinygen.") and cls.weights(meta["config"]) > held:
                 raise ValueError(f"its config asks for more weights than the file's {held} numbers")
             model: Any = cls(**meta["config"])
-            with np.errstate(over="raise"):  # values that the parameters cannot hold
+            with np.errstate(over="raise"):  # for values too large for a parameter's dtype
                 model.load_state_dict(state)
                 for objective in {o.name: o for o in model.objectives()}.values():
                     average = checkpoint.section(arrays, f"ema/{objective.name}/average")
@@ -262,21 +270,22 @@ class Model(Module):
 
 
 def _parts(module: Module) -> dict[str, Any]:
-    """The shapes of a module's Tensors by path, and the kinds of the modules in it."""
+    """The shapes of a module's Tensors by path, and the classes of the modules in it."""
     kinds = {f"module {i}": type(m).__name__ for i, m in enumerate(module.modules())}
     return {path: getattr(v, "shape", ()) for path, v in module._members()} | kinds
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, which a file takes."""
+    """A NumPy number as a Python number, which JSON can hold. Other values are unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def with_options_of(base: Callable[..., None], **defaults: Any) -> Callable[[Init], Init]:
-    """Show `__init__(self, features, *, own=..., **options)` with the options of `base` by name.
+    """Give `__init__(self, features, *, own=..., **options)` a signature with the options of `base`.
 
-    What reads the signature (the `config` of a model, the command line, `help`) sees them all, with
-    the `defaults` that differ, and an unknown option is a TypeError.
+    The `config` of a model, the command line and `help` read the signature. They see all options by
+    name. `defaults` are the default values that differ from those of `base`. An unknown option is a
+    TypeError.
     """
 
     def decorate(init: Init) -> Init:
@@ -299,10 +308,10 @@ def with_options_of(base: Callable[..., None], **defaults: Any) -> Callable[[Ini
 
 
 def choose(what: str, choice: Any, options: Mapping[str, Any]) -> Any:
-    """The part of a model called `choice`; an object or function of the caller's own as it is.
+    """The entry of `options` with the name `choice`. An object or a function is returned as it is.
 
-    A model with such a part cannot be described in a file, so it cannot be saved. ValueError: an
-    unknown name.
+    A file cannot describe an object or a function, so a model with one cannot be saved.
+    ValueError: an unknown name.
     """
     if isinstance(choice, str) and choice in options:
         return options[choice]
@@ -312,5 +321,5 @@ def choose(what: str, choice: Any, options: Mapping[str, Any]) -> Any:
 
 
 def count_of(n: Any) -> int:
-    """A number of samples; ValueError unless it is a whole number from 1."""
+    """n, a number of samples. ValueError: it is not a whole number from 1."""
     return whole("a number of samples", n)

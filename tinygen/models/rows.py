@@ -1,4 +1,4 @@
-"""Rows a block at a time: what is in memory beside them does not grow with their number."""
+"""Rows are computed in blocks, so that the memory needed does not grow with their number."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BYTES = 1 << 20  # of a block in float64
 
 
 def blocks(n: int) -> Iterator[slice]:
-    """The rows 0..n-1 in slices of at most BLOCK."""
+    """The rows 0..n-1 as slices of at most BLOCK rows."""
     return (slice(i, min(i + BLOCK, n)) for i in range(0, n, BLOCK))
 
 
 def by_blocks(f: Callable[..., Array], *arrays: Array) -> Array:
-    """f(*arrays), for an f that treats each row by itself."""
+    """f(*arrays), computed in blocks. f must treat each row independently of the others."""
     n = len(arrays[0])
     if n <= BLOCK:
         return f(*arrays)
@@ -32,10 +32,10 @@ def by_blocks(f: Callable[..., Array], *arrays: Array) -> Array:
 
 
 def moments(x: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of each column of x (n, d), float64, in one pass.
+    """The mean and the standard deviation of each column of x (n, d), float64, in one pass.
 
-    Blocks are joined by the rule of Chan, Golub & LeVeque (1983), which does not cancel. The
-    deviation of a float32 column that is constant is exactly 0.
+    Blocks are joined by the rule of Chan, Golub & LeVeque (1983), which has no cancellation. The
+    standard deviation of a constant float32 column is exactly 0.
     """
     m = namespace_of(x)
     mean = squares = m.zeros(x.shape[1])
@@ -44,8 +44,8 @@ def moments(x: Array) -> tuple[Array, Array]:
         after = min(before + size, len(x))
         block = x[before:after].astype(np.float64)
         own = block.mean(axis=0)
-        apart = own - mean
+        difference = own - mean
         squares = squares + m.square(block - own).sum(axis=0)
-        squares = squares + m.square(apart) * (before * (after - before) / after)
-        mean = mean + apart * ((after - before) / after)
+        squares = squares + m.square(difference) * (before * (after - before) / after)
+        mean = mean + difference * ((after - before) / after)
     return mean, m.sqrt(squares / len(x))

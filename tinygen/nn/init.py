@@ -30,11 +30,11 @@ def he(rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
 
 
 def orthogonal(rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
-    """A random matrix with orthonormal rows or columns, uniformly distributed (Saxe et al. 2014)."""
+    """A uniformly random matrix with orthonormal rows or columns (Saxe et al. 2014)."""
     rng = as_generator(rng)
     rows, columns = shape
     q, r = np.linalg.qr(rng.normal((max(shape), min(shape)), dtype=np.float64))
-    q *= np.sign(np.diag(r))  # makes the distribution uniform, whatever signs QR chose
+    q *= np.sign(np.diag(r))  # undoes the signs that QR chose, so that the matrix is uniform
     return np.ascontiguousarray(q if rows >= columns else q.T, dtype)
 
 
@@ -46,7 +46,7 @@ INITIALISERS: dict[str, Callable[..., Array]] = {
 
 
 def initial(name: str, rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
-    """The initialiser called `name`; ValueError if there is none."""
+    """Weights from the initialiser `name`. ValueError: an unknown name."""
     if name not in INITIALISERS:
         raise unknown("initialisation", name, INITIALISERS)
     return INITIALISERS[name](rng, shape, dtype)

@@ -1,4 +1,4 @@
-"""Layers. Each draws its initial weights from the generator it is given."""
+"""Layers. Each draws its initial weights from the generator that you pass to it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = [
 
 
 class Linear(Module):
-    """activation(x @ weight + bias): (..., n_in) to (..., n_out).
+    """activation(x @ weight + bias), from (..., n_in) to (..., n_out).
 
-    weight (n_in, n_out) by the initialisation named (glorot, he, orthogonal), bias zeros, float32
-    unless `dtype` says otherwise. Data of float64 give float64: convert them with astype first.
+    init: 'glorot', 'he' or 'orthogonal' for the weight (n_in, n_out). The bias starts at zeros.
+    dtype: of the parameters. float64 data give float64 results: convert the data with astype first.
     ValueError: an unknown activation or initialisation, sizes below 1.
     """
 
@@ -68,9 +68,10 @@ class Sequential(Module):
 
 
 class MLP(Sequential):
-    """Linear layers of the given sizes, with an activation between them and one at the end or none.
+    """Linear layers of the given sizes, with an activation after each layer but the last.
 
-    MLP([784, 200, 200, 10], "tanh", rng=rng) has three layers, each a `layer`, such as
+    MLP([784, 200, 200, 10], "tanh", rng=rng) has three layers.
+    final: the activation after the last layer, or None. layer: the class of the layers, such as
     `SpectralLinear`. ValueError: fewer than two sizes.
     """
 
@@ -90,7 +91,7 @@ class MLP(Sequential):
         rng = as_generator(rng)
         if len(sizes) < 2:
             raise ValueError(f"an MLP needs an input and an output size, not {list(sizes)}")
-        check_activation(activation)  # which a single layer does not use
+        check_activation(activation)  # here, because an MLP of one layer does not use it
         last = len(sizes) - 2
         super().__init__(
             *(
@@ -101,10 +102,10 @@ class MLP(Sequential):
 
 
 class Embedding(Module):
-    """A table of n vectors of the given width; whole numbers (...) to (..., width).
+    """A table of n vectors. It maps whole numbers (...) to vectors (..., width).
 
-    IndexError for numbers outside 0..n-1; on the GPU, where that would wait for their values, they
-    wrap around.
+    IndexError: a number outside 0..n-1. On the GPU such a number wraps around instead, because a
+    check would wait for the values.
     """
 
     def __init__(self, n: int, width: int, *, rng: Rng, dtype: Any = np.float32) -> None:
@@ -127,8 +128,8 @@ class Embedding(Module):
 class TimeEmbedding(Module):
     """Sines and cosines of t at frequencies from 1 to 1/period (Vaswani et al. 2017, §3.5).
 
-    t (n,) to a constant (n, width) of float32. ValueError: a width that is not even, a period that
-    is not above 0.
+    It maps t (n,) to a float32 constant (n, width). ValueError: a width that is not even and
+    positive, a period that is not above 0.
     """
 
     def __init__(self, width: int, period: float = 10_000.0) -> None:
@@ -142,13 +143,13 @@ class TimeEmbedding(Module):
     def __call__(self, t: Any) -> Tensor:
         frequencies = self.frequencies.data
         m = namespace_of(frequencies)
-        # In float64: t reaches 1000s.
+        # In float64, because t may be in the thousands.
         angles = array_on(m.device, t, "t", "the embedding")[..., None] * frequencies
         return Tensor(m.concatenate([m.sin(angles), m.cos(angles)], -1).astype(np.float32))
 
 
 class LayerNorm(Module):
-    """(x - mean) / sqrt(var + eps) · gain + bias over the last axis (Ba et al. 2016, eq. 4)."""
+    """(x - mean) / sqrt(var + eps) · gain + bias, over the last axis (Ba et al. 2016, eq. 4)."""
 
     def __init__(self, width: int, eps: float = 1e-5, dtype: Any = np.float32) -> None:
         self.eps = eps
@@ -160,8 +161,11 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """In training, sets each element to 0 with probability `rate` and scales the rest to keep the
-    mean (Srivastava et al. 2014); in evaluation, nothing. ValueError: rate outside [0, 1)."""
+    """Sets each element to 0 with probability `rate` in training (Srivastava et al. 2014).
+
+    The other elements are divided by 1 - rate, so that the expected value stays. In evaluation it
+    changes nothing. ValueError: rate outside [0, 1).
+    """
 
     def __init__(self, rate: float, *, rng: Rng) -> None:
         if not 0 <= rate < 1:

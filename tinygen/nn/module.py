@@ -1,4 +1,4 @@
-"""Module: parameters found by walking the attributes in the order they were set."""
+"""Module: a class that finds its parameters among its attributes, in the order they were set."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ Array = np.ndarray[Any, Any]
 
 
 class Module:
-    """A part of a model: Tensors, random generators and other modules as plain attributes.
+    """A part of a model. Its attributes are Tensors, random generators and other modules.
 
-    A Tensor that requires a gradient is a parameter, any other Tensor is a buffer (saved, not
-    trained). Paths name them: `decoder.layers.0.weight`. Those in lists, tuples, dicts count too.
+    A Tensor that requires a gradient is a parameter. Any other Tensor is a buffer: it is saved but
+    not trained. Each has a path, such as `decoder.layers.0.weight`. Members in lists, tuples and
+    dicts count too.
     """
 
     training: bool = True
 
     def _members(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        """(path, Tensor or Generator) below this module, in order."""
+        """(path, Tensor or Generator) for all members of this module and below, in order."""
         for key, value in vars(self).items():
             yield from _walk(f"{prefix}{key}", value)
 
     def __call__(self, *inputs: Any) -> Any:
-        """What the module computes: each kind of module defines it."""
+        """What the module computes. Each subclass defines it."""
         raise NotImplementedError(f"{type(self).__name__} does not define __call__")
 
     def named_parameters(self) -> dict[str, Tensor]:
-        """The parameters by path, in order; one that is shared stands once, at its first path."""
+        """The parameters by path, in order. A shared parameter is listed once, at its first path."""
         found: dict[str, Tensor] = {}
         seen = set()
         for path, value in self._members():
@@ -62,25 +63,25 @@ class Module:
         return [value for _, value in self._members() if isinstance(value, Generator)]
 
     def train(self, training: bool = True) -> Self:
-        """Switch this module and all below it to training (or to evaluation); returns it."""
+        """Switch this module and all below it to training or to evaluation. Returns the module."""
         for module in self.modules():
             module.training = training
         return self
 
     def eval(self) -> Self:
-        """Switch to evaluation, in which dropout does nothing; returns the module."""
+        """Switch to evaluation, in which dropout does nothing. Returns the module."""
         return self.train(False)
 
     @property
     def device(self) -> str:
-        """Where the parameters and buffers are, 'cpu' or 'gpu'."""
+        """The device of the parameters and buffers, 'cpu' or 'gpu'."""
         return next((v.device for _, v in self._members() if isinstance(v, Tensor)), "cpu")
 
     def to(self, device: str) -> Self:
-        """Move all parameters and buffers to a device, "cpu" or "gpu", in place; returns the module.
+        """Move all parameters and buffers to "cpu" or "gpu", in place. Returns the module.
 
-        The Tensors stay the same objects; their gradients are forgotten. Optimisers keep state
-        beside the parameters: make them afterwards. DeviceError: no usable GPU.
+        The Tensors stay the same objects, but their gradients are deleted. Make optimisers after the
+        move, because they keep arrays on the device of the parameters. DeviceError: no usable GPU.
         """
         namespace_for(device)
         for _, value in self._members():
@@ -95,14 +96,14 @@ class Module:
         return f"{type(self).__name__}({', '.join(shapes)})"
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+        """Set the gradients of all parameters to None."""
         for p in self.parameters():
             p.grad = None
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all parameters and buffers, and the states of random generators, by path.
+        """Copies of all parameters, buffers and states of random generators, by path.
 
-        They are NumPy arrays, on whichever device the module is.
+        They are NumPy arrays, even if the module is on the GPU.
         """
         return {
             path: np.array(v.state, np.uint64) if isinstance(v, Generator) else v.numpy().copy()
@@ -110,11 +111,12 @@ class Module:
         }
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Set every parameter, buffer and generator from `state`: exactly those, of those shapes.
+        """Set every parameter, buffer and generator from `state`.
 
-        The arrays of `state` may be on any device; the module stays on its own.
-        ValueError lists what is missing, what is not expected, where shapes differ with both
-        shapes, and what is not of numbers; then nothing has been changed.
+        The paths and shapes must be exactly those of the module. The arrays may be on any device; the
+        module stays on its own.
+        ValueError: it lists what is missing, what is not expected, what has another shape, and what
+        does not hold numbers. Then nothing was changed.
         """
         own = dict(self._members())
         problems = [f"missing: {path}" for path in own if path not in state]

@@ -1,4 +1,4 @@
-"""Spectral normalisation: a layer whose largest gain is 1."""
+"""Spectral normalisation: a linear layer whose largest singular value is 1."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Array = np.ndarray[Any, Any]
 
 
 class SpectralLinear(Linear):
-    """activation(x @ (weight / σ) + bias), σ the largest singular value of weight (Miyato et al. 2018).
+    """activation(x @ (weight / σ) + bias) with the largest singular value σ (Miyato et al. 2018).
 
-    ‖y - y'‖ ≤ ‖x - x'‖ for activations of slope at most 1, so that a network of such layers is
-    1-Lipschitz. σ is the paper's estimate by power iteration (algorithm 1), one step for each call
-    in training, from a vector that is kept, and saved, as the buffer `right` (n_out,). The estimate
-    is never above σ, and the gradient flows through it (eq. 12). A weight of zeros stays zeros.
+    With activations of slope at most 1, ‖y - y'‖ ≤ ‖x - x'‖. So a network of such layers is
+    1-Lipschitz. σ is estimated by power iteration (algorithm 1 of the paper), with one step for each
+    call in training. The vector of the iteration is the buffer `right` (n_out,), which is saved. The
+    estimate is never above σ. The gradient flows through it (eq. 12). A weight of zeros stays zeros.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class SpectralLinear(Linear):
         return ops.linear(x, self.normalised_weight(), self.bias, self.activation)
 
     def normalised_weight(self) -> Tensor:
-        """weight / σ (n_in, n_out); in training, after one step of power iteration."""
+        """weight / σ, shape (n_in, n_out). In training it first does a step of power iteration."""
         weight, right = self.weight.data, self.right.data
         left = _unit(weight @ right, 0.0)
         if self.training:
             self.right.data[...] = _unit(left @ weight, right)
-        # Constants of the graph, and so a copy: the buffer may move on before the backward pass.
+        # A copy, because the buffer may change before the backward pass.
         sigma = ops.matmul(left, ops.matmul(self.weight, self.right.data.copy()))
         return self.weight / ops.where(sigma.data > 0, sigma, 1.0)
 
 
 def _unit(vector: Array, otherwise: Any) -> Array:
-    """`vector` at length 1, or `otherwise` in the place of zeros."""
+    """`vector` divided by its length, or `otherwise` if it is zero."""
     m = namespace_of(vector)
     length = m.sqrt((vector * vector).sum())
     return m.where(length > 0, vector / m.where(length > 0, length, 1.0), otherwise)

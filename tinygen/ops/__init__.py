@@ -1,6 +1,6 @@
-"""Every operation: forward and derivatives side by side, one file for each family.
+"""All operations, one file for each family. The derivatives stand beside the forward function.
 
-The names here are those that the files enter in the vocabulary by `@operation` and `@public`.
+The names here are those that the files enter in the vocabulary with `@operation` and `@public`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""New constants: zeros and ones, alone or shaped like another array, and arrays of other libraries."""
+"""New constants: zeros and ones, indices, and arrays of other libraries."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tinygen.backend import namespace_for, namespace_of
 
 @public
 def zeros(shape: int | tuple[int, ...], dtype: Any = np.float32, device: str = "cpu") -> Tensor:
-    """A constant of zeros."""
+    """A constant of zeros of this shape."""
     return Tensor(namespace_for(device).zeros(shape, dtype))
 
 
 @public
 def ones(shape: int | tuple[int, ...], dtype: Any = np.float32, device: str = "cpu") -> Tensor:
-    """A constant of ones."""
+    """A constant of ones of this shape."""
     return Tensor(namespace_for(device).ones(shape, dtype))
 
 
@@ -39,24 +39,24 @@ def ones_like(x: Any) -> Tensor:
 
 @public
 def arange(*limits: int) -> np.ndarray[Any, Any]:
-    """A plain array of whole numbers, as NumPy's: an index, not a Tensor."""
+    """NumPy's arange of whole numbers. It is a plain array to index with, not a Tensor."""
     return np.arange(*limits)
 
 
 @public
 def from_dlpack(array: Any) -> Tensor:
-    """A constant on the memory of another library's array (PyTorch, JAX, CuPy, ...): no copy.
+    """A constant that shares memory with an array of another library (PyTorch, JAX, CuPy, ...).
 
-    It is on the device of that array. TypeError: neither on the CPU nor on a CUDA GPU, or not of
-    real numbers or truth values, or nothing that speaks DLPack.
+    It is on the device of that array. TypeError: an object without the DLPack protocol, an array that
+    is neither on the CPU nor on a CUDA GPU, or one not of real numbers or truth values.
     """
     if not hasattr(array, "__dlpack_device__"):
         raise TypeError(
             f"from_dlpack takes an array of another library, not {type(array).__name__}; "
             "tg.tensor(...) copies lists and numbers"
         )
-    cpu, cuda, managed = 1, 2, 13  # DLPack's numbers of kinds of memory
+    cpu, cuda, managed = 1, 2, 13  # DLPack's numbers for kinds of memory
     kind = array.__dlpack_device__()[0]
     if kind not in (cpu, cuda, managed):
-        raise TypeError(f"from_dlpack takes arrays in CPU or CUDA memory, not of DLPack's {kind}")
+        raise TypeError(f"from_dlpack takes arrays in CPU or CUDA memory, not in DLPack's {kind}")
     return Tensor(as_array(namespace_for("cpu" if kind == cpu else "gpu").from_dlpack(array)))

@@ -1,4 +1,4 @@
-"""Products of matrices and tensors, linear equations, the Cholesky factor."""
+"""Matrix and tensor products, linear equations, the Cholesky factor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_of
 from tinygen.ops.reduce import sum as _sum
-from tinygen.ops.shape import axes_of, expand_dims, index, moveaxis, reshape, squeeze
+from tinygen.ops.shape import axis_of, expand_dims, index, moveaxis, reshape, squeeze
 
 
 # -- products ------------------------------------------------------------------------------------
@@ -25,7 +25,7 @@ def _matmul(m: Any, a: Any, b: Any) -> Any:
 
 
 def matmul(a: Any, b: Any) -> Tensor:
-    """The matrix product over the last two axes; leading axes broadcast; vectors as in NumPy."""
+    """The matrix product over the last two axes. Leading axes broadcast. Vectors are as in NumPy."""
     na, nb = as_array(a).ndim, as_array(b).ndim
     if na == 2 and nb == 2:
         return _matmul(a, b)
@@ -49,11 +49,11 @@ public(matmul, operator="matmul")
 def _other_operands(
     m: Any, g: Any, operands: list[Any], i: int, terms: tuple[str, ...], out: str
 ) -> Any:
-    """The same sum of products with the output's gradient in the place of operand i."""
+    """The derivative in operand i: the same sum of products, with g in place of the operand."""
     others = [(t, x) for j, (t, x) in enumerate(zip(terms, operands, strict=True)) if j != i]
     subscripts = ",".join([out, *(t for t, _ in others)]) + "->" + terms[i]
     d = m.einsum(subscripts, g, *(x for _, x in others))
-    # Lengths 1 broadcast: an index may have its full length in operand i alone.
+    # Axes of length 1 broadcast, so operand i may be the only one with the full length.
     return m.broadcast_to(d, tuple(max(n) for n in zip(d.shape, operands[i].shape, strict=True)))
 
 
@@ -63,11 +63,11 @@ def _einsum(m: Any, operands: list[Any], terms: tuple[str, ...], out: str) -> An
 
 
 def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
-    """The elements x[..., i, i + offset, ...] of axes axis1 and axis2, along a new last axis."""
+    """The elements with index i in axis1 and i + offset in axis2, along a new last axis."""
     ndim = as_array(x).ndim
     if ndim < 2:
         raise ValueError(f"diagonal needs two dimensions, this array has {ndim}")
-    (first,), (second,) = axes_of(axis1, ndim), axes_of(axis2, ndim)
+    first, second = axis_of(axis1, ndim, "diagonal: axis"), axis_of(axis2, ndim, "diagonal: axis")
     if first == second:
         raise ValueError(f"diagonal: axis1 and axis2 are both {first}")
     shape = as_array(x).shape
@@ -86,15 +86,15 @@ public(diagonal, method="diagonal")
 def einsum(subscripts: str, *operands: Any) -> Tensor:
     """The sum of products that Einstein's convention describes, e.g. 'bij,bjk->bik'.
 
-    NumPy's subscript strings, with explicit or implicit output and ellipses. ValueError: another
-    sign than letters, the number of terms is not that of the operands, or a term does not fit its
-    operand. TypeError: the operands stand first.
+    subscripts: as in NumPy, with or without an output, with or without ellipses.
+    ValueError: a sign that is not a letter, not one term for each operand, or a term that does not
+    fit its operand. TypeError: the first argument is not a string.
     """
     terms, out = _parse(subscripts, operands)
     prepared = []
     for i, (term, x) in enumerate(zip(terms, operands, strict=True)):
-        # An index repeated within an operand is a diagonal, one that stands nowhere else is a sum;
-        # done first, they leave a product whose derivative is again one einsum.
+        # An index that repeats in one operand takes a diagonal. An index that stands in one operand
+        # alone is summed. Both are done first, so that the derivative of the rest is an einsum too.
         for letter in dict.fromkeys(term):
             while term.count(letter) > 1:
                 a = term.index(letter)
@@ -117,7 +117,7 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
 
 
 def _parse(subscripts: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
-    """The terms and the output with every ellipsis written out in letters."""
+    """The terms and the output. Every ellipsis is replaced by letters."""
     if not isinstance(subscripts, str):
         raise TypeError(
             "einsum: the subscripts come first, as in einsum('ij,jk->ik', a, b), not a "
@@ -127,7 +127,7 @@ def _parse(subscripts: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
     terms = left.split(",")
     for sign in "".join([*terms, out]).replace("...", ""):
         if not (sign.isascii() and sign.isalpha()):
-            raise ValueError(f"einsum: an index is a letter, not {sign!r} as in {subscripts!r}")
+            raise ValueError(f"einsum: an index is a letter, not {sign!r}, in {subscripts!r}")
     if len(terms) != len(operands):
         raise ValueError(
             f"einsum: {subscripts!r} has {len(terms)} terms, {len(operands)} operands were given"
@@ -160,16 +160,16 @@ def _parse(subscripts: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
     b=lambda g: g,
 )
 def solve(m: Any, a: Any, b: Any) -> Any:
-    """The solution y of a @ y = b: a (..., n, n), b (..., n, k); leading axes broadcast.
+    """The solution y of a @ y = b for a (..., n, n) and b (..., n, k). Leading axes broadcast.
 
-    ValueError: shapes that do not fit, a singular matrix (infinities instead on the GPU).
+    ValueError: shapes that do not fit, or a singular matrix (on the GPU y is infinite instead).
     """
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError("both inputs need two dimensions; write b[:, None] for a vector b")
-    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's does not broadcast
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's solve does not
     a, b = (m.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
-    unknown = m.isnan(a).any(axis=(-2, -1), keepdims=True)  # LAPACK's pivoting steps around a NaN
-    return m.where(unknown, m.nan, m.linalg.solve(a, b))
+    invalid = m.isnan(a).any(axis=(-2, -1), keepdims=True)  # LAPACK's pivoting may skip a NaN
+    return m.where(invalid, m.nan, m.linalg.solve(a, b))
 
 
 def _symmetric(m: Any, a: Any) -> Any:
@@ -177,7 +177,10 @@ def _symmetric(m: Any, a: Any) -> Any:
 
 
 def _cholesky_rule(m: Any, g: Any, y: Any) -> Any:
-    """L⁻ᵀ Φ(Lᵀ G) L⁻¹ made symmetric, Φ the lower triangle with half the diagonal (Murray 2016)."""
+    """The symmetric part of L⁻ᵀ Φ(Lᵀ G) L⁻¹ (Murray 2016).
+
+    Φ takes the lower triangle, with half of the diagonal.
+    """
     transposed = m.swapaxes(y, -1, -2)
     rows = namespace_of(as_array(g)).arange(y.shape[-1])
     phi = (0.5 * (rows[:, None] > rows) + 0.5 * (rows[:, None] >= rows)).astype(g.dtype)
@@ -187,10 +190,10 @@ def _cholesky_rule(m: Any, g: Any, y: Any) -> Any:
 
 @operation(a=_cholesky_rule)
 def cholesky(m: Any, a: Any) -> Any:
-    """The lower triangular L with L @ Lᵀ = a: a (..., n, n), of which the symmetric part is taken.
+    """The lower triangular L with L @ Lᵀ = a, for the symmetric part of a (..., n, n).
 
-    ValueError: no square matrices, or one that is not positive definite, with its smallest
-    eigenvalue (on the GPU, where nothing waits for values, NaN instead).
+    ValueError: a matrix that is not square, or not positive definite; the message has the smallest
+    eigenvalue. On the GPU, L is NaN instead, because reading values would wait for the device.
     """
     if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
         raise ValueError(f"square matrices (..., n, n) are needed, not {a.shape}")
@@ -201,9 +204,9 @@ def cholesky(m: Any, a: Any) -> Any:
         raise not_positive_definite(symmetric) from None
     if m.device == "cpu":
         return factor
-    # CuPy leaves what was computed before the pivot that is not positive.
-    found = (m.diagonal(factor, axis1=-2, axis2=-1) > 0).all(-1)
-    return m.where(found[..., None, None], factor, np.nan)
+    # CuPy stops at a pivot that is not positive and leaves an incomplete factor.
+    complete = (m.diagonal(factor, axis1=-2, axis2=-1) > 0).all(-1)
+    return m.where(complete[..., None, None], factor, np.nan)
 
 
 def not_positive_definite(a: Any) -> ValueError:

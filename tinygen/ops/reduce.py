@@ -1,6 +1,6 @@
-"""Operations that reduce or accumulate along axes: sum, mean, max, softmax and their like.
+"""Operations that reduce or accumulate along axes: sum, mean, max, softmax and similar ones.
 
-`axis` is None for all axes, a number or a tuple; `keepdims` keeps reduced axes with length 1.
+axis: None for all axes, a number or a tuple. keepdims: whether reduced axes stay, with length 1.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_of
 from tinygen.ops.elementwise import nan_where, square
-from tinygen.ops.shape import Axis, axes_of, concatenate, reshape, transpose
+from tinygen.ops.shape import Axis, axes_of, axis_of, concatenate, reshape, transpose
 
 
 def _expand(m: Any, g: Any, axis: Axis, keepdims: bool, ndim: int) -> Any:
-    """g with the reduced axes back, of length 1."""
+    """g with the reduced axes put back, with length 1."""
     return g if keepdims else m.expand_dims(g, axes_of(axis, ndim))
 
 
@@ -51,8 +51,12 @@ def mean(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 
 
 def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
-    """The variance along `axis`: squared deviations from the mean, divided by n - ddof."""
-    n = _count(as_array(x).shape, axis)
+    """The variance along `axis`: the sum of squared deviations from the mean, divided by n - ddof.
+
+    ValueError: n ≤ ddof.
+    """
+    shape = as_array(x).shape
+    n = _product(shape[a] for a in axes_of(axis, len(shape), "var: axis"))
     if n <= ddof:
         raise ValueError(f"var: {n} elements along axis {axis} leave none after ddof={ddof}")
     return sum(square(x - mean(x, axis, keepdims=True)), axis, keepdims) / (n - ddof)
@@ -69,15 +73,13 @@ public(var, method="var")
     whole=True,
 )
 def cumsum(m: Any, x: Any, axis: int | None = None) -> Any:
-    """The running sum along one axis, or of all elements in C order if None."""
-    if isinstance(axis, (tuple, list)):
-        raise TypeError(f"it runs along one axis, not along {axis}; call it once for each")
-    return m.cumsum(x, axis=axis)
+    """The cumulative sum along one axis. If `axis` is None, that of all elements in C order."""
+    return m.cumsum(x, axis=None if axis is None else axis_of(axis, x.ndim))
 
 
 # -- extremes ------------------------------------------------------------------------------------
 def _to_extremes(m: Any, g: Any, y: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
-    """The gradient goes to the extreme element; ties share it equally."""
+    """The gradient goes to the extreme element. Equal extremes share it equally."""
     n = len(x.shape)
     top = _expand(m, y, axis, keepdims, n)
     hit = x == top
@@ -87,19 +89,19 @@ def _to_extremes(m: Any, g: Any, y: Any, x: Any, axis: Axis, keepdims: bool) -> 
 
 @operation(x=_to_extremes, method="max", whole=True)
 def max(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """The largest element along `axis`; ties share the gradient equally."""
+    """The largest element along `axis`. Equal maxima share the gradient equally."""
     return m.max(x, axis=axes_of(axis, x.ndim), keepdims=keepdims)
 
 
 @operation(x=_to_extremes, method="min", whole=True)
 def min(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """The smallest element along `axis`; ties share the gradient equally."""
+    """The smallest element along `axis`. Equal minima share the gradient equally."""
     return m.min(x, axis=axes_of(axis, x.ndim), keepdims=keepdims)
 
 
 # -- sums of exponentials ------------------------------------------------------------------------
 def _finite_max(m: Any, x: Any, axis: Axis) -> Any:
-    """The shift that keeps exp from overflowing; 0 where it is infinite, or there is nothing."""
+    """The maximum, subtracted so that exp cannot overflow. 0 if it is infinite or x is empty."""
     if not x.size:
         return 0.0
     top = m.max(x, axis=axis, keepdims=True)
@@ -110,16 +112,16 @@ def _weights(m: Any, g: Any, y: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     """g · softmax(x), from y = logsumexp(x)."""
     n = len(x.shape)
     top = _expand(m, y, axis, keepdims, n)
-    finite = m.where(top == -float("inf"), 0.0, top)  # a row of -∞ gets weights exp(-∞) = 0
+    finite = m.where(top == -float("inf"), 0.0, top)  # in a row of -∞ all weights are exp(-∞) = 0
     weights = m.exp(x - finite)
-    # They add up to 1, but for a y so large that it has no digits left for log Σ.
+    # Their sum is 1, except when y is so large that rounding loses the logarithm of the sum.
     total = m.sum(weights, axis=axis, keepdims=True)
     return _expand(m, g, axis, keepdims, n) * (weights / m.where(total == 0, 1.0, total))
 
 
 @operation(x=_weights)
 def logsumexp(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """log Σ exp(x) along `axis`, without overflow; -∞ where all elements are -∞."""
+    """log Σ exp(x) along `axis`, without overflow. -∞ if all elements are -∞."""
     axis = axes_of(axis, x.ndim)
     top = _finite_max(m, x, axis)
     total = m.sum(m.exp(x - top), axis=axis, keepdims=True)
@@ -130,13 +132,13 @@ def logsumexp(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
 def _some_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     axes = axes_of(axis, ndim)
     if not axes and axis is not None:
-        raise ValueError(f"axis={axis} names no axis; None stands for all")
+        raise ValueError(f"axis={axis} names no axis; None means all axes")
     return axes
 
 
 @operation(x=lambda m, g, y, axis: y * (g - m.sum(g * y, axis=axis, keepdims=True)))
 def softmax(m: Any, x: Any, axis: Axis = -1) -> Any:
-    """exp(x) / Σ exp(x) along `axis`, without overflow: together over all that it names."""
+    """exp(x) / Σ exp(x), without overflow. The sum is over all axes that `axis` names."""
     axis = _some_axes(axis, x.ndim)
     e = m.exp(x - _finite_max(m, x, axis))
     return e / m.sum(e, axis=axis, keepdims=True)
@@ -144,14 +146,14 @@ def softmax(m: Any, x: Any, axis: Axis = -1) -> Any:
 
 @operation(x=lambda m, g, y, axis: g - m.exp(y) * m.sum(g, axis=axis, keepdims=True))
 def log_softmax(m: Any, x: Any, axis: Axis = -1) -> Any:
-    """log softmax(x) along `axis`, without overflow or log 0: together over all that it names."""
+    """The logarithm of `softmax`, without overflow or log 0."""
     axis = _some_axes(axis, x.ndim)
     below = x - _finite_max(m, x, axis)
     return below - m.logsumexp(below, axis, True)
 
 
 def _directions(m: Any, g: Any, y: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
-    """g · x / |x|, and 0 at x = 0 instead of 0/0."""
+    """g · x / |x|. At x = 0 it is 0 instead of 0/0."""
     n = len(x.shape)
     length = _expand(m, y, axis, keepdims, n)
     return _expand(m, g, axis, keepdims, n) * (x / m.where(length == 0, 1.0, length))
@@ -159,36 +161,36 @@ def _directions(m: Any, g: Any, y: Any, x: Any, axis: Axis, keepdims: bool) -> A
 
 @operation(x=_directions)
 def norm(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """The Euclidean length along `axis`; its gradient at 0 is taken as 0."""
+    """The Euclidean norm along `axis`. The gradient at 0 is defined as 0."""
     return m.sqrt(m.sum(m.square(x), axis=axes_of(axis, x.ndim), keepdims=keepdims))
 
 
 def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The product along `axis`.
 
-    Multiplied in pairs, halves against halves, so that its derivatives of every order are exact
-    where elements are zero: no division by them.
+    The first half is multiplied with the second half, again and again. There is no division by an
+    element, so that derivatives of every order are exact even if elements are zero.
     """
     array = as_array(x)
     shape = array.shape
-    axes = axes_of(axis, len(shape))
-    if array.dtype.kind != "f":  # NumPy's product, in 64 bits: it has no derivative
+    axes = axes_of(axis, len(shape), "prod: axis")
+    if array.dtype.kind != "f":  # whole numbers have no derivative: NumPy's product in 64 bits
         m = namespace_of(array)
         return Tensor(m.asarray(m.prod(array, axis=axes, keepdims=keepdims)))
-    rest = tuple(a for a in range(len(shape)) if a not in axes)
+    others = tuple(a for a in range(len(shape)) if a not in axes)
     n = _count(shape, axes)
-    y = reshape(transpose(x, rest + axes), (*(shape[a] for a in rest), n))
+    y = reshape(transpose(x, others + axes), (*(shape[a] for a in others), n))
     if n == 0:
         y = sum(y, -1, keepdims=True) + 1.0
     while n > 1:
         half = n // 2
         pairs = y[..., :half] * y[..., half : 2 * half]
-        if n % 2:  # an odd one out joins the first pair
+        if n % 2:  # an odd number of elements: the last one multiplies the first pair
             first = pairs[..., :1] * y[..., n - 1 :]
             pairs = concatenate([first, pairs[..., 1:]], axis=-1)
         y, n = pairs, half
     kept = tuple(1 if a in axes else k for a, k in enumerate(shape))
-    return reshape(y, kept if keepdims else tuple(shape[a] for a in rest))
+    return reshape(y, kept if keepdims else tuple(shape[a] for a in others))
 
 
 public(prod, method="prod")

@@ -1,4 +1,4 @@
-"""Generative adversarial networks: the model, its losses and penalties, and what tells their state."""
+"""Generative adversarial networks: the model, its losses, its penalties, and a watch on training."""
 
 from tinygen.models.gan.gan import GAN
 from tinygen.models.gan.losses import LOSSES, Loss, cross_entropy, minimax, non_saturating

@@ -26,29 +26,31 @@ from tinygen.training import WATCH_STEPS, Objective, Settings
 __all__ = ["GAN"]
 
 Array = np.ndarray[Any, Any]
-WATCHED = 256  # data rows and samples that are looked at during training
+WATCHED = 256  # the number of data rows and of samples that the watch looks at
 
 
 class GAN(Model):
-    """A generator G(z), z ~ N(0, I), against a discriminator D.
+    """A generator G(z) with z ~ N(0, I), trained against a discriminator D.
 
-    (The handout writes log D with D: R^d → R; here D's network gives the logit, log D/(1 - D), so
-    that D is in (0, 1). Its algorithm gives both players one x and z, and G the loss
-    log(1 - D(G(z))); as in the paper, D has k steps and every step an x and a z of its own, and G
-    descends -log D(G(z)) unless told otherwise, since the other saturates where D is sure.)
+    The handout differs from the paper (Goodfellow et al. 2014) in three points, and this model
+    follows the paper. The handout takes log D of a D: R^d → R. Here the network gives the logit
+    log D/(1 - D), so D is in (0, 1). The handout's algorithm uses one x and one z for both players.
+    Here D has k steps, and each step of D and of G draws a new x and a new z. The handout trains G on
+    log(1 - D(G(z))), whose gradient vanishes where D is certain. Here G minimises -log D(G(z)), and
+    loss='minimax' gives the other.
 
-    loss: 'non-saturating', 'minimax' (as printed), 'least-squares', 'wasserstein', or a `Loss`.
-    penalty: on D's gradient in the data, 'r1', 'wgan-gp', or a function like those; None for none,
-        as in the paper of 2014: the game may then diverge, as it does on MNIST, but D comes closest
-        to log p_data/p_model, and `js_bound` to what it bounds.
-    penalty_weight: γ of R1 or λ of WGAN-GP; None is 10 for WGAN-GP, as in its paper, and 1 for others
-        (10 in the paper of R1, with which samples of digits vary less).
-    spectral: whether the layers of D are normalised by their largest singular value (Miyato et al.
-        2018, who have no penalty beside it).
-    discriminator_steps: k of algorithm 1, each step with a batch and a z of its own; Wasserstein
-        and spectral want about 5.
+    loss: 'non-saturating', 'minimax', 'least-squares', 'wasserstein', or a `Loss`.
+    penalty: on D's gradient: 'r1', 'wgan-gp', or a function like these. None is no penalty, as in
+        the paper. Then D comes closest to log p_data/p_model and `js_bound` is tightest, but the
+        training may diverge, as it does on MNIST.
+    penalty_weight: γ of R1 or λ of WGAN-GP. None is 10 for 'wgan-gp', as in its paper, else 1 (the
+        paper of R1 has 10, with which samples of digits vary less).
+    spectral: whether D's layers are divided by their largest singular value (Miyato et al. 2018,
+        who use no penalty with it).
+    discriminator_steps: k of algorithm 1. 'wasserstein' and spectral=True need about 5.
+    ValueError: unknown names, or 'wasserstein' without 'wgan-gp' and without `spectral`.
 
-    Divergence and mode collapse are told while it trains; see `watch.py`.
+    A line is logged if the training diverges or the samples collapse; see `watch.py`.
     """
 
     defaults: ClassVar[Settings] = Settings(steps=8000, lr=5e-4, clip=10.0, ema_decay=0.999)
@@ -105,7 +107,7 @@ class GAN(Model):
         return Adam(parameters, lr, betas=(0.5, 0.999))
 
     def discriminate(self, x: Array, rng: Rng) -> dict[str, Tensor]:
-        """D's loss on x and as many G(z), with its weighted penalty, and that penalty alone."""
+        """D's loss on x and as many G(z), with the weighted penalty. Then the weighted penalty alone."""
         rng = as_generator(rng)
         x = self.normalise(x)
         with no_grad():
@@ -123,10 +125,10 @@ class GAN(Model):
         return {"generator": self.generator_loss(self.discriminator(fake))}
 
     def watch(self, x: Array, settings: Settings) -> Callable[[], str | None]:
-        """Looks at the same data rows and the same z all along; it tells what `watch.py` lists."""
+        """See `Model.watch` and `watch.py`. Every look uses the same data rows and the same z."""
         if len(x) < LEAST_ROWS:
             return lambda: None
-        rng = Generator(0).child("watch")  # of its own: the run is the same without it
+        rng = Generator(0).child("watch")  # its own stream: the watch does not change the run
         real = self.normalise(x[to_device(rng.permutation(len(x))[:WATCHED], self.device)])
         z = rng.normal((WATCHED, self.latent), device=self.device)
         watch = Watch(grace=max(10, settings.steps // (5 * WATCH_STEPS)))
@@ -139,35 +141,35 @@ class GAN(Model):
             seen = [to_device(a, "cpu") for a in (*outs, real, fake)]
             self.train()
             if not all(np.isfinite(a).all() for a in seen):
-                return None  # the next step of the run fails, and names what did
+                return None  # the next step of the run fails, and its error names the cause
             return watch(look(*seen, logits=self.has_logits))
 
         return remark
 
     @property
     def has_logits(self) -> bool:
-        """Whether D's outputs are logits: its loss is the cross-entropy."""
+        """Whether D's outputs are logits. They are if D's loss is the cross-entropy."""
         return self.discriminator_loss is cross_entropy
 
     def js_bound(self, x: Any, *, rng: Rng | None = None) -> JSBound:
-        """A lower bound of JS(data, samples) in nats, from held-out rows x (n, features).
+        """An estimate of a lower bound on JS(data, samples), in nats.
 
-        With as many samples; see `tinygen.models.gan.optimum`. ValueError: D's outputs are no
-        logits, fewer than 2 rows.
+        x: held-out rows (n, features). They are compared with n samples. See
+        `tinygen.models.gan.js_bound`. ValueError: D's outputs are not logits, fewer than 2 rows.
         """
         if not self.has_logits:
-            raise ValueError("js_bound needs the loss 'non-saturating' or 'minimax': a D of logits")
+            raise ValueError("js_bound needs a D of logits: loss='non-saturating' or 'minimax'")
         real, fake = x, self.sample(len(x), rng=rng)
         return js_bound(*(self.discriminator_logits(rows) for rows in (real, fake)))
 
     @no_grad()
     def discriminator_logits(self, x: Any) -> Array:
-        """D's output for each row (n,): log D(x) / (1 - D(x)) if the loss is a cross-entropy."""
+        """D's output for each row, shape (n,): log D(x)/(1 - D(x)) if `has_logits`."""
         return self.discriminator(self.normalise(self.check(x))).data[:, 0]
 
     @no_grad()
     def decode(self, z: Any) -> Array:
-        """G(z): data (n, features) for z (n, latent)."""
+        """G(z), shape (n, features), for z (n, latent), in the units of the data."""
         z = self.check_codes(z)
         return self.denormalise(by_blocks(lambda z: self.generator(z).data, z))
 

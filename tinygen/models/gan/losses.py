@@ -1,10 +1,11 @@
-"""What the two players of a GAN minimise, as functions of D's outputs: pairs of losses.
+"""The losses of the two players of a GAN, in pairs. They are functions of D's outputs.
 
-Both play fair at the same point, where the samples have the law of the data; on the way there
-their gradients differ. D's outputs are logits, log D/(1 - D), for the cross-entropies of the 2014
-paper; D itself for least squares; a score without a scale for the Wasserstein distance.
+All pairs have the same fixed point, where samples and data have the same distribution. Their
+gradients on the way to it differ. D's outputs are logits, log D/(1 - D), for the cross-entropies of
+Goodfellow et al. (2014). They are D itself for least squares, and a score on no fixed scale for the
+Wasserstein distance.
 
-The penalties on D's gradient in the data stand in `penalties.py`.
+The penalties on D's gradient are in `penalties.py`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ __all__ = [
 
 
 class Loss(NamedTuple):
-    """The losses of both players: each takes D's outputs (n, 1) and gives one number.
+    """The losses of both players: functions of D's outputs (n, 1) that return one number.
 
-    discriminator: of D's outputs on data and on samples. generator: of those on samples.
+    discriminator: takes D's outputs on data and on samples. generator: takes those on samples.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
@@ -37,12 +38,12 @@ def cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def minimax(fake: Tensor) -> Tensor:
-    """E log(1 - D(G(z))), as algorithm 1 prints it: it saturates where D is sure."""
+    """E log(1 - D(G(z))), the loss in algorithm 1. Its gradient vanishes where D is certain."""
     return -ops.mean(ops.bce_with_logits(fake, 0.0))
 
 
 def non_saturating(fake: Tensor) -> Tensor:
-    """-E log D(G(z)) (§3 of the paper): the same fixed point, gradients where D is sure."""
+    """-E log D(G(z)) (§3 of the paper): the same fixed point, and a gradient where D is certain."""
     return ops.mean(ops.bce_with_logits(fake, 1.0))
 
 

@@ -1,11 +1,14 @@
-"""The best discriminator and what it says of the generator (Goodfellow et al. 2014, §4.1).
+"""The best discriminator and the value of the game (Goodfellow et al. 2014, §4.1).
 
-    V(D, G) = E log D(x) + E log(1 - D(G(z)))   is largest at   D* = p/(p + q)   where it is
-    V(D*, G) = -log 4 + 2 JS(p, q)              for data of density p, samples of density q.
+The data have the density p, the samples the density q.
 
-With both densities known, in one or two dimensions, that is an integral. With samples alone, any D
-gives a V below the largest one, and so a bound of JS from below, the tighter the better D is. All
-in nats: JS is from 0 (equal laws) to log 2 (laws that never meet, which a bound cannot exceed).
+    V(D, G) = E log D(x) + E log(1 - D(G(z)))   is largest at   D* = p/(p + q),   where
+    V(D*, G) = -log 4 + 2 JS(p, q).
+
+If both densities are known, in one or two dimensions, V is an integral that `value` computes. If
+only samples are known, the V of any D is a lower bound of V(D*, G), and it gives a lower bound of JS.
+The better D is, the tighter is the bound. All values are in nats: JS is 0 for equal distributions
+and log 2 for distributions that do not overlap.
 """
 
 from __future__ import annotations
@@ -26,18 +29,18 @@ LogDensity = Callable[[Array], Array]
 
 
 class JSBound(NamedTuple):
-    """js: an estimate of a lower bound of JS(p, q), in nats. error: its standard error."""
+    """js: an estimate of a lower bound on JS(p, q), in nats. error: its standard error."""
 
     js: float
     error: float
 
 
 def js_bound(real: Any, fake: Any) -> JSBound:
-    """(V + log 4)/2 from D's logits on data rows (n,) and on samples (m,) it was not trained on.
+    """(V + log 4)/2 from D's logits on data rows (n,) and on samples (m,), in nats.
 
-    Its expectation is JS - the mean divergence of D from D*, so at most JS; a single estimate may
-    exceed it, and for a bad D it is negative. On rows that D has learned by heart it is no bound.
-    ValueError: fewer than 2 rows, NaN or infinity.
+    Its expectation is at most JS(p, q): JS minus the mean divergence of D from D*. A single estimate
+    may be above JS, and a bad D gives a negative one. D must not have been trained on these rows,
+    else this is not a bound. ValueError: fewer than 2 rows, NaN or infinity.
     """
     of_real, of_fake = _log_sigmoid("real", real), _log_sigmoid("fake", fake, -1.0)
     error = sqrt(sum(float(terms.var(ddof=1)) / len(terms) for terms in (of_real, of_fake)))
@@ -53,16 +56,18 @@ def _log_sigmoid(name: str, logits: Any, sign: float = 1.0) -> Array:
 
 
 def best_value(log_p: LogDensity, log_q: LogDensity, axes: Sequence[Any]) -> float:
-    """V(D*, G) = -log 4 + 2 JS(p, q) in nats: D* = p/(p + q) in the integral of `value`."""
+    """V(D*, G) = -log 4 + 2 JS(p, q) in nats: `value` with D* = p/(p + q)."""
     return value(lambda x: log_p(x) - log_q(x), log_p, log_q, axes)
 
 
 def value(logits: LogDensity, log_p: LogDensity, log_q: LogDensity, axes: Sequence[Any]) -> float:
     """V(D, G) = ∫ p log D + q log(1 - D) dx in nats, by the trapezoidal rule on a grid.
 
-    logits, log_p, log_q: functions of points (n, d) to (n,). axes: the grid's coordinates along
-    each of the d = 1 or 2 dimensions, increasing, fine enough for both densities.
-    ValueError: other d, a grid that misses more than 0.1 % of p or of q, or is as much too coarse.
+    logits, log_p, log_q: functions from points (n, d) to (n,).
+    axes: the increasing coordinates of the grid along each of the d = 1 or 2 dimensions. The grid
+        must be wide enough and fine enough for both densities.
+    ValueError: another d, or a grid on which the integral of p or q differs from 1 by more than
+    0.1 %.
     """
     grid = [np.asarray(axis, np.float64) for axis in axes]
     if not 1 <= len(grid) <= 2 or any(a.ndim != 1 or (np.diff(a) <= 0).any() for a in grid):
@@ -82,7 +87,7 @@ def value(logits: LogDensity, log_p: LogDensity, log_q: LogDensity, axes: Sequen
                 f"the density {name} has the integral {integral(density):g} on this grid: "
                 "widen it or make it finer"
             )
-    with np.errstate(invalid="ignore"):  # 0 · log 0, which is 0 here
+    with np.errstate(invalid="ignore"):  # 0 · log 0 is taken as 0
         l = logits(points)
         of_data = np.where(p > 0, p * np.logaddexp(0.0, -l), 0.0)
         of_samples = np.where(q > 0, q * np.logaddexp(0.0, l), 0.0)

@@ -1,9 +1,9 @@
-"""What goes wrong in the training of a GAN, seen from outside: one line when the state changes.
+"""A watch on the training of a GAN: it reports divergence, mode collapse and other bad states.
 
-A loss of the game says little: at a good end neither is small. So every look compares D's outputs
-on data and on samples, and the samples with the data. The numbers that decide were set on runs on
-digits and points in the plane; a run that ends well passes through bad states on its way, so what
-counts is what lasts.
+The losses of a GAN say little, because neither is small at the end of a good run. So every look
+compares D's outputs on data and on samples, and the samples with the data. The thresholds were set
+on runs on digits and on points in the plane. Good runs pass through bad states too, so a state must
+last for several looks before it is reported.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ __all__ = ["LEAST_ROWS", "Signs", "Watch", "look"]
 
 Array = np.ndarray[Any, Any]
 
-LOOKS = 5  # in a row, from which a state is read
-LEAST_ROWS = 20  # with fewer, neighbours and variances say nothing
+LOOKS = 5  # the state is read from the last so many looks
+LEAST_ROWS = 20  # with fewer rows, neighbours and variances mean nothing
 
 
 class Signs(NamedTuple):
-    """One look. doubt: how far D is from certain, its cross-entropy in nats; None if its outputs
-    are no logits. order: the share of pairs (data row, sample) in which D prefers the data row.
-    range: the standard deviation of D's outputs. spread: the variance of the samples over that of
-    the data. distance: between their means, in standard deviations of the data. precision: the
-    share of samples among the data; coverage: the share of the data with samples among them."""
+    """The numbers of one look.
+
+    doubt: the cross-entropy of D in nats, which is 0 if D is certain; None if its outputs are not
+        logits.
+    order: the share of pairs (data row, sample) in which D gives the data row the larger output.
+    range: the standard deviation of D's outputs.
+    spread: the variance of the samples divided by the variance of the data.
+    distance: the distance between the two means, in standard deviations of the data.
+    precision, coverage: see `tinygen.metrics.prdc`.
+    """
 
     doubt: float | None
     order: float
@@ -43,11 +48,11 @@ class Signs(NamedTuple):
 def look(
     real_out: Array, fake_out: Array, real: Array, fake: Array, *, logits: bool = True
 ) -> Signs:
-    """The signs in D's outputs on data and samples (n,), (m,), and those rows (n, d), (m, d).
+    """The signs from D's outputs on data (n,) and on samples (m,), and the rows (n, d) and (m, d).
 
-    `logits` says whether D's outputs are. ValueError: fewer than 6 rows, NaN or infinity.
+    logits: whether D's outputs are logits. ValueError: fewer than 6 rows, NaN or infinity.
     """
-    near = prdc(fake, real)  # which checks the rows
+    near = prdc(fake, real)  # also checks the rows
     outs = np.concatenate([real_out, fake_out]).astype(np.float64)
     n, real, fake = len(real_out), real.astype(np.float64), fake.astype(np.float64)
     doubt = np.logaddexp(0.0, -outs[:n]).mean() + np.logaddexp(0.0, outs[n:]).mean()
@@ -58,7 +63,7 @@ def look(
         doubt=float(doubt) if logits else None,
         order=float((lower + upper).mean()) / (2 * (len(outs) - n)),
         range=float(outs.std()),
-        # Constant data are met by constant samples: nothing collapses there.
+        # Constant data have no variance to lose, so constant samples are not a collapse.
         spread=float(fake.var(axis=0).sum() / variance) if variance else 1.0,
         distance=float(shift / variance**0.5) if variance else 0.0,
         precision=near.precision,
@@ -66,15 +71,19 @@ def look(
     )
 
 
-_SIDES: Any = ("left", "right")  # of equal outputs: counted half
+_SIDES: Any = ("left", "right")  # their mean counts pairs of equal outputs as one half
 
 
 class State(NamedTuple):
-    """What may go wrong: how it is seen in a look, in how many of the last five, what is said of
-    the last one, and what to try. `early`: whether it counts from the start of a run, in which
-    samples that are all alike have not yet begun to differ."""
+    """A bad state of the training.
 
-    seen: Callable[[Signs], bool]
+    holds: whether the state shows in one look.
+    looks: it is reported if it shows in so many of the last five looks.
+    early: whether it is reported from the start of the run, when all samples are still alike.
+    text, advice: the report, with the numbers of the last look that shows it, and what to try.
+    """
+
+    holds: Callable[[Signs], bool]
     looks: int
     early: bool
     text: str
@@ -90,8 +99,8 @@ STATES = [
     ),
     State(
         lambda s: s.doubt is not None and s.doubt < 0.02, LOOKS, True,
-        "the discriminator is certain: its loss is {s.doubt:.1g} nats, and log 4 would be no idea; "
-        "it teaches the generator little",
+        "the discriminator is certain: its loss is only {s.doubt:.1g} nats (a D that guesses "
+        "has log 4 = 1.39), so the generator learns little from it",
         "penalty='r1' with a larger penalty_weight, spectral=True, fewer discriminator_steps, or a "
         "loss that does not saturate",
     ),
@@ -110,18 +119,18 @@ STATES = [
     ),
     State(
         lambda s: s.order < 0.25, 2, False,
-        "the players circle: of a data row and a sample, D prefers the data row in only "
-        "{s.order:.0%} of pairs, so it does not keep up with G",
+        "the players circle: D gives the data row the larger output in only {s.order:.0%} of the "
+        "pairs of a data row and a sample, so it does not keep up with G",
         "more discriminator_steps, a smaller lr, or penalty='r1' with a smaller penalty_weight",
     ),
 ]  # fmt: skip
-"""From the gravest to the mildest: of several, the first is told."""
+"""From the worst to the mildest. If several hold, the first is reported."""
 
 
 class Watch:
-    """Reads the state of a run from its last looks, and says so when it changes.
+    """Reads the state of a run from its last looks, and reports when it changes.
 
-    grace: how many looks are too early to call samples that are alike a collapse.
+    grace: the number of looks at the start in which samples that are alike are not yet a collapse.
     """
 
     def __init__(self, grace: int = 10) -> None:
@@ -131,19 +140,19 @@ class Watch:
         self.state: State | None = None
 
     def __call__(self, signs: Signs) -> str | None:
-        """One line if this look changes the state, else None."""
+        """One line of text if this look changes the state, else None."""
         self.recent.append(signs)
         self.count += 1
         found = next((s for s in STATES if self._holds(s)), None)
         if found is not None and found is not self.state:
             self.state = found
-            last = next(s for s in reversed(self.recent) if found.seen(s))
+            last = next(s for s in reversed(self.recent) if found.holds(s))
             return f"{found.text.format(s=last)}; try {found.advice}"
-        if found is None and self.state is not None and not any(map(self.state.seen, self.recent)):
+        if found is None and self.state is not None and not any(map(self.state.holds, self.recent)):
             before, self.state = self.state, None
             return f"over: {before.text.partition(':')[0]}"
         return None
 
     def _holds(self, state: State) -> bool:
         early = self.count < self.grace + LOOKS
-        return not (early and not state.early) and sum(map(state.seen, self.recent)) >= state.looks
+        return not (early and not state.early) and sum(map(state.holds, self.recent)) >= state.looks
