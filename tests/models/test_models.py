@@ -33,6 +33,7 @@ from tinygen.models.autoencoder import (
 )
 from tinygen.models.diffusion import (
     DDPM,
+    TARGETS,
 )
 from tinygen.models.gan import GAN, minimax, non_saturating
 from tinygen.models.vae import VAE
