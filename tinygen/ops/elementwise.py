@@ -15,7 +15,8 @@ import numpy as np
 
 from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
-from tinygen.backend import namespace_for, namespace_of, special, to_device
+from tinygen.backend import namespace_for, special, to_device
+from tinygen.kernels import reference
 
 
 # -- arithmetic ----------------------------------------------------------------------------------
@@ -244,50 +245,40 @@ def erf(m: Any, x: Any) -> Any:
     return special(m).erf(x)
 
 
-def _density(m: Any, x: Any) -> Any:
-    return (1.0 / _sqrt(2.0 * pi)) * m.exp(-0.5 * m.square(x))
-
-
-@operation(x=lambda m, g, x: g * _density(m, x))
+@operation(x=lambda m, g, x: g * reference.normal_density(m, x))
 def ndtr(m: Any, x: Any) -> Any:
     """The distribution function of the standard normal, accurate in both tails."""
     return special(m).ndtr(x)
 
 
 # -- activations ---------------------------------------------------------------------------------
-@operation(x=lambda m, g, y: g * (1.0 - m.square(y)))
+# Their slopes stand in reference.py, because kernels compute them too.
+@operation(x=lambda m, g, y: g * reference.tanh_slope(m, y))
 def tanh(m: Any, x: Any) -> Any:
     """The hyperbolic tangent."""
     return m.tanh(x)
 
 
-@operation(x=lambda g, y: g * (y * (1.0 - y)))
+@operation(x=lambda m, g, y: g * reference.sigmoid_slope(m, y))
 def sigmoid(m: Any, x: Any) -> Any:
     """1 / (1 + exp(-x)), without overflow."""
     e = m.exp(-m.abs(x))
     return m.maximum(e, x >= 0) / (1.0 + e)  # e / (1 + e) below 0, 1 / (1 + e) above
 
 
-@operation(x=lambda m, g, x: g * m.sigmoid(x))
+@operation(x=lambda m, g, x: g * reference.softplus_slope(m, x))
 def softplus(m: Any, x: Any) -> Any:
     """log(1 + exp(x)), without overflow."""
     return m.maximum(x, 0.0) + m.log1p(m.exp(-m.abs(x)))
 
 
-def _leaky_slope(x: Any, slope: float) -> Any:
-    """1 where x > 0, the slope where x ≤ 0, NaN where x is; an array, since it has no derivative."""
-    x = as_array(x)
-    m = namespace_of(x)
-    return m.maximum(m.sign(x), slope)
-
-
-@operation(x=lambda g, y: g * _leaky_slope(y, 0.0))
+@operation(x=lambda m, g, y: g * reference.relu_slope(m, y))
 def relu(m: Any, x: Any) -> Any:
     """max(x, 0); its derivative at 0 is taken as 0."""
     return m.maximum(x, 0.0)
 
 
-@operation(x=lambda g, x, slope: g * _leaky_slope(x, slope))
+@operation(x=lambda m, g, x, slope: g * reference.leaky_relu_slope(m, x, slope))
 def leaky_relu(m: Any, x: Any, slope: float = 0.01) -> Any:
     """x where positive, slope · x elsewhere. ValueError: a slope outside [0, 1]."""
     if not 0 <= slope <= 1:
@@ -295,34 +286,22 @@ def leaky_relu(m: Any, x: Any, slope: float = 0.01) -> Any:
     return m.where(x > 0, x, slope * x)
 
 
-@operation(x=lambda m, g, x, alpha: g * m.where(x > 0, 1.0, alpha * m.exp(m.minimum(x, 0.0))))
+@operation(x=lambda m, g, x, alpha: g * reference.elu_slope(m, x, alpha))
 def elu(m: Any, x: Any, alpha: float = 1.0) -> Any:
     """x where positive, alpha · (exp(x) - 1) elsewhere (Clevert et al. 2015)."""
     return m.where(x > 0, x, alpha * m.expm1(m.minimum(x, 0.0)))
 
 
-# Beyond these e^-x, or the tail of the normal, is 0 in every dtype: 0 · x is taken there, not 0 · ∞.
-_FAR, _FAR_NORMAL = 750.0, 40.0
-
-
-def _silu_slope(m: Any, x: Any, s: Any) -> Any:
-    return s * (1.0 + m.clip(x, -_FAR, _FAR) * (1.0 - s))
-
-
-@operation(x=lambda m, g, x: g * _silu_slope(m, x, m.sigmoid(x)))
+@operation(x=lambda m, g, x: g * reference.silu_slope(m, x))
 def silu(m: Any, x: Any) -> Any:
     """x · sigmoid(x), also called swish."""
-    return m.maximum(x, -_FAR) * m.sigmoid(x)
+    return m.maximum(x, -reference.FAR) * m.sigmoid(x)
 
 
-def _gelu_slope(m: Any, x: Any) -> Any:
-    return m.ndtr(x) + x * _density(m, x)
-
-
-@operation(x=lambda m, g, x: g * _gelu_slope(m, m.clip(x, -_FAR_NORMAL, _FAR_NORMAL)))
+@operation(x=lambda m, g, x: g * reference.gelu_slope(m, x))
 def gelu(m: Any, x: Any) -> Any:
     """x · Φ(x) with Φ the distribution function of N(0, 1) (Hendrycks & Gimpel 2016), exactly."""
-    return m.maximum(x, -_FAR_NORMAL) * m.ndtr(x)
+    return m.maximum(x, -reference.FAR_NORMAL) * m.ndtr(x)
 
 
 # -- the cast, the move --------------------------------------------------------------------------
