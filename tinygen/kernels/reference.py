@@ -89,9 +89,9 @@ def sigmoid_slope(m: Any, y: Array) -> Array:
 
 
 def relu_slope(m: Any, y: Array) -> Array:
-    """1 where y > 0, 0 where y is 0, NaN where it is NaN."""
+    """1 where y > 0, 0 where it is 0, NaN where it is NaN."""
     m, y = constant(m, y)
-    return m.sign(y)
+    return m.ceil(m.clip(y, 0.0, 1.0))
 
 
 def softplus_slope(m: Any, x: Array) -> Array:
@@ -102,7 +102,7 @@ def softplus_slope(m: Any, x: Array) -> Array:
 def leaky_relu_slope(m: Any, x: Array, slope: float = 0.01) -> Array:
     """1 where x > 0, the slope where x ≤ 0, NaN where it is NaN; 0 ≤ slope ≤ 1."""
     m, x = constant(m, x)
-    return m.maximum(m.sign(x), slope)
+    return m.clip(m.ceil(m.clip(x, 0.0, 1.0)), slope, 1.0)
 
 
 def elu_slope(m: Any, x: Array, alpha: float = 1.0) -> Array:

@@ -35,6 +35,10 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 """Activations by name, for `linear` and the layers of `tinygen.nn`."""
 
 
+# What some forward functions make on the way for the derivative (`also`) is not given under
+# create_graph: there the rules make it again, as a graph.
+
+
 # -- layers --------------------------------------------------------------------------------------
 def _with_bias(name: str) -> Callable[..., Tensor]:
     """activation(x + b) as one operation: the sum is not kept, only what its derivative needs."""
@@ -75,23 +79,23 @@ def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None)
     return ACTIVATIONS[activation](y) if bias is None else _BIASED[activation](y, bias)
 
 
-def _along_rows(m: Any, g: Any, y: Any, x: Any, eps: float) -> Any:
+def _standardise_slope(m: Any, g: Any, y: Any, x: Any, eps: float, deviation: Any) -> Any:
     """g without its parts along 1 and along y: moving x along those leaves y where it is."""
-    centred = x - m.mean(x, axis=-1, keepdims=True)
     along = m.mean(g, axis=-1, keepdims=True) + y * m.mean(g * y, axis=-1, keepdims=True)
-    return (g - along) / _deviation(m, centred, eps)
+    return (g - along) / (_standardise(m, x, eps)[1] if deviation is None else deviation)
 
 
-def _deviation(m: Any, centred: Any, eps: float) -> Any:
-    return m.sqrt(m.mean(m.square(centred), axis=-1, keepdims=True) + eps)
+def _standardise(m: Any, x: Any, eps: float) -> tuple[Any, Any]:
+    centred = x - m.mean(x, axis=-1, keepdims=True)
+    deviation = m.sqrt(m.mean(m.square(centred), axis=-1, keepdims=True) + eps)
+    return centred / deviation, deviation
 
 
-@operation(x=_along_rows)
+@operation(x=_standardise_slope, also="deviation")
 def standardise(m: Any, x: Any, eps: float = 1e-5) -> Any:
     """(x - mean) / sqrt(var + eps) over the last axis: layer normalisation (Ba et al. 2016, eq. 4)
     before its gain and bias."""
-    centred = x - m.mean(x, axis=-1, keepdims=True)
-    return centred / _deviation(m, centred, eps)
+    return _standardise(m, x, eps)
 
 
 # -- errors and likelihoods ----------------------------------------------------------------------
@@ -105,8 +109,6 @@ def bce_with_logits(m: Any, logits: Any, targets: Any) -> Any:
     return kernels.bce_with_logits(m, logits, targets)
 
 
-# The kernel of a squared error makes its gradient on the way. Under create_graph that is not given:
-# it is made again, as a graph.
 def _mse_slope(m: Any, g: Any, a: Any, b: Any, slope: Any) -> Any:
     return g * (kernels.squared_error(m, a, b)[1] if slope is None else slope)
 

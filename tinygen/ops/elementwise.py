@@ -6,6 +6,7 @@ of the output `y`. All of them broadcast, and take Tensors, arrays and numbers.
 
 from __future__ import annotations
 
+from math import factorial as _factorial
 from math import log as _log
 from math import pi
 from math import sqrt as _sqrt
@@ -98,18 +99,21 @@ def expm1(m: Any, x: Any) -> Any:
 
 
 NEAR = 0.5
-"""Up to this |x|, `excess` comes from its series: the terms after x^16 are below rounding."""
+"""Up to this |x|, `excess` comes from its series."""
+SERIES = [2 / _factorial(k) for k in range(2, 17)]
+"""The powers of x in (e^x - 1 - x) / (x²/2). Up to NEAR the rest is below rounding, in float32 after 7."""
 
 
 @operation(x=lambda m, g, x: g * m.expm1(x))
 def excess(m: Any, x: Any) -> Any:
     """e^x - 1 - x, accurate also where it is small: how far e^x is above its tangent at 0."""
-    near = m.abs(x) <= NEAR
-    small = m.where(near, x, 0.0)
-    series: Any = 1.0
-    for k in range(16, 2, -1):
-        series = 1.0 + small * (1.0 / k) * series
-    return m.where(near, 0.5 * m.square(small) * series, m.expm1(x) - x)
+    small = m.clip(x, -NEAR, NEAR)
+    first, *others = SERIES[::-1] if small.dtype == np.float64 else SERIES[7::-1]
+    series = first * small
+    for coefficient in others[:-1]:
+        series = (series + coefficient) * small
+    near = 0.5 * m.square(small) * (series + 1.0)
+    return m.where(m.abs(x) <= NEAR, near, m.expm1(x) - x)
 
 
 @operation(x=lambda g, x: g / x)
@@ -149,14 +153,15 @@ def sign(m: Any, x: Any) -> Any:
     return m.sign(x)
 
 
-def nan_where(m: Any, y: Any, d: Any) -> Any:
-    """d, but NaN where y is: the derivative of a choice that a NaN has left open."""
-    return m.where(y == y, d, y)
+def no_share(m: Any, y: Any) -> Any:
+    """0, but NaN where y is: the derivative in what was not chosen, a choice that NaN leaves open."""
+    m, y = reference.constant(m, y)
+    return m.clip(y, 0.0, 0.0)
 
 
 def _share(m: Any, g: Any, y: Any, wins: Any, ties: Any) -> Any:
     """g where an input wins, half of it where it ties, else 0."""
-    return nan_where(m, y, m.where(ties, 0.5 * g, m.where(wins, g, 0.0)))
+    return m.where(ties, 0.5 * g, m.where(wins, g, no_share(m, y)))
 
 
 @operation(
@@ -195,11 +200,11 @@ def where(m: Any, condition: Any, a: Any, b: Any) -> Any:
 
 
 def _inside(m: Any, g: Any, y: Any, x: Any) -> Any:
-    return nan_where(m, y, m.where(y == x, g, 0.0))
+    return m.where(y == x, g, no_share(m, y))
 
 
 def _outside(m: Any, g: Any, y: Any, x: Any) -> Any:
-    return nan_where(m, y, m.where(y == x, 0.0, g))
+    return m.where(y != x, g, 0.0) + no_share(m, y)
 
 
 @operation(x=_inside, limit=_outside, whole=True)
@@ -283,7 +288,7 @@ def leaky_relu(m: Any, x: Any, slope: float = 0.01) -> Any:
     """x where positive, slope · x elsewhere. ValueError: a slope outside [0, 1]."""
     if not 0 <= slope <= 1:
         raise ValueError(f"the slope lies in [0, 1], not {slope}")
-    return m.where(x > 0, x, slope * x)
+    return m.maximum(x, 0.0) + slope * m.minimum(x, 0.0)
 
 
 @operation(x=lambda m, g, x, alpha: g * reference.elu_slope(m, x, alpha))
