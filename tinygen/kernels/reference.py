@@ -90,8 +90,7 @@ def sigmoid_slope(m: Any, y: Array) -> Array:
 
 def relu_slope(m: Any, y: Array) -> Array:
     """1 where y > 0, 0 where it is 0, NaN where it is NaN."""
-    m, y = constant(m, y)
-    return m.ceil(m.clip(y, 0.0, 1.0))
+    return _unit_step(*constant(m, y))
 
 
 def softplus_slope(m: Any, x: Array) -> Array:
@@ -102,7 +101,14 @@ def softplus_slope(m: Any, x: Array) -> Array:
 def leaky_relu_slope(m: Any, x: Array, slope: float = 0.01) -> Array:
     """1 where x > 0, the slope where x ≤ 0, NaN where it is NaN; 0 ≤ slope ≤ 1."""
     m, x = constant(m, x)
-    return m.clip(m.ceil(m.clip(x, 0.0, 1.0)), slope, 1.0)
+    step = _unit_step(m, x)
+    return m.clip(step, slope, 1.0, out=step)
+
+
+def _unit_step(m: Any, x: Array) -> Array:
+    """1 where x > 0, 0 where x ≤ 0, NaN where it is NaN. (`where` would take far longer.)"""
+    step = m.asarray(m.clip(x, 0.0, 1.0))
+    return m.ceil(step, out=step)
 
 
 def elu_slope(m: Any, x: Array, alpha: float = 1.0) -> Array:
