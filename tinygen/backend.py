@@ -92,7 +92,23 @@ def _mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     )
 
 
-vars(numpy_namespace).update(sum=_sum, mean=_mean)
+# NumPy compares an array with a number element by element, but limits it to two in the vector unit.
+_MANY = 2**13
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    """np.maximum."""
+    number = type(b) is float and getattr(a, "size", 0) > _MANY and a.dtype.kind == "f"
+    return a.clip(b, np.inf) if number else np.maximum(a, b)
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    """np.minimum."""
+    number = type(b) is float and getattr(a, "size", 0) > _MANY and a.dtype.kind == "f"
+    return a.clip(-np.inf, b) if number else np.minimum(a, b)
+
+
+vars(numpy_namespace).update(sum=_sum, mean=_mean, maximum=_maximum, minimum=_minimum)
 
 
 class _Namespaces(dict[type, ModuleType]):

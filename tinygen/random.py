@@ -2,7 +2,7 @@
 
 A number depends on the generator's seed, on which of its draws this is, and on its place in the
 array, and on nothing else: not on the device, nor on how many rows there are. How words become
-numbers is in `tinygen.kernels`: `reference.py` is the definition, in NumPy.
+numbers is in `tinygen.kernels`: `philox.py` is the definition, in NumPy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tinygen import kernels
 from tinygen.backend import namespace_for, namespace_of
 from tinygen.kernels.fused import Draw
-from tinygen.kernels.reference import philox4x32
+from tinygen.kernels.philox import philox4x32
 
 __all__ = ["Generator", "Rng", "as_generator", "default_generator", "manual_seed", "philox4x32"]
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygen import kernels
-from tinygen.kernels import Draw, dispatch, fused, reference
+from tinygen.kernels import Draw, dispatch, fused, philox
 
 __all__ = ["BY_NAME", "KERNELS", "TARGETS", "Kernel", "exact_normals", "inputs"]
 
@@ -49,7 +49,7 @@ def inputs(kernel: Kernel, normal: Make, uniform: Make, rows: int, columns: int)
 @functools.lru_cache(maxsize=4)
 def exact_normals(n: int, draw: Draw) -> Array:
     """The float32 normals of a draw, in float64 (Box & Muller on the words of the stream)."""
-    words = reference.bits(n + n % 2, *draw.on_host()) >> np.uint32(8)
+    words = philox.bits(n + n % 2, *draw.on_host()) >> np.uint32(8)
     radius = np.sqrt(-2 * np.log((words[0::2].astype(np.float64) + 1) * 2.0**-24))
     angle = words[1::2] * (2 * np.pi * 2.0**-24)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(-1)[:n]
@@ -62,22 +62,22 @@ def _nothing(normal: Make, uniform: Make, rows: int, columns: int) -> dict[str, 
 
 FILLS = [
     Kernel("fill_bits", 4, _nothing, lambda m, x, draw: [kernels.bits(m, x.n, draw)], None,
-           lambda x, draw: [reference.bits(x.n, *draw.on_host())], 0.0),
+           lambda x, draw: [philox.bits(x.n, *draw.on_host())], 0.0),
     Kernel("fill_integers", 8, _nothing,
            lambda m, x, draw: [kernels.integers(m, x.n, draw, -7, 2**32 - 7)], None,
-           lambda x, draw: [reference.integers(x.n, *draw.on_host(), -7, 2**32 - 7)], 0.0),
+           lambda x, draw: [philox.integers(x.n, *draw.on_host(), -7, 2**32 - 7)], 0.0),
     Kernel("fill_uniform_f32", 4, _nothing,
            lambda m, x, draw: [kernels.uniform(m, x.n, draw, -2.5, 0.1, F32)], None,
-           lambda x, draw: [reference.uniform(x.n, *draw.on_host(), -2.5, 0.1, F32)], 0.0),
+           lambda x, draw: [philox.uniform(x.n, *draw.on_host(), -2.5, 0.1, F32)], 0.0),
     Kernel("fill_uniform_f64", 8, _nothing,
            lambda m, x, draw: [kernels.uniform(m, x.n, draw, -2.5, 0.1, F64)], None,
-           lambda x, draw: [reference.uniform(x.n, *draw.on_host(), -2.5, 0.1, F64)], 0.0),
+           lambda x, draw: [philox.uniform(x.n, *draw.on_host(), -2.5, 0.1, F64)], 0.0),
     Kernel("fill_normal_f32", 4, _nothing,
            lambda m, x, draw: [kernels.normal(m, x.n, draw, 0.0, 1.0, F32)],
            lambda m, x, noise: [noise((x.n,))]),
     Kernel("fill_normal_f64", 8, _nothing,
            lambda m, x, draw: [kernels.normal(m, x.n, draw, -0.5, 3.0, F64)], None,
-           lambda x, draw: [reference.normal(x.n, *draw.on_host(), -0.5, 3.0, F64)], 1e-14),
+           lambda x, draw: [philox.normal(x.n, *draw.on_host(), -0.5, 3.0, F64)], 1e-14),
 ]  # fmt: skip
 
 
@@ -281,18 +281,20 @@ def _moments(normal: Make, uniform: Make, rows: int, columns: int) -> dict[str, 
 
 def _adam(m: Any, x: Any, draw: Draw) -> list[Array]:
     average = getattr(x, "average", None)
-    done = kernels.adam(m, x.p, x.g, x.mean, x.square, average, ADAM)
-    assert done, "there is no kernel"
+    kernels.adam(m, x.p, x.g, x.mean, x.square, average, ADAM)
     return [x.p, x.mean, x.square, *([] if average is None else [average])]
 
 
 def _adam_plain(m: Any, x: Any, noise: Callable[..., Array]) -> list[Array]:
     c = ADAM
-    mean = c.beta1 * x.mean + c.rest1 * x.g
-    square = c.beta2 * x.square + c.rest2 * (x.g * x.g)
-    p = c.keep * x.p - c.step_size * mean / (c.root * m.sqrt(square) + c.eps)
+    mean = c.beta1 * x.mean + c.one_minus_beta1 * x.g
+    square = c.beta2 * x.square + c.one_minus_beta2 * (x.g * x.g)
+    deviation = c.bias_correction * m.sqrt(square) + c.eps
+    p = c.weight_decay_factor * x.p - c.step_size * mean / deviation
     average = getattr(x, "average", None)
-    return [p, mean, square, *([] if average is None else [average + c.follow * (p - average)])]
+    if average is None:
+        return [p, mean, square]
+    return [p, mean, square, average + c.one_minus_average_decay * (p - average)]
 
 
 OPTIMISER = [

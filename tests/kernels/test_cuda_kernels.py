@@ -370,14 +370,15 @@ def adam(rng, rows, columns, kernel, averaged):
     n = rows * columns
     p, g, mean, average = (array(rng, n) for _ in range(4))
     square = rng.random(n, np.float32)
-    c = dict(beta1=0.9, rest1=0.1, beta2=0.999, rest2=0.001, step_size=0.01)
-    c.update(root=31.6, eps=1e-8, keep=0.9999, follow=0.05)
+    c = dict(beta1=0.9, one_minus_beta1=0.1, beta2=0.999, one_minus_beta2=0.001, step_size=0.01)
+    c.update(bias_correction=31.6, eps=1e-8)
+    c.update(weight_decay_factor=0.9999, one_minus_average_decay=0.05)
     v = {name: float(np.float32(value)) for name, value in c.items()}
-    means = v["beta1"] * mean, v["rest1"] * wide(g)
-    squares = v["beta2"] * square, v["rest2"] * wide(g) ** 2
+    means = v["beta1"] * mean, v["one_minus_beta1"] * wide(g)
+    squares = v["beta2"] * square, v["one_minus_beta2"] * wide(g) ** 2
     new_mean, new_square = map(sum, (means, squares))
-    denominator = np.sqrt(new_square) * v["root"] + v["eps"]
-    params = v["keep"] * p, -v["step_size"] * new_mean / denominator
+    denominator = np.sqrt(new_square) * v["bias_correction"] + v["eps"]
+    params = v["weight_decay_factor"] * p, -v["step_size"] * new_mean / denominator
     new_p, size_p = sum(params), sum(map(abs, params))
     arguments = {"p": p, "g": g, "mean": mean, "square": square, "average": None, "n": n, **c}
     expected = {
@@ -387,8 +388,9 @@ def adam(rng, rows, columns, kernel, averaged):
     }
     if averaged:
         arguments["average"] = average
-        value = average + v["follow"] * (new_p - average)
-        expected["average"] = near(value, abs(average) + v["follow"] * (size_p + abs(average)))
+        share = v["one_minus_average_decay"]
+        value = average + share * (new_p - average)
+        expected["average"] = near(value, abs(average) + share * (size_p + abs(average)))
     return arguments, expected
 
 

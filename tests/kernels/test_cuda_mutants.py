@@ -117,7 +117,7 @@ BITS = {
         "0.333333313f", "0.333333343f", "fill_normal_f32", "out"
     ),
     "a product that is rounded": Mutant(
-        "fused(e.v[j], e.v[j], part.v[j])", "e.v[j] * e.v[j] + part.v[j]", "sum_squares", "sums"
+        "multiply_add(e.v[j], e.v[j], part.v[j])", "e.v[j] * e.v[j] + part.v[j]", "sum_squares", "sums"
     ),
     "a zero of the other sign": Mutant(
         "return u <= 0.0f ? 0.0f : u;", "return u <= 0.0f ? -0.0f : u;", "bias_relu", "signs of zeros"

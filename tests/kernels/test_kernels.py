@@ -288,13 +288,13 @@ def test_activations_of_special_numbers(name, compiled):
 
 def test_cross_entropy_is_accurate_over_its_whole_range(compiled):
     l, exact = WIDE, WIDE.astype(np.float64)
-    soft_plus = np.logaddexp(0, exact)
+    softplus = np.logaddexp(0, exact)
     for target in (0.0, 1.0, 0.3):
         t = np.full_like(l, target)
         loss = np.logaddexp(0, exact) - exact * t.astype(np.float64)
         if target == 1:
             loss = np.logaddexp(0, -exact)
-        size = soft_plus if target == 0 else soft_plus + np.abs(exact * t)
+        size = softplus if target == 0 else softplus + np.abs(exact * t)
         assert units(kernels.bce_with_logits(M, l, t), loss, size) <= 3
         d = backward("bce_with_logits", np.ones_like(l), l, t)
         assert units(d, special.expit(exact) - t, special.expit(exact) + t) <= 3
@@ -308,7 +308,7 @@ def test_cross_entropy_of_special_numbers(compiled):
     np.testing.assert_allclose(d[2:], [0, 0, -0.5], atol=SMALL)
 
 
-def less_linear(x):
+def excess(x):
     """e^x - 1 - x."""
     series = x * x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5)))
     return np.where(np.abs(x) < 1e-3, series, np.expm1(x) - x)
@@ -321,10 +321,10 @@ def test_divergence_and_deviation_are_accurate_over_their_whole_range(compiled):
     z, kl = forward("reparameterise", h, draw=DRAW).T
     noise = kernels.normal(M, len(h), DRAW, 0.0, 1.0, F32).astype(np.float64)
     assert units(z, np.exp(exact[:, 0] / 2) * noise) <= 3
-    assert units(kl, less_linear(exact[:, 0]) / 2) <= 6
+    assert units(kl, excess(exact[:, 0]) / 2) <= 6
     g = np.tile(np.float32([0, 1]), (len(h), 1))
     d = backward("reparameterise", g, h, draw=DRAW)
-    size = (less_linear(exact[:, 0]) + np.abs(exact[:, 0])) / 2
+    size = (excess(exact[:, 0]) + np.abs(exact[:, 0])) / 2
     assert units(d[:, 1], np.expm1(exact[:, 0]) / 2, size) <= 3
 
 

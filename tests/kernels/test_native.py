@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 
 import tinygen
-from tinygen.kernels import dispatch, native, reference
+from tinygen.kernels import dispatch, native, philox
 from tinygen.kernels.signatures import inlined
 
 pytestmark = [
@@ -123,7 +123,7 @@ def libraries(cache: Path) -> list[Path]:
 def works(launch: Callable[..., None]) -> bool:
     out = np.empty(9, np.uint32)
     launch("fill_bits", out, 9, 3, 5, None)
-    return bool((out == reference.bits(9, 3, 5)).all())
+    return bool((out == philox.bits(9, 3, 5)).all())
 
 
 def loaded() -> bool:
@@ -140,8 +140,8 @@ def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def right_numbers(output: str) -> str:
     """Raise unless the program printed the right numbers; the form that computed them."""
     bits, normals, form = json.loads(output)
-    assert bits == reference.bits(9, 3, 0).tolist()
-    expected = reference.normal(9, 3, 0, 0.0, 1.0, np.dtype(np.float32))
+    assert bits == philox.bits(9, 3, 0).tolist()
+    expected = philox.normal(9, 3, 0, 0.0, 1.0, np.dtype(np.float32))
     np.testing.assert_allclose(normals, expected, rtol=1e-6)
     return form
 

@@ -781,3 +781,26 @@ def _temporary(name, forward, **options):
         yield tg.operation(**options)(forward)
     finally:
         del REGISTRY[name], raw_forms[name], vars(vocabulary)[name]
+
+
+def test_a_split_into_many_parts_costs_little_more_than_one_into_few():
+    """All arrays that its backward pass makes: log2 of the parts times the length, not their number."""
+    x = tg.tensor(np.arange(512.0), requires_grad=True)
+    parts = tg.split(x, 256)
+    np.testing.assert_array_equal(tg.stack(parts).data, x.data.reshape(256, 2))
+    joined = tg.concatenate(parts)
+    nodes = [s for s in ancestors(joined.node) if isinstance(s, Node) and s.op.name == "index"]
+    assert sum(node.parents[0].shape[0] for node in nodes) <= 2 * 512 * 8
+    weights = np.linspace(-1, 1, 512)
+    np.testing.assert_array_equal(tg.gradients(joined, x, weights).data, weights)
+
+
+@pytest.mark.parametrize(
+    "positions", [[1, 2, 4, 7, 7, 9], [0, 3, 3, 8, 10], [4, 2, 6, 12, 3]], ids=str
+)
+def test_a_split_at_many_positions(positions):
+    x = np.arange(20.0).reshape(2, 10)
+    for part, expected in zip(
+        tg.split(x, positions, 1), numpy.split(on_cpu(x), positions, 1), strict=True
+    ):
+        np.testing.assert_array_equal(part.data, expected)

@@ -6,6 +6,7 @@ from math import cos, inf, nan, pi, sqrt
 import pytest
 
 from tests.support.on_device import np, tg
+from tinygen.kernels.reference import BLOCK
 from tinygen.optim import (
     EMA,
     SGD,
@@ -18,7 +19,6 @@ from tinygen.optim import (
     step_decay,
     warmup,
 )
-from tinygen.optim.optimisers import BLOCK
 
 STEPS = 20
 

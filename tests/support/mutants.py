@@ -28,6 +28,7 @@ TARGETS, VARIANCE, DENOISER = (
 VAE, LIKELIHOOD, AE = "models/vae.py", "models/likelihood.py", "models/autoencoder.py"
 GAN, LOSSES, PENALTIES = "models/gan/gan.py", "models/gan/losses.py", "models/gan/penalties.py"
 DIVERGENCES, OPTIMISERS = "distributions/divergences.py", "optim/optimisers.py"
+REFERENCE = "kernels/reference.py"
 
 MUTANTS = [
     # -- diffusion -------------------------------------------------------------------------------
@@ -322,9 +323,38 @@ MUTANTS = [
         "ops/test_ops.py::test_gradient",
     ),
     Mutant(
-        "a factor of a derivative", "ops/fused.py",
+        "a factor of a derivative", "ops/composites.py",
         "log_var=lambda m, g, log_var: 0.5 * g * m.expm1(log_var)",
         "log_var=lambda m, g, log_var: g * m.expm1(log_var)",
         "ops/test_ops.py::test_gradient",
+    ),
+    # -- what the kernels compute ------------------------------------------------------------------
+    Mutant(
+        "a layer normalisation that takes the deviation of other rows", "ops/composites.py",
+        "if deviation is None else deviation", "if deviation is None else deviation[::-1]",
+        "ops/test_composites.py::test_the_first_order_gradient_is_that_of_the_graph",
+    ),
+    Mutant(
+        "a slope of SiLU without its second part", REFERENCE,
+        "return s * (1.0 + m.clip(x, -FAR, FAR) * (1.0 - s))", "return s + 0.0 * x",
+        "ops/test_composites.py::test_a_composite_is_its_composition",
+    ),
+    Mutant(
+        "the divergence's part of a gradient left out", REFERENCE,
+        "[g_z + g_kl * mean, of_log_var]", "[g_z, of_log_var]",
+        "ops/test_composites.py::test_a_composite_is_its_composition",
+    ),
+    Mutant(
+        "Adam's weight decay after its step", REFERENCE,
+        "        if step.weight_decay_factor != 1.0:\n            p_ *= step.weight_decay_factor\n"
+        "        p_ -= scratch\n",
+        "        p_ -= scratch\n        p_ *= step.weight_decay_factor\n",
+        "optim/test_optim.py::test_every_step_is_that_of_the_paper",
+    ),
+    Mutant(
+        "an average of the parameters before the step", REFERENCE,
+        "a += step.one_minus_average_decay * (p_ - a)",
+        "a += step.one_minus_average_decay * (p_ + scratch - a)",
+        "optim/test_optim.py::test_an_optimiser_moves_the_average_in_its_own_pass",
     ),
 ]  # fmt: skip

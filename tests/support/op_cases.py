@@ -431,8 +431,8 @@ for shape in [(4, 3), (3,), (2, 2, 5), (0, 3)]:
 ELSEWHERE = {
     "from_dlpack": "test_engine.py: it takes arrays of other libraries",
     "to": "test_devices.py: it needs two devices",
-    "noise_error": "test_fused.py: its noise depends on the dtype",
-    "reparameterise": "test_fused.py: its noise depends on the dtype",
+    "noise_error": "test_composites.py: its noise depends on the dtype",
+    "reparameterise": "test_composites.py: its noise depends on the dtype",
 }
 
 

@@ -1,12 +1,13 @@
-"""The fused kernels: one mathematics in three forms.
+"""The kernels: one mathematics in three forms.
 
-    reference.py   NumPy: the definition of the random stream
-    kernels.cpp    C++ for the CPU, compiled on first use (native.py)
-    kernels.cu     CUDA for the GPU (cuda.py)
+    the stream     the formulas     where they compute
+    philox.py      reference.py     NumPy arrays, whatever they are, and Tensors: the definition
+    kernels.cpp    kernels.cpp      float32 on the CPU, compiled on first use (native.py)
+    kernels.cu     kernels.cu       float32 on the GPU (cuda.py)
 
-The mathematics that the last two share stands once, in philox.h, functions.h and formulas.h; every
-kernel's name and arguments stand in kernels.h. `fused.py` has the functions that the rest of tinygen
-calls, each beside its definition, and `dispatch.py` chooses the form.
+What the last two have in common stands once: the stream in philox.h, the formulas in formulas.h and
+functions.h, every kernel's name and arguments in kernels.h (signatures.py). `fused.py` has the
+functions that the rest of tinygen calls, and `dispatch.py` says which form computes.
 """
 
 from tinygen.kernels.dispatch import description

@@ -1,8 +1,10 @@
-"""The fused kernels as functions. Each stands beside its definition in plain array operations, which
-computes where there is no kernel for the arrays: without a compiler, in float64, for views.
+"""The kernels as functions that compute whatever arrays they are given.
 
-Their first argument `m` is the namespace of the arrays. A `draw` is what `Generator.next_draw`
-gives: (seed, number, counter).
+Each asks `launcher` for a kernel that takes these arrays, and launches it. Where there is none, the
+formula in reference.py (of random fills, the stream in philox.py) computes.
+
+Their first argument `m` is the namespace of the arrays; with Tensors, the vocabulary. A `draw` is what
+`Generator.next_draw` gives: (seed, number, counter).
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygen.kernels import reference
+from tinygen.backend import namespace_of, vocabulary
+from tinygen.kernels import philox, reference
 from tinygen.kernels.dispatch import Launch, aligned, launcher
+from tinygen.kernels.reference import AdamStep, Denoising
+from tinygen.kernels.signatures import signatures
 
 __all__ = [
     "NO_DRAW", "AdamStep", "Denoising", "Draw", "activation_backward", "adam", "bce_with_logits",
@@ -51,7 +56,7 @@ def bits(m: Any, n: int, draw: Draw) -> Array:
     """Random words, uint32."""
     launch = launcher(m)
     if launch is None:
-        return reference.bits(n, *draw.on_host())
+        return philox.bits(n, *draw.on_host())
     out = m.empty(n, np.uint32)
     launch("fill_bits", out, n, *draw)
     return out
@@ -61,7 +66,7 @@ def uniform(m: Any, n: int, draw: Draw, low: float, high: float, dtype: np.dtype
     """Uniform in [low, high)."""
     launch = launcher(m)
     if launch is None:
-        return reference.uniform(n, *draw.on_host(), low, high, dtype)
+        return philox.uniform(n, *draw.on_host(), low, high, dtype)
     start, end = dtype.type(low), dtype.type(high)
     out = m.empty(n, dtype)
     launch(
@@ -80,7 +85,7 @@ def normal(m: Any, n: int, draw: Draw, mean: float, std: float, dtype: np.dtype[
     """Normal with the given mean and standard deviation."""
     launch = launcher(m)
     if launch is None:
-        return reference.normal(n, *draw.on_host(), mean, std, dtype)
+        return philox.normal(n, *draw.on_host(), mean, std, dtype)
     out = m.empty(n, dtype)
     launch(f"fill_normal_{_SUFFIX[dtype]}", out, n, *draw, mean, std)
     return out
@@ -90,14 +95,19 @@ def integers(m: Any, n: int, draw: Draw, low: int, size: int) -> Array:
     """Whole numbers in low .. low + size - 1, int64."""
     launch = launcher(m)
     if launch is None:
-        return reference.integers(n, *draw.on_host(), low, size)
+        return philox.integers(n, *draw.on_host(), low, size)
     out = m.empty(n, np.int64)
     launch("fill_integers", out, n, *draw, size, low % 2**64)
     return out
 
 
 def standard_normals(m: Any, like: Array, draw: Draw) -> Array:
-    """N(0, 1) in the shape and dtype of `like`; drawn in float32 for other floats than that and float64."""
+    """N(0, 1) in the shape and dtype of `like`, an array even if that is a Tensor.
+
+    Drawn in float32 for other floats than that and float64.
+    """
+    if m is vocabulary:
+        return standard_normals(namespace_of(like.data), like.data, draw)
     dtype = like.dtype if like.dtype in _SUFFIX else np.dtype(np.float32)
     z = normal(m, like.size, draw, 0.0, 1.0, dtype)
     return z.astype(like.dtype, copy=False).reshape(like.shape)
@@ -115,26 +125,11 @@ def noise_step(
     launch = launcher(m, x0, a, s) if fits else None
     if launch is None:
         noise = standard_normals(m, x0, draw)
-        return a[:, None] * x0 + s[:, None] * noise, noise if keep_noise else None
+        return reference.noise_step(x0, a, s, noise), noise if keep_noise else None
     xt = m.empty_like(x0)
     kept = m.empty_like(x0) if keep_noise else None
     launch("noise_step", xt, kept, x0, a, s, *x0.shape, *draw)
     return xt, kept
-
-
-class Denoising(NamedTuple):
-    """The numbers of one reverse step that is linear in x_t, the clipped estimate of x_0, and noise:
-
-    x_0 = clip(from_xt x_t + from_output output, low, high), y = on_x0 x_0 + on_xt x_t + sigma z.
-    """
-
-    from_xt: float
-    from_output: float
-    low: float
-    high: float
-    on_x0: float
-    on_xt: float
-    sigma: float
 
 
 def denoise_step(
@@ -145,11 +140,8 @@ def denoise_step(
     fits = xt.shape == output.shape == y.shape
     launch = launcher(m, xt, output, y) if fits else None
     if launch is None:
-        x0 = step.from_xt * xt + step.from_output * output
-        if step.low > -np.inf or step.high < np.inf:
-            x0 = m.clip(x0, step.low, step.high)
-        mean = step.on_x0 * x0 + step.on_xt * xt
-        y[...] = mean + step.sigma * standard_normals(m, xt, draw) if step.sigma else mean
+        noise = standard_normals(m, xt, draw) if step.sigma else None
+        y[...] = reference.denoise_step(m, xt, output, step, noise)
         return y
     launch("denoise_step", y, xt, output, xt.size, *step, *draw)
     return y
@@ -170,19 +162,14 @@ def squared_error(
     """
     by_row = [x for x in (on_data, on_noise) if x is not None]
     full = [output] if data is None else [output, data]
-    fits = all(x.shape == output.shape for x in full) and (
+    fits = (data is None or _alike(output, data)) and (
         not by_row or (output.ndim == 2 and all(x.shape == output.shape[:1] for x in by_row))
     )
-    n = output.size
-    launch = launcher(m, *full, *by_row) if fits and n else None
+    launch = launcher(m, *full, *by_row) if fits and output.size else None
     if launch is None:
-        error = output
-        if data is not None:
-            error = error - (data if on_data is None else on_data[:, None] * data)
-        if on_noise is not None:
-            error = error - on_noise[:, None] * standard_normals(m, output, draw)
-        return m.mean(m.square(error)), (2.0 / max(n, 1)) * error
-    columns = output.shape[-1] if output.ndim else 1
+        noise = None if on_noise is None else standard_normals(m, output, draw)
+        return reference.squared_error(m, output, data, on_data, on_noise, noise)
+    n, columns = output.size, output.shape[-1] if output.ndim else 1
     sums = m.empty(-(-n // SUM_CHUNK), np.float64)
     gradient = m.empty_like(output)
     launch(
@@ -207,7 +194,7 @@ def sum_squares(m: Any, arrays: Sequence[Array]) -> Array:
     """Σ x² over all elements of all arrays: float64, without axes."""
     launch = launcher(m, *arrays)
     if launch is None:
-        return sum((m.sum(m.square(x), dtype=np.float64) for x in arrays), m.zeros((), np.float64))
+        return reference.sum_squares(m, arrays)
     chunks = [-(-x.size // SUM_CHUNK) for x in arrays]
     sums = m.empty(sum(chunks), np.float64)
     start = 0
@@ -217,49 +204,39 @@ def sum_squares(m: Any, arrays: Sequence[Array]) -> Array:
     return _total(m, launch, sums)
 
 
-# -- layers and likelihoods: None where there is no kernel, and the composition computes ------------
-OF_OUTPUT = ("tanh", "sigmoid", "relu")
-"""Activations whose slope follows from their value."""
-OF_INPUT = ("leaky_relu", "silu", "gelu")
-"""Activations whose slope needs their input."""
-
-
-def bias_activation(m: Any, name: str, x: Array, bias: Array) -> Array | None:
-    """activation(x + bias) for x (..., columns), and one row of biases or one for each row of x."""
-    if name not in OF_OUTPUT + OF_INPUT or not _is_bias(bias, x):
-        return None
-    launch = launcher(m, x, bias)
+# -- layers --------------------------------------------------------------------------------------
+def bias_activation(m: Any, name: str, x: Array, bias: Array) -> Array:
+    """activation(x + bias); kernels take one row of biases, or one for each row of x."""
+    fits = f"bias_{name}" in signatures() and _is_bias(bias, x)
+    launch = launcher(m, x, bias) if fits else None
     if launch is None:
-        return None
+        return reference.bias_activation(m, name, x, bias)
     y = m.empty_like(x)
     launch(f"bias_{name}", y, x, bias, *_bias_and_rows(bias, x))
     return y
 
 
-def activation_backward(
-    m: Any, name: str, g: Array, of: Array, bias: Array | None = None
-) -> Array | None:
-    """g · activation', `of` its value (OF_OUTPUT), or of its input and the bias (OF_INPUT)."""
-    if name not in OF_OUTPUT + OF_INPUT or g.shape != of.shape:
-        return None
-    if bias is not None and not _is_bias(bias, of):
-        return None
-    launch = launcher(m, g, of, *([] if bias is None else [bias]))
+def activation_backward(m: Any, name: str, g: Array, of: Array, bias: Any = None) -> Array:
+    """g · activation', from its value `of` if that is enough (reference.SLOPE_FROM_VALUE), else from
+    its input `of` + bias."""
+    kernel = f"{name}_backward" if bias is None else f"bias_{name}_backward"
+    fits = kernel in signatures() and _alike(g, of) and (bias is None or _is_bias(bias, of))
+    launch = launcher(m, g, of, *([] if bias is None else [bias])) if fits else None
     if launch is None:
-        return None
+        return reference.activation_backward(m, name, g, of, bias)
     d = m.empty_like(of)
     if bias is None:
-        launch(f"{name}_backward", d, g, of, of.size)
+        launch(kernel, d, g, of, of.size)
     else:
-        launch(f"bias_{name}_backward", d, g, of, bias, *_bias_and_rows(bias, of))
+        launch(kernel, d, g, of, bias, *_bias_and_rows(bias, of))
     return d
 
 
-def _is_bias(bias: Array, x: Array) -> bool:
-    shape = bias.shape
-    return x.ndim > 0 and (
-        shape == x.shape
-        or (shape[-1:] == x.shape[-1:] and prod(shape[:-1]) == 1 <= x.ndim - len(shape) + 1)
+def _is_bias(bias: Any, x: Any) -> bool:
+    """True for arrays of which the kernels add the one, row by row, to the other."""
+    shape, of = getattr(bias, "shape", ()), getattr(x, "shape", ())
+    return len(of) > 0 and (
+        shape == of or (shape[-1:] == of[-1:] and prod(shape[:-1]) == 1 <= len(of) - len(shape) + 1)
     )
 
 
@@ -275,25 +252,23 @@ def _alike(a: Any, b: Any) -> bool:
     return shape is not None and shape == getattr(b, "shape", None)
 
 
-def bce_with_logits(m: Any, logits: Array, targets: Array) -> Array | None:
+# -- likelihoods ---------------------------------------------------------------------------------
+def bce_with_logits(m: Any, logits: Array, targets: Array) -> Array:
     """-log Bernoulli(targets; sigmoid(logits)), elementwise, in nats."""
-    if not _alike(logits, targets):
-        return None
-    launch = launcher(m, logits, targets)
+    launch = launcher(m, logits, targets) if _alike(logits, targets) else None
     if launch is None:
-        return None
+        return reference.bce_with_logits(m, logits, targets)
     loss = m.empty_like(logits)
     launch("bce_with_logits", loss, logits, targets, logits.size)
     return loss
 
 
-def bce_with_logits_backward(m: Any, g: Array, logits: Array, targets: Array) -> Array | None:
+def bce_with_logits_backward(m: Any, g: Array, logits: Array, targets: Array) -> Array:
     """g · (sigmoid(logits) - targets); g may be a broadcast view, as the derivative of a sum gives it."""
-    if not _alike(g, logits) or not _alike(logits, targets):
-        return None
-    launch = launcher(m, logits, targets)
+    fits = _alike(g, logits) and _alike(logits, targets)
+    launch = launcher(m, logits, targets) if fits else None
     if launch is None or g.dtype != logits.dtype or not (logits.size and aligned(g.flags)):
-        return None
+        return reference.bce_with_logits_backward(m, g, logits, targets)
     d = m.empty_like(logits)
     if not any(g.strides):  # one number
         one = m.ascontiguousarray(g[(0,) * g.ndim])
@@ -306,50 +281,41 @@ def bce_with_logits_backward(m: Any, g: Array, logits: Array, targets: Array) ->
     return d
 
 
-def reparameterise(m: Any, h: Array, draw: Draw) -> Array | None:
+def reparameterise(m: Any, h: Array, draw: Draw) -> Array:
     """h (rows, 2 k) of mean | log variance to z = mean + std ε | KL(N(mean, std²) ‖ N(0, 1))."""
-    launch = launcher(m, h) if h.ndim == 2 else None
+    launch = launcher(m, h)
     if launch is None:
-        return None
+        return reference.reparameterise(m, h, _latent_noise(m, h, draw))
     out = m.empty_like(h)
     launch("reparameterise", out, h, h.shape[0], h.shape[1] // 2, *draw)
     return out
 
 
-def reparameterise_backward(m: Any, g: Array, h: Array, draw: Draw) -> Array | None:
+def reparameterise_backward(m: Any, g: Array, h: Array, draw: Draw) -> Array:
     """The gradient in h, from g of z | KL."""
-    launch = launcher(m, g, h) if h.ndim == 2 else None
+    launch = launcher(m, g, h)
     if launch is None:
-        return None
+        return reference.reparameterise_backward(m, g, h, _latent_noise(m, h, draw))
     d = m.empty_like(h)
     launch("reparameterise_backward", d, g, h, h.shape[0], h.shape[1] // 2, *draw)
     return d
 
 
+def _latent_noise(m: Any, h: Array, draw: Draw) -> Array:
+    """A number for each mean in h."""
+    return standard_normals(m, h[:, : h.shape[1] // 2], draw)
+
+
 # -- Adam ----------------------------------------------------------------------------------------
-class AdamStep(NamedTuple):
-    """The numbers of one step: see AdamStep in formulas.h."""
-
-    beta1: float
-    rest1: float
-    beta2: float
-    rest2: float
-    step_size: float
-    root: float
-    eps: float
-    keep: float
-    follow: float
-
-
 def adam(
     m: Any, p: Array, g: Array, mean: Array, square: Array, average: Array | None, step: AdamStep
-) -> bool:
+) -> None:
     """One step of Adam or AdamW in place, and of the average of p if there is one, in one pass.
 
-    False, and nothing is done, where there is no kernel for these arrays.
+    ValueError: an array to be updated is not contiguous.
     """
     launch = launcher(m, *(x for x in (p, g, mean, square, average) if x is not None))
     if launch is None:
-        return False
-    launch("adam", p, g, mean, square, average, p.size, *step)
-    return True
+        reference.adam(m, p, g, mean, square, average, step)
+    else:
+        launch("adam", p, g, mean, square, average, p.size, *step)

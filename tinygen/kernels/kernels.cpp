@@ -109,7 +109,7 @@ double sum_of_chunk(i64 count, Value value) {
         VECTORISED
         for (int i = 0; i < length; ++i) {
             const float e = value(start + i);
-            part[i] = fused(e, e, part[i]);
+            part[i] = multiply_add(e, e, part[i]);
         }
     }
     alignas(64) double lanes[LANES];
@@ -313,7 +313,7 @@ KERNEL(reparameterise)(float* out, const float* h, i64 rows, i64 columns, u64 se
             for (i64 i = from; i < to; ++i) {
                 const float mean = h[left + i], log_var = h[left + columns + i];
                 out[left + i] = sampled(mean, log_var, z[i - start]);
-                out[left + columns + i] = divergence(mean, log_var);
+                out[left + columns + i] = gaussian_kl(mean, log_var);
             }
         });
     });
@@ -338,9 +338,11 @@ KERNEL(reparameterise_backward)(float* d, const float* g, const float* h, i64 ro
 
 // -- Adam ----------------------------------------------------------------------------------------
 KERNEL(adam)(float* p, const float* g, float* mean, float* square, float* average, i64 n,
-             float beta1, float rest1, float beta2, float rest2,
-             float step_size, float root, float eps, float keep, float follow) {
-    const AdamStep c{beta1, rest1, beta2, rest2, step_size, root, eps, keep, follow};
+             float beta1, float one_minus_beta1, float beta2, float one_minus_beta2,
+             float step_size, float bias_correction, float eps,
+             float weight_decay_factor, float one_minus_average_decay) {
+    const AdamStep c{beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, bias_correction,
+                     eps, weight_decay_factor, one_minus_average_decay};
     if (average) {
         VECTORISED
         for (i64 i = 0; i < n; ++i) {

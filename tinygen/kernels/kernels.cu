@@ -164,7 +164,7 @@ __device__ void sum_of_chunks(double* sums, i64 n, bool is_aligned, Value value)
                 if (group >= groups) break;
                 const Group<float> e = group < full ? value(Whole{}, group) : value(Part{n}, group);
                 UNROLL
-                for (int j = 0; j < 4; ++j) part.v[j] = fused(e.v[j], e.v[j], part.v[j]);
+                for (int j = 0; j < 4; ++j) part.v[j] = multiply_add(e.v[j], e.v[j], part.v[j]);
             }
             lanes[lane] = ((double)part.v[0] + part.v[1]) + ((double)part.v[2] + part.v[3]);
         }
@@ -409,7 +409,7 @@ KERNEL(reparameterise)(float* out, const float* h, i64 rows, i64 columns, u64 se
     for_latents(rows, columns, stream_at(seed, draw, counter), [=](i64 first, float z) {
         const float mean = h[first], log_var = h[first + columns];
         out[first] = sampled(mean, log_var, z);
-        out[first + columns] = divergence(mean, log_var);
+        out[first + columns] = gaussian_kl(mean, log_var);
     });
 }
 
@@ -425,23 +425,25 @@ KERNEL(reparameterise_backward)(float* d, const float* g, const float* h, i64 ro
 
 // -- Adam ----------------------------------------------------------------------------------------
 KERNEL(adam)(float* p, const float* g, float* mean, float* square, float* average, i64 n,
-             float beta1, float rest1, float beta2, float rest2, float step_size, float root,
-             float eps, float keep, float follow) {
-    const AdamStep c{beta1, rest1, beta2, rest2, step_size, root, eps, keep, follow};
+             float beta1, float one_minus_beta1, float beta2, float one_minus_beta2,
+             float step_size, float bias_correction, float eps,
+             float weight_decay_factor, float one_minus_average_decay) {
+    const AdamStep c{beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, bias_correction,
+                     eps, weight_decay_factor, one_minus_average_decay};
     const bool together = aligned(p, g, mean, square, average);
     for_groups<float>(n, together, [=](auto access, u32 group) {
         Group<float> x = access.load(p, group), first = access.load(mean, group);
-        Group<float> second = access.load(square, group), slow = {};
+        Group<float> second = access.load(square, group), moving = {};
         const Group<float> gradient = access.load(g, group);
-        if (average) slow = access.load(average, group);
+        if (average) moving = access.load(average, group);
         UNROLL
         for (int j = 0; j < 4; ++j) {
             adam_update(c, x.v[j], gradient.v[j], first.v[j], second.v[j]);
-            slow.v[j] = averaged(c, slow.v[j], x.v[j]);
+            moving.v[j] = averaged(c, moving.v[j], x.v[j]);
         }
         access.store(p, group, x);
         access.store(mean, group, first);
         access.store(square, group, second);
-        if (average) access.store(average, group, slow);
+        if (average) access.store(average, group, moving);
     });
 }

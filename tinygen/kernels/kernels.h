@@ -74,7 +74,8 @@ KERNEL(reparameterise)(float* out, const float* h, i64 rows, i64 columns,
 KERNEL(reparameterise_backward)(float* d, const float* g, const float* h, i64 rows, i64 columns,
                                 u64 seed, u64 draw, const u64* counter);
 
-// One step of Adam or AdamW (see AdamStep in formulas.h); average (or null) follows p.
+// One step of Adam or AdamW (see AdamStep in formulas.h), then of the moving average of p (or null).
 KERNEL(adam)(float* p, const float* g, float* mean, float* square, float* average, i64 n,
-             float beta1, float rest1, float beta2, float rest2,
-             float step_size, float root, float eps, float keep, float follow);
+             float beta1, float one_minus_beta1, float beta2, float one_minus_beta2,
+             float step_size, float bias_correction, float eps,
+             float weight_decay_factor, float one_minus_average_decay);

@@ -69,7 +69,7 @@ SHARED Pair<T> turned(u32 turn, T sine, T cosine) {
 
 SHARED Pair<float> box_muller(u32 word0, u32 word1) {
     const float u = (float)(i32)((word0 >> 8) + 1) * 0x1p-24f;  // in (0, 1]
-    const float radius = root(2.0f * magnitude(logarithm(u)));
+    const float radius = fast_square_root(2.0f * magnitude(logarithm(u)));
     const float angle = (float)((i32)(word1 << 2) >> 10) * 3.74507035e-07f;  // 2 pi 2^-24
     const Pair<float> p = turned(word1, sine(angle), cosine(angle));
     return Pair<float>{radius * p.cosine, radius * p.sine};

@@ -1,172 +1,254 @@
-"""The random stream in NumPy: its definition, and the form that computes where there is no compiler.
+"""What the kernels compute, in the functions of a namespace `m`: their definition.
 
-Word k of a draw is lane ``k % 4`` of the Philox block ``k // 4`` whose key is the generator's seed
-and whose counter is (block, draw). So a number depends on the seed, the draw and its place in the
-array and on nothing else: row i is the same whoever computes it, and however many rows there are.
-
-References:
-    Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
-    Box & Muller, "A note on the generation of random normal deviates", Ann. Math. Stat. 29, 1958.
+`m` has NumPy's functions and tinygen's operations (`m.sigmoid`, `m.excess`). So these formulas compute
+where no kernel takes the arrays: without a compiler, in float64, for views. With Tensors, whose `m` is
+the vocabulary, they build the graph of a derivative. The CUDA and C++ forms, in formulas.h, are tested
+against them. `noise` stands for standard normals, which fused.py draws.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from math import inf, pi, sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-__all__ = ["bits", "integers", "normal", "philox4x32", "uniform"]
+from tinygen.backend import namespace_of, vocabulary
 
-Array: TypeAlias = npt.NDArray[Any]
-Words: TypeAlias = npt.NDArray[np.uint32]
-
-# The constants of the rounds are 0-d arrays, which ufuncs take at a third of a Python int's cost.
-_MULTIPLIER_0, _MULTIPLIER_2 = np.array(0xD2511F53, np.uint64), np.array(0xCD9E8D57, np.uint64)
-_LOW_WORD, _WORD_BITS = np.array(0xFFFFFFFF, np.uint64), np.array(32, np.uint64)
-_KEY_STEP_0, _KEY_STEP_1 = 0x9E3779B9, 0xBB67AE85  # the golden ratio and sqrt(3) - 1
-_CHUNK = 4096  # blocks at a time, so that all temporaries stay in the cache
-_SPACING = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}  # of uniforms in [0, 1)
+Array = Any
 
 
-def philox4x32(seed: int, draw: int, block: int, count: int = 1) -> Words:
-    """Philox4x32-10 (Salmon et al. 2011): the blocks ``block .. block + count - 1`` of a draw.
+def constant(m: Any, x: Array) -> tuple[Any, Array]:
+    """Namespace and array to compute with what has no derivative in x, also if x is a Tensor."""
+    return (namespace_of(x.data), x.data) if m is vocabulary else (m, x)
 
-    The key is ``seed``; the counter has the block number in its low 64 bits and ``draw`` in its
-    high ones. All three are in [0, 2**64), unchecked; block numbers wrap around. Returns uint32,
-    shape (count, 4).
+
+# -- diffusion -----------------------------------------------------------------------------------
+def noise_step(x0: Array, a: Array, s: Array, noise: Array) -> Array:
+    """x_t = a x_0 + s ε (Ho et al. 2020, eq. 4), with a and s of each row."""
+    return a[:, None] * x0 + s[:, None] * noise
+
+
+class Denoising(NamedTuple):
+    """The numbers of one reverse step that is linear in x_t, the clipped estimate of x_0, and noise:
+
+    x_0 = clip(from_xt x_t + from_output output, low, high), y = on_x0 x_0 + on_xt x_t + sigma z.
     """
-    blocks = np.arange(count, dtype=np.uint64)
-    blocks += np.uint64(block)
-    # Each 32-bit word lives in 64 bits, where the products are exact.
-    c0, c1 = blocks & _LOW_WORD, blocks >> _WORD_BITS
-    c2, c3 = np.full_like(c0, draw & 0xFFFFFFFF), np.full_like(c0, draw >> 32)
-    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
-    product_0, product_2 = np.empty_like(c0), np.empty_like(c0)
-    for _ in range(10):
-        np.multiply(c0, _MULTIPLIER_0, out=product_0)
-        np.multiply(c2, _MULTIPLIER_2, out=product_2)
-        np.right_shift(product_2, _WORD_BITS, out=c0)
-        c0 ^= c1
-        c0 ^= np.uint64(k0)
-        np.bitwise_and(product_2, _LOW_WORD, out=c1)
-        np.right_shift(product_0, _WORD_BITS, out=c2)
-        c2 ^= c3
-        c2 ^= np.uint64(k1)
-        np.bitwise_and(product_0, _LOW_WORD, out=c3)
-        k0, k1 = (k0 + _KEY_STEP_0) % 2**32, (k1 + _KEY_STEP_1) % 2**32
-    words = np.empty((count, 4), np.uint32)
-    words[:, 0], words[:, 1], words[:, 2], words[:, 3] = c0, c1, c2, c3
-    return words
+
+    from_xt: float
+    from_output: float
+    low: float
+    high: float
+    on_x0: float
+    on_xt: float
+    sigma: float
 
 
-def bits(n: int, seed: int, draw: int) -> Words:
-    """The first n words of a draw."""
-    return _fill(n, seed, draw, np.dtype(np.uint32), 1, lambda words: words)
+def denoise_step(m: Any, xt: Array, output: Array, step: Denoising, noise: Array | None) -> Array:
+    """y of a reverse step: DDPM (Ho et al. 2020, eq. 7), DDIM (Song et al. 2021, eq. 12). No noise: z = 0."""
+    x0 = step.from_xt * xt + step.from_output * output
+    if step.low > -inf or step.high < inf:
+        x0 = m.clip(x0, step.low, step.high)
+    mean = step.on_x0 * x0 + step.on_xt * xt
+    return mean if noise is None else mean + step.sigma * noise
 
 
-def uniform(n: int, seed: int, draw: int, low: float, high: float, dtype: np.dtype[Any]) -> Array:
-    """low + (high - low) u, below high, with u a multiple of 2**-24 (float32) or 2**-53 (float64)."""
-    start, end = dtype.type(low), dtype.type(high)
-    last = np.nextafter(end, start)  # the sum may round up to high itself
-
-    def convert(words: Words) -> Array:
-        numbers = _whole_numbers(words, dtype)
-        numbers *= _SPACING[dtype]
-        numbers *= end - start
-        numbers += start
-        np.minimum(numbers, last, out=numbers)
-        return numbers
-
-    return _fill(n, seed, draw, dtype, dtype.itemsize // 4, convert)
-
-
-def normal(n: int, seed: int, draw: int, mean: float, std: float, dtype: np.dtype[Any]) -> Array:
-    """mean + std z: elements 2j and 2j + 1 are the cosine and the sine of one pair."""
-
-    def convert(words: Words) -> Array:
-        normals = _box_muller(_whole_numbers(words, dtype))
-        normals *= dtype.type(std)
-        normals += dtype.type(mean)
-        return normals
-
-    return _fill(n, seed, draw, dtype, dtype.itemsize // 4, convert)
+def squared_error(
+    m: Any,
+    output: Array,
+    data: Array | None,
+    on_data: Array | None,
+    on_noise: Array | None,
+    noise: Array | None,
+) -> tuple[Array, Array]:
+    """The mean of e² with e = output - (on_data · data + on_noise · ε), and its gradient 2 e / size
+    (Ho et al. 2020, eq. 14). None for data of 0, on_data of 1, on_noise of 0."""
+    error = output
+    if data is not None:
+        error = error - (data if on_data is None else on_data[:, None] * data)
+    if on_noise is not None:
+        error = error - on_noise[:, None] * noise
+    return m.mean(m.square(error)), (2.0 / max(error.size, 1)) * error
 
 
-def integers(n: int, seed: int, draw: int, low: int, size: int) -> npt.NDArray[np.int64]:
-    """low + floor(r size / 2**64) for 64 random bits r, modulo 2**64; 1 <= size <= 2**32."""
-    count, offset = np.uint64(size), np.uint64(low % 2**64)
-
-    def convert(words: Words) -> Array:
-        # floor(r * n / 2**64) by words. Nothing overflows: the product of the high word is at
-        # most (2**32 - 1) * 2**32, and what is added to it is below 2**32.
-        high_words, numbers = words[0::2].astype(np.uint64), words[1::2].astype(np.uint64)
-        numbers *= count
-        numbers >>= _WORD_BITS
-        high_words *= count
-        numbers += high_words
-        numbers >>= _WORD_BITS
-        numbers += offset
-        return numbers.view(np.int64)
-
-    return _fill(n, seed, draw, np.dtype(np.int64), 2, convert)
+def sum_squares(m: Any, arrays: Sequence[Array]) -> Array:
+    """Σ x² over all elements of all arrays, in float64."""
+    return sum((m.sum(m.square(x), dtype=np.float64) for x in arrays), m.zeros((), np.float64))
 
 
-def _fill(
-    n: int,
-    seed: int,
-    draw: int,
-    dtype: np.dtype[Any],
-    each: int,
-    convert: Callable[[Words], Array],
-) -> Array:
-    """n elements of ``each`` words: ``convert`` turns the words of whole blocks into elements."""
-    result = np.empty(n, dtype)
-    per_block = 4 // each
-    for block in range(0, -(-n // per_block), _CHUNK):
-        part = result[block * per_block : (block + _CHUNK) * per_block]
-        words = philox4x32(seed, draw, block, -(-part.size // per_block))
-        part[:] = convert(words.reshape(-1))[: part.size]
-    return result
+# -- the slopes of activations, from the value y where that is enough, else from the input x -------
+def tanh_slope(m: Any, y: Array) -> Array:
+    """1 - y²."""
+    return 1.0 - m.square(y)
 
 
-def _whole_numbers(words: Words, dtype: np.dtype[Any]) -> Array:
-    """Whole numbers as floats: 24 random bits of one word (float32) or 53 of two (float64)."""
-    numbers: Array
-    if dtype == np.float32:
-        # Signed, because processors convert signed integers faster.
-        numbers = (words >> np.uint32(8)).view(np.int32).astype(np.float32)
-        return numbers
-    numbers = (words[0::2] >> np.uint32(5)).astype(np.float64)
-    numbers *= 2.0**26
-    numbers += words[1::2] >> np.uint32(6)
-    return numbers
+def sigmoid_slope(m: Any, y: Array) -> Array:
+    """y (1 - y)."""
+    return y * (1.0 - y)
 
 
-def _box_muller(numbers: Array) -> Array:
-    """Standard normals from whole numbers, whose pairs give a radius and an angle."""
-    spacing = _SPACING[numbers.dtype]
-    radius = numbers[0::2] + 1  # scaled, it is in (0, 1]: the logarithm of 0 never occurs
-    radius *= spacing
-    np.log(radius, out=radius)
-    radius *= -2
-    np.sqrt(radius, out=radius)
+def relu_slope(m: Any, y: Array) -> Array:
+    """1 where y > 0, 0 where it is 0, NaN where it is NaN."""
+    return _unit_step(*constant(m, y))
 
-    # For an angle of t turns, cos(2 pi t) = sin(2 pi (|t - 1/2| - 1/4)); a sine is the cosine of
-    # a quarter turn less. These differences are exact, and pi enters after them: so each result is
-    # accurate relative to itself, even where it is nearly 0.
-    turns = np.empty((2, radius.size), numbers.dtype)
-    np.multiply(numbers[1::2], spacing, out=turns[0])
-    np.abs(turns[0] - 0.25, out=turns[1])
-    turns -= 0.5
-    np.abs(turns, out=turns)
-    turns -= 0.25
-    turns *= 2 * math.pi
-    np.sin(turns, out=turns)
-    turns *= radius
 
-    normals = np.empty_like(numbers)
-    normals[0::2], normals[1::2] = turns
-    return normals
+def softplus_slope(m: Any, x: Array) -> Array:
+    """The sigmoid of x."""
+    return m.sigmoid(x)
+
+
+def leaky_relu_slope(m: Any, x: Array, slope: float = 0.01) -> Array:
+    """1 where x > 0, the slope where x ≤ 0, NaN where it is NaN; 0 ≤ slope ≤ 1."""
+    m, x = constant(m, x)
+    step = _unit_step(m, x)
+    return m.clip(step, slope, 1.0, out=step)
+
+
+def _unit_step(m: Any, x: Array) -> Array:
+    """1 where x > 0, 0 where x ≤ 0, NaN where it is NaN. (`where` would take far longer.)"""
+    step = m.asarray(m.clip(x, 0.0, 1.0))
+    return m.ceil(step, out=step)
+
+
+def elu_slope(m: Any, x: Array, alpha: float = 1.0) -> Array:
+    """1 where x > 0, alpha exp(x) elsewhere (Clevert et al. 2015)."""
+    return m.where(x > 0, 1.0, alpha * m.exp(m.minimum(x, 0.0)))
+
+
+FAR, FAR_NORMAL = 750.0, 40.0
+"""Beyond these e^-x, or the tail of the normal, is 0 in every dtype: 0 · x is taken there, not 0 · ∞."""
+
+
+def silu_slope(m: Any, x: Array) -> Array:
+    """σ (1 + x (1 - σ)) with σ the sigmoid of x."""
+    s = m.sigmoid(x)
+    return s * (1.0 + m.clip(x, -FAR, FAR) * (1.0 - s))
+
+
+def gelu_slope(m: Any, x: Array) -> Array:
+    """Φ(x) + x φ(x), with the distribution function and the density of N(0, 1)."""
+    x = m.clip(x, -FAR_NORMAL, FAR_NORMAL)
+    return m.ndtr(x) + x * normal_density(m, x)
+
+
+def normal_density(m: Any, x: Array) -> Array:
+    """φ(x) = exp(-x²/2) / √(2π)."""
+    return (1.0 / sqrt(2.0 * pi)) * m.exp(-0.5 * m.square(x))
+
+
+Slope = Callable[[Any, Array], Array]
+SLOPE_FROM_VALUE: dict[str, Slope] = {
+    "tanh": tanh_slope, "sigmoid": sigmoid_slope, "relu": relu_slope,
+}  # fmt: skip
+SLOPE_FROM_INPUT: dict[str, Slope] = {
+    "softplus": softplus_slope, "leaky_relu": leaky_relu_slope, "elu": elu_slope,
+    "silu": silu_slope, "gelu": gelu_slope,
+}  # fmt: skip
+
+
+def bias_activation(m: Any, name: str, x: Array, bias: Array) -> Array:
+    """activation(x + bias): a layer after its product; the activation is that of m."""
+    return getattr(m, name)(m.add(x, bias))
+
+
+def activation_backward(m: Any, name: str, g: Array, of: Array, bias: Array | None) -> Array:
+    """g · activation', from its value, or from its input and the bias."""
+    if name in SLOPE_FROM_VALUE:
+        return g * SLOPE_FROM_VALUE[name](m, of)
+    return g * SLOPE_FROM_INPUT[name](m, m.add(of, bias))
+
+
+# -- likelihoods ---------------------------------------------------------------------------------
+def bce_with_logits(m: Any, logits: Array, targets: Array) -> Array:
+    """-log Bernoulli(t; sigmoid(l)) = max(l, 0) - l t + log(1 + exp(-|l|)), in nats."""
+    # The logarithm is of a number in (1, 2]: `log` is as good as `log1p` next to the other terms,
+    # and much faster.
+    return m.maximum(logits, 0.0) - logits * targets + m.log(1.0 + m.exp(-m.abs(logits)))
+
+
+def bce_with_logits_backward(m: Any, g: Array, logits: Array, targets: Array) -> Array:
+    """g · (sigmoid(l) - t)."""
+    return g * (m.sigmoid(logits) - targets)
+
+
+def reparameterise(m: Any, h: Array, noise: Array) -> Array:
+    """h = mean | log variance to z = mean + std ε | KL(N(mean, std²) ‖ N(0, 1))
+    (Kingma & Welling 2013, eq. 10 and appendix B)."""
+    mean, log_var = m.split(h, 2, axis=-1)
+    z = mean + m.exp(0.5 * log_var) * noise
+    return m.concatenate([z, m.gaussian_kl(mean, log_var)], axis=-1)
+
+
+def reparameterise_backward(m: Any, g: Array, h: Array, noise: Array) -> Array:
+    """The gradient in mean | log variance, from g of z | KL: with dz/dlog_var = std ε / 2,
+    dKL/dmean = mean and dKL/dlog_var = (exp(log_var) - 1) / 2."""
+    (mean, log_var), (g_z, g_kl) = m.split(h, 2, axis=-1), m.split(g, 2, axis=-1)
+    scaled_noise = m.exp(0.5 * log_var) * noise
+    of_log_var = 0.5 * (g_z * scaled_noise + g_kl * m.expm1(log_var))
+    return m.concatenate([g_z + g_kl * mean, of_log_var], axis=-1)
+
+
+# -- Adam ----------------------------------------------------------------------------------------
+class AdamStep(NamedTuple):
+    """The numbers of step t of Adam or AdamW, and of a moving average of the parameters."""
+
+    beta1: float
+    one_minus_beta1: float
+    beta2: float
+    one_minus_beta2: float
+    step_size: float
+    """lr / (1 - beta1^t)."""
+    bias_correction: float
+    """1 / sqrt(1 - beta2^t)."""
+    eps: float
+    weight_decay_factor: float
+    """1 - lr · weight_decay; 1 for Adam."""
+    one_minus_average_decay: float
+
+
+def adam(
+    m: Any, p: Array, g: Array, mean: Array, square: Array, average: Array | None, step: AdamStep
+) -> None:
+    """Adam (Kingma & Ba 2015, algorithm 1), AdamW (Loshchilov & Hutter 2019, algorithm 2), in place:
+
+    m_t = β1 m + (1 - β1) g, v_t = β2 v + (1 - β2) g²,
+    p ← (1 - lr λ) p - lr / (1 - β1^t) · m_t / (sqrt(v_t / (1 - β2^t)) + ε).
+    """
+    arrays = [p, g, mean, square, *([] if average is None else [average])]
+    for p_, g_, mean_, square_, *average_ in blocks(arrays):
+        mean_ *= step.beta1
+        mean_ += step.one_minus_beta1 * g_
+        scratch = g_ * g_
+        scratch *= step.one_minus_beta2
+        square_ *= step.beta2
+        square_ += scratch
+        m.sqrt(square_, out=scratch)
+        scratch *= step.bias_correction
+        scratch += step.eps
+        m.divide(mean_, scratch, out=scratch)
+        scratch *= step.step_size
+        if step.weight_decay_factor != 1.0:
+            p_ *= step.weight_decay_factor
+        p_ -= scratch
+        for a in average_:
+            a += step.one_minus_average_decay * (p_ - a)
+
+
+BLOCK = 1 << 15
+"""Elements of an array at a time, so that the many small passes over them stay in the cache."""
+
+
+def blocks(arrays: Sequence[Array]) -> Iterator[list[Array]]:
+    """Flat views of the arrays, block by block. All but the second, the gradient, are written to.
+
+    ValueError: one of those is not contiguous.
+    """
+    for a in (arrays[0], *arrays[2:]):
+        if not a.flags.c_contiguous:  # reshape would copy, and the update would be lost
+            raise ValueError(
+                f"a parameter of shape {a.shape} is not contiguous: it cannot be updated"
+            )
+    flat = [a.reshape(-1) for a in arrays]
+    for start in range(0, flat[0].size, BLOCK):
+        yield [a[start : start + BLOCK] for a in flat]

@@ -15,7 +15,7 @@ from tinygen.autodiff.promotion import array_on, as_array
 from tinygen.backend import namespace_of
 from tinygen.nn.init import initial
 from tinygen.nn.module import Module
-from tinygen.ops.fused import check_activation
+from tinygen.ops.composites import check_activation
 from tinygen.random import Rng, as_generator
 
 __all__ = [

@@ -6,13 +6,13 @@ The names here are those that the files enter in the vocabulary with `@operation
 from typing import TYPE_CHECKING
 
 from tinygen.backend import vocabulary
-from tinygen.ops import create, elementwise, fused, linalg, reduce, shape  # noqa: F401
-from tinygen.ops.fused import ACTIVATIONS as ACTIVATIONS
+from tinygen.ops import composites, create, elementwise, linalg, reduce, shape  # noqa: F401
+from tinygen.ops.composites import ACTIVATIONS as ACTIVATIONS
 
 if TYPE_CHECKING:
+    from tinygen.ops.composites import *  # noqa: F403
     from tinygen.ops.create import *  # noqa: F403
     from tinygen.ops.elementwise import *  # noqa: F403
-    from tinygen.ops.fused import *  # noqa: F403
     from tinygen.ops.linalg import *  # noqa: F403
     from tinygen.ops.reduce import *  # noqa: F403
     from tinygen.ops.shape import *  # noqa: F403

@@ -6,6 +6,7 @@ of the output `y`. All of them broadcast, and take Tensors, arrays and numbers.
 
 from __future__ import annotations
 
+from math import factorial as _factorial
 from math import log as _log
 from math import pi
 from math import sqrt as _sqrt
@@ -15,7 +16,8 @@ import numpy as np
 
 from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
-from tinygen.backend import namespace_for, namespace_of, special, to_device
+from tinygen.backend import namespace_for, special, to_device
+from tinygen.kernels import reference
 
 
 # -- arithmetic ----------------------------------------------------------------------------------
@@ -97,18 +99,21 @@ def expm1(m: Any, x: Any) -> Any:
 
 
 NEAR = 0.5
-"""Up to this |x|, `excess` comes from its series: the terms after x^16 are below rounding."""
+"""Up to this |x|, `excess` comes from its series."""
+SERIES = [2 / _factorial(k) for k in range(2, 17)]
+"""The powers of x in (e^x - 1 - x) / (x²/2). Up to NEAR the rest is below rounding, in float32 after 7."""
 
 
 @operation(x=lambda m, g, x: g * m.expm1(x))
 def excess(m: Any, x: Any) -> Any:
     """e^x - 1 - x, accurate also where it is small: how far e^x is above its tangent at 0."""
-    near = m.abs(x) <= NEAR
-    small = m.where(near, x, 0.0)
-    series: Any = 1.0
-    for k in range(16, 2, -1):
-        series = 1.0 + small * (1.0 / k) * series
-    return m.where(near, 0.5 * m.square(small) * series, m.expm1(x) - x)
+    small = m.clip(x, -NEAR, NEAR)
+    first, *others = SERIES[::-1] if small.dtype == np.float64 else SERIES[7::-1]
+    series = first * small
+    for coefficient in others[:-1]:
+        series = (series + coefficient) * small
+    near = 0.5 * m.square(small) * (series + 1.0)
+    return m.where(m.abs(x) <= NEAR, near, m.expm1(x) - x)
 
 
 @operation(x=lambda g, x: g / x)
@@ -148,14 +153,15 @@ def sign(m: Any, x: Any) -> Any:
     return m.sign(x)
 
 
-def nan_where(m: Any, y: Any, d: Any) -> Any:
-    """d, but NaN where y is: the derivative of a choice that a NaN has left open."""
-    return m.where(y == y, d, y)
+def no_share(m: Any, y: Any) -> Any:
+    """0, but NaN where y is: the derivative in what was not chosen, a choice that NaN leaves open."""
+    m, y = reference.constant(m, y)
+    return m.clip(y, 0.0, 0.0)
 
 
 def _share(m: Any, g: Any, y: Any, wins: Any, ties: Any) -> Any:
     """g where an input wins, half of it where it ties, else 0."""
-    return nan_where(m, y, m.where(ties, 0.5 * g, m.where(wins, g, 0.0)))
+    return m.where(ties, 0.5 * g, m.where(wins, g, no_share(m, y)))
 
 
 @operation(
@@ -194,11 +200,11 @@ def where(m: Any, condition: Any, a: Any, b: Any) -> Any:
 
 
 def _inside(m: Any, g: Any, y: Any, x: Any) -> Any:
-    return nan_where(m, y, m.where(y == x, g, 0.0))
+    return m.where(y == x, g, no_share(m, y))
 
 
 def _outside(m: Any, g: Any, y: Any, x: Any) -> Any:
-    return nan_where(m, y, m.where(y == x, 0.0, g))
+    return m.where(y != x, g, 0.0) + no_share(m, y)
 
 
 @operation(x=_inside, limit=_outside, whole=True)
@@ -244,85 +250,63 @@ def erf(m: Any, x: Any) -> Any:
     return special(m).erf(x)
 
 
-def _density(m: Any, x: Any) -> Any:
-    return (1.0 / _sqrt(2.0 * pi)) * m.exp(-0.5 * m.square(x))
-
-
-@operation(x=lambda m, g, x: g * _density(m, x))
+@operation(x=lambda m, g, x: g * reference.normal_density(m, x))
 def ndtr(m: Any, x: Any) -> Any:
     """The distribution function of the standard normal, accurate in both tails."""
     return special(m).ndtr(x)
 
 
 # -- activations ---------------------------------------------------------------------------------
-@operation(x=lambda m, g, y: g * (1.0 - m.square(y)))
+# Their slopes stand in reference.py, because kernels compute them too.
+@operation(x=lambda m, g, y: g * reference.tanh_slope(m, y))
 def tanh(m: Any, x: Any) -> Any:
     """The hyperbolic tangent."""
     return m.tanh(x)
 
 
-@operation(x=lambda g, y: g * (y * (1.0 - y)))
+@operation(x=lambda m, g, y: g * reference.sigmoid_slope(m, y))
 def sigmoid(m: Any, x: Any) -> Any:
     """1 / (1 + exp(-x)), without overflow."""
     e = m.exp(-m.abs(x))
     return m.maximum(e, x >= 0) / (1.0 + e)  # e / (1 + e) below 0, 1 / (1 + e) above
 
 
-@operation(x=lambda m, g, x: g * m.sigmoid(x))
+@operation(x=lambda m, g, x: g * reference.softplus_slope(m, x))
 def softplus(m: Any, x: Any) -> Any:
     """log(1 + exp(x)), without overflow."""
     return m.maximum(x, 0.0) + m.log1p(m.exp(-m.abs(x)))
 
 
-def _leaky_slope(x: Any, slope: float) -> Any:
-    """1 where x > 0, the slope where x ≤ 0, NaN where x is; an array, since it has no derivative."""
-    x = as_array(x)
-    m = namespace_of(x)
-    return m.maximum(m.sign(x), slope)
-
-
-@operation(x=lambda g, y: g * _leaky_slope(y, 0.0))
+@operation(x=lambda m, g, y: g * reference.relu_slope(m, y))
 def relu(m: Any, x: Any) -> Any:
     """max(x, 0); its derivative at 0 is taken as 0."""
     return m.maximum(x, 0.0)
 
 
-@operation(x=lambda g, x, slope: g * _leaky_slope(x, slope))
+@operation(x=lambda m, g, x, slope: g * reference.leaky_relu_slope(m, x, slope))
 def leaky_relu(m: Any, x: Any, slope: float = 0.01) -> Any:
     """x where positive, slope · x elsewhere. ValueError: a slope outside [0, 1]."""
     if not 0 <= slope <= 1:
         raise ValueError(f"the slope lies in [0, 1], not {slope}")
-    return m.where(x > 0, x, slope * x)
+    return m.maximum(x, 0.0) + slope * m.minimum(x, 0.0)
 
 
-@operation(x=lambda m, g, x, alpha: g * m.where(x > 0, 1.0, alpha * m.exp(m.minimum(x, 0.0))))
+@operation(x=lambda m, g, x, alpha: g * reference.elu_slope(m, x, alpha))
 def elu(m: Any, x: Any, alpha: float = 1.0) -> Any:
     """x where positive, alpha · (exp(x) - 1) elsewhere (Clevert et al. 2015)."""
     return m.where(x > 0, x, alpha * m.expm1(m.minimum(x, 0.0)))
 
 
-# Beyond these e^-x, or the tail of the normal, is 0 in every dtype: 0 · x is taken there, not 0 · ∞.
-_FAR, _FAR_NORMAL = 750.0, 40.0
-
-
-def _silu_slope(m: Any, x: Any, s: Any) -> Any:
-    return s * (1.0 + m.clip(x, -_FAR, _FAR) * (1.0 - s))
-
-
-@operation(x=lambda m, g, x: g * _silu_slope(m, x, m.sigmoid(x)))
+@operation(x=lambda m, g, x: g * reference.silu_slope(m, x))
 def silu(m: Any, x: Any) -> Any:
     """x · sigmoid(x), also called swish."""
-    return m.maximum(x, -_FAR) * m.sigmoid(x)
+    return m.maximum(x, -reference.FAR) * m.sigmoid(x)
 
 
-def _gelu_slope(m: Any, x: Any) -> Any:
-    return m.ndtr(x) + x * _density(m, x)
-
-
-@operation(x=lambda m, g, x: g * _gelu_slope(m, m.clip(x, -_FAR_NORMAL, _FAR_NORMAL)))
+@operation(x=lambda m, g, x: g * reference.gelu_slope(m, x))
 def gelu(m: Any, x: Any) -> Any:
     """x · Φ(x) with Φ the distribution function of N(0, 1) (Hendrycks & Gimpel 2016), exactly."""
-    return m.maximum(x, -_FAR_NORMAL) * m.ndtr(x)
+    return m.maximum(x, -reference.FAR_NORMAL) * m.ndtr(x)
 
 
 # -- the cast, the move --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_of
-from tinygen.ops.elementwise import nan_where, square
+from tinygen.ops.elementwise import no_share, square
 from tinygen.ops.shape import Axis, axes_of, axis_of, concatenate, reshape, transpose
 
 
@@ -84,7 +84,7 @@ def _to_extremes(m: Any, g: Any, y: Any, x: Any, axis: Axis, keepdims: bool) -> 
     top = _expand(m, y, axis, keepdims, n)
     hit = x == top
     among = m.maximum(m.sum(hit, axis=axis, keepdims=True), 1)  # nothing equals a NaN
-    return nan_where(m, top, m.where(hit, _expand(m, g, axis, keepdims, n) / among, 0.0))
+    return m.where(hit, _expand(m, g, axis, keepdims, n) / among, no_share(m, top))
 
 
 @operation(x=_to_extremes, method="max", whole=True)

@@ -200,8 +200,22 @@ def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
         parts = [n // parts * i for i in range(1, parts)]
     elif not isinstance(parts, (Sequence, np.ndarray)):
         raise TypeError(f"split: parts are a whole number or a list of positions, not {parts!r}")
-    edges = [0, *parts, n]
-    return [index(x, (slice(None),) * axis + (slice(a, b),)) for a, b in pairwise(edges)]
+    return _cut(x, [0, *parts, n], axis)
+
+
+def _cut(x: Any, edges: list[int], axis: int) -> list[Tensor]:
+    """x between each edge and the next, by halves: the gradient of a part is an array as long as
+    what the part was cut from, so k parts cut from x itself would cost k times its length."""
+
+    def piece(start: int, end: int) -> Tensor:
+        return index(x, (slice(None),) * axis + (slice(start, end),))
+
+    if len(edges) < 5 or edges != sorted(edges):
+        return [piece(a, b) for a, b in pairwise(edges)]
+    middle = len(edges) // 2
+    halves = edges[: middle + 1], edges[middle:]
+    parts = [_cut(piece(e[0], e[-1]), [a - e[0] for a in e], axis) for e in halves]
+    return parts[0] + parts[1]
 
 
 # -- indexing ------------------------------------------------------------------------------------

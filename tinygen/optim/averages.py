@@ -58,8 +58,8 @@ class EMA:
         self.updates = 0
         self.average = {name: p.data.copy() for name, p in self.parameters.items()}
 
-    def next_share(self) -> float:
-        """Count one update, and return the share that the parameters have in it: 1 - decay."""
+    def count_update(self) -> float:
+        """Count one update, and return 1 minus its decay: what the difference is multiplied by."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         return 1 - decay

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,13 @@ import numpy as np
 from tinygen import kernels
 from tinygen.autodiff.engine import Tensor
 from tinygen.backend import namespace_of, to_device
+from tinygen.kernels.reference import blocks
 from tinygen.optim.averages import EMA
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
 
 Array = np.ndarray[Any, Any]
 Schedule = Callable[[int], float]
-
-# A parameter is updated in blocks, so that the many small passes over it stay in the cache.
-BLOCK = 1 << 15
 
 
 class Optimizer:
@@ -64,23 +62,29 @@ class Optimizer:
         if average is not None and not _same(average.parameters, self.parameters):
             raise ValueError("the average is of other parameters than the optimiser's")
         self.steps += 1
-        follow = 0.0 if average is None else average.next_share()
+        one_minus_decay = 0.0 if average is None else average.count_update()
         for name, p in self.parameters.items():
-            slow = None if average is None else average.average[name]
+            averaged = None if average is None else average.average[name]
             state = [self.state[slot][name] for slot in self.slots]
             if p.grad is not None:
-                self._apply(lr, p.data, p.grad.data, state, slow, follow)
-            elif slow is not None:
-                slow += follow * (p.data - slow)
+                self._apply(lr, p.data, p.grad.data, state, averaged, one_minus_decay)
+            elif averaged is not None:
+                averaged += one_minus_decay * (p.data - averaged)
 
     def _apply(
-        self, lr: float, p: Array, g: Array, state: list[Array], slow: Array | None, follow: float
+        self,
+        lr: float,
+        p: Array,
+        g: Array,
+        state: list[Array],
+        averaged: Array | None,
+        one_minus_decay: float,
     ) -> None:
         """Update one parameter, its state and its average, block by block."""
-        for p_, g_, *rest in _blocks([p, g, *state, *([] if slow is None else [slow])]):
+        for p_, g_, *rest in blocks([p, g, *state, *([] if averaged is None else [averaged])]):
             self._update(lr, p_, g_, *rest[: len(state)])
-            if slow is not None:
-                rest[-1] += follow * (p_ - rest[-1])
+            if averaged is not None:
+                rest[-1] += one_minus_decay * (p_ - rest[-1])
 
     def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
         """Change p and its state in place; all are flat views of equal length."""
@@ -115,18 +119,6 @@ class Optimizer:
 
 def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(p is b[name] for name, p in a.items())
-
-
-def _blocks(arrays: list[Array]) -> Iterator[list[Array]]:
-    """Flat views of the arrays, block by block."""
-    for a in (arrays[0], *arrays[2:]):
-        if not a.flags.c_contiguous:  # reshape would copy, and the update would be lost
-            raise ValueError(
-                f"a parameter of shape {a.shape} is not contiguous: it cannot be updated"
-            )
-    flat = [a.reshape(-1) for a in arrays]
-    for start in range(0, flat[0].size, BLOCK):
-        yield [a[start : start + BLOCK] for a in flat]
 
 
 class SGD(Optimizer):
@@ -178,37 +170,25 @@ class Adam(Optimizer):
         self.betas, self.eps = betas, eps
 
     def _apply(
-        self, lr: float, p: Array, g: Array, state: list[Array], slow: Array | None, follow: float
+        self,
+        lr: float,
+        p: Array,
+        g: Array,
+        state: list[Array],
+        averaged: Array | None,
+        one_minus_decay: float,
     ) -> None:
         mean, square = state
         b1, b2 = self.betas
         step = kernels.AdamStep(
             b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.steps), (1 - b2**self.steps) ** -0.5,
-            self.eps, self._keep(lr), follow,
+            self.eps, self._weight_decay_factor(lr), one_minus_decay,
         )  # fmt: skip
-        if not kernels.adam(namespace_of(p), p, g, mean, square, slow, step):
-            super()._apply(lr, p, g, state, slow, follow)
+        kernels.adam(namespace_of(p), p, g, mean, square, averaged, step)
 
-    def _keep(self, lr: float) -> float:
-        """The part of a parameter that weight decay leaves."""
+    def _weight_decay_factor(self, lr: float) -> float:
+        """What multiplies a parameter before its step."""
         return 1.0
-
-    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
-        mean, square = state
-        b1, b2 = self.betas
-        mean *= b1
-        mean += (1 - b1) * g
-        scratch = g * g
-        scratch *= 1 - b2
-        square *= b2
-        square += scratch
-        # lr · m̂ / (sqrt(v̂) + eps), the bias corrections folded into numbers
-        namespace_of(square).sqrt(square, out=scratch)
-        scratch *= 1 / (1 - b2**self.steps) ** 0.5
-        scratch += self.eps
-        namespace_of(square).divide(mean, scratch, out=scratch)
-        scratch *= lr / (1 - b1**self.steps)
-        p -= scratch
 
 
 class AdamW(Adam):
@@ -226,12 +206,8 @@ class AdamW(Adam):
         super().__init__(parameters, lr, betas, eps)
         self.weight_decay = weight_decay
 
-    def _keep(self, lr: float) -> float:
+    def _weight_decay_factor(self, lr: float) -> float:
         return 1 - lr * self.weight_decay
-
-    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
-        p *= self._keep(lr)
-        super()._update(lr, p, g, *state)
 
 
 class RMSprop(Optimizer):

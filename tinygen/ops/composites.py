@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tinygen import kernels
-from tinygen.autodiff.engine import REGISTRY, Tensor, operation, public
+from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_of
 from tinygen.errors import unknown
 from tinygen.kernels import Draw
+from tinygen.kernels.reference import SLOPE_FROM_VALUE
 from tinygen.ops import elementwise
 from tinygen.ops.elementwise import add
 from tinygen.ops.linalg import matmul
@@ -34,28 +35,25 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 """Activations by name, for `linear` and the layers of `tinygen.nn`."""
 
 
+# What some forward functions make on the way for the derivative (`also`) is not given under
+# create_graph: there the rules make it again, as a graph.
+
+
 # -- layers --------------------------------------------------------------------------------------
 def _with_bias(name: str) -> Callable[..., Tensor]:
     """activation(x + b) as one operation: the sum is not kept, only what its derivative needs."""
-    activation = REGISTRY[name]
-
-    def slope(**known: Any) -> Any:
-        return activation.rules["x"](activation.defaults | known)
-
-    def from_output(m: Any, g: Any, y: Any) -> Any:
-        d = kernels.activation_backward(m, name, g, y)
-        return slope(m=m, g=g, y=y) if d is None else d
-
-    def from_input(m: Any, g: Any, x: Any, b: Any) -> Any:
-        d = kernels.activation_backward(m, name, g, x, b)
-        return slope(m=m, g=g, x=x + b) if d is None else d
 
     def biased(m: Any, x: Any, b: Any) -> Any:
-        y = kernels.bias_activation(m, name, x, b)
-        return activation.forward(m, m.add(x, b)) if y is None else y
+        return kernels.bias_activation(m, name, x, b)
+
+    def from_value(m: Any, g: Any, y: Any) -> Any:
+        return kernels.activation_backward(m, name, g, y)
+
+    def from_input(m: Any, g: Any, x: Any, b: Any) -> Any:
+        return kernels.activation_backward(m, name, g, x, b)
 
     biased.__name__, biased.__doc__ = f"_bias_{name}", f"{name}(x + b)."
-    backward = from_output if "y" in activation.rules["x"].names else from_input
+    backward = from_value if name in SLOPE_FROM_VALUE else from_input
     return operation(x=lambda g: g, b=lambda g: g, shared=backward)(biased)
 
 
@@ -81,47 +79,38 @@ def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None)
     return ACTIVATIONS[activation](y) if bias is None else _BIASED[activation](y, bias)
 
 
-def _along_rows(m: Any, g: Any, y: Any, x: Any, eps: float) -> Any:
+def _standardise_slope(m: Any, g: Any, y: Any, x: Any, eps: float, deviation: Any) -> Any:
     """g without its parts along 1 and along y: moving x along those leaves y where it is."""
-    centred = x - m.mean(x, axis=-1, keepdims=True)
     along = m.mean(g, axis=-1, keepdims=True) + y * m.mean(g * y, axis=-1, keepdims=True)
-    return (g - along) / _deviation(m, centred, eps)
+    return (g - along) / (_standardise(m, x, eps)[1] if deviation is None else deviation)
 
 
-def _deviation(m: Any, centred: Any, eps: float) -> Any:
-    return m.sqrt(m.mean(m.square(centred), axis=-1, keepdims=True) + eps)
+def _standardise(m: Any, x: Any, eps: float) -> tuple[Any, Any]:
+    centred = x - m.mean(x, axis=-1, keepdims=True)
+    deviation = m.sqrt(m.mean(m.square(centred), axis=-1, keepdims=True) + eps)
+    return centred / deviation, deviation
 
 
-@operation(x=_along_rows)
+@operation(x=_standardise_slope, also="deviation")
 def standardise(m: Any, x: Any, eps: float = 1e-5) -> Any:
     """(x - mean) / sqrt(var + eps) over the last axis: layer normalisation (Ba et al. 2016, eq. 4)
     before its gain and bias."""
-    centred = x - m.mean(x, axis=-1, keepdims=True)
-    return centred / _deviation(m, centred, eps)
+    return _standardise(m, x, eps)
 
 
 # -- errors and likelihoods ----------------------------------------------------------------------
-def _bce_slope(m: Any, g: Any, logits: Any, targets: Any) -> Any:
-    d = kernels.bce_with_logits_backward(m, g, logits, targets)
-    return g * (m.sigmoid(logits) - targets) if d is None else d
-
-
-@operation(logits=_bce_slope, targets=lambda g, logits: -g * logits)
+@operation(
+    logits=lambda m, g, logits, targets: kernels.bce_with_logits_backward(m, g, logits, targets),
+    targets=lambda g, logits: -g * logits,
+)
 def bce_with_logits(m: Any, logits: Any, targets: Any) -> Any:
     """Binary cross-entropy of targets t in [0, 1] under sigmoid(l), elementwise, in nats:
     -log Bernoulli(t; sigmoid(l)) = max(l, 0) - l t + log(1 + exp(-|l|))."""
-    loss = kernels.bce_with_logits(m, logits, targets)
-    if loss is not None:
-        return loss
-    # The logarithm is of a number in (1, 2]: `log` is as good as `log1p` next to the other terms,
-    # and much faster.
-    return m.maximum(logits, 0.0) - logits * targets + m.log(1.0 + m.exp(-m.abs(logits)))
+    return kernels.bce_with_logits(m, logits, targets)
 
 
 def _mse_slope(m: Any, g: Any, a: Any, b: Any, slope: Any) -> Any:
-    if slope is not None:
-        return g * slope
-    return (2.0 * g / max((a - b).size, 1)) * (a - b)
+    return g * (kernels.squared_error(m, a, b)[1] if slope is None else slope)
 
 
 @operation(a=lambda g: g, b=lambda g: -g, shared=_mse_slope, also="slope")
@@ -131,24 +120,24 @@ def mse(m: Any, a: Any, b: Any) -> Any:
     ValueError: shapes that differ, unless one is a number; broadcasting would average other pairs.
     """
     shapes = [getattr(x, "shape", ()) for x in (a, b)]
-    if shapes[0] == shapes[1] and hasattr(a, "shape") and hasattr(b, "shape"):
-        return kernels.squared_error(m, a, b)  # with its gradient, made on the way
-    if () not in shapes:
+    if shapes[0] != shapes[1] and () not in shapes:
         raise ValueError(f"the shapes {shapes[0]} and {shapes[1]} differ")
-    return m.mean(m.square(a - b)), None
+    return kernels.squared_error(m, a, b)
 
 
 def _noise_error_slope(
     m: Any, g: Any, output: Any, data: Any, on_data: Any, on_noise: Any, draw: Draw, slope: Any
 ) -> Any:
-    if slope is not None:
-        return g * slope
-    error = output
-    if on_data is not None:
-        error = error - on_data[:, None] * data
-    if on_noise is not None:
-        error = error - on_noise[:, None] * kernels.standard_normals(namespace_of(data), data, draw)
-    return (2.0 * g / max(error.size, 1)) * error
+    if slope is None:
+        slope = _noise_error(m, output, data, on_data, on_noise, draw)[1]
+    return g * slope
+
+
+def _noise_error(
+    m: Any, output: Any, data: Any, on_data: Any, on_noise: Any, draw: Draw
+) -> tuple[Any, Any]:
+    target = None if on_data is None else data
+    return kernels.squared_error(m, output, target, on_data, on_noise, draw)
 
 
 @operation(output=_noise_error_slope, also="slope")
@@ -159,8 +148,7 @@ def noise_error(m: Any, output: Any, data: Any, on_data: Any, on_noise: Any, dra
     stored. output, data (rows, columns); on_data, on_noise (rows,) or None for 0; all but the
     output are arrays, and constants.
     """
-    target = None if on_data is None else data
-    return kernels.squared_error(m, output, target, on_data, on_noise, draw)
+    return _noise_error(m, output, data, on_data, on_noise, draw)
 
 
 @operation(
@@ -172,25 +160,9 @@ def gaussian_kl(m: Any, mean: Any, log_var: Any) -> Any:
     return 0.5 * (m.square(mean) + m.excess(log_var))
 
 
-def _reparameterise_slope(m: Any, g: Any, h: Any, draw: Draw) -> Any:
-    d = kernels.reparameterise_backward(m, g, h, draw)
-    if d is not None:
-        return d
-    (mean, log_var), (of_z, of_kl) = m.split(h, 2, axis=-1), m.split(g, 2, axis=-1)
-    drawn = kernels.standard_normals(namespace_of(as_array(mean)), as_array(mean), draw)
-    noise = m.exp(0.5 * log_var) * drawn
-    of_log_var = 0.5 * (of_z * noise + of_kl * m.expm1(log_var))
-    return m.concatenate([of_z + of_kl * mean, of_log_var], axis=-1)
-
-
-@operation(h=_reparameterise_slope)
+@operation(h=lambda m, g, h, draw: kernels.reparameterise_backward(m, g, h, draw))
 def _reparameterise(m: Any, h: Any, draw: Draw) -> Any:
-    out = kernels.reparameterise(m, h, draw)
-    if out is not None:
-        return out
-    mean, log_var = m.split(h, 2, axis=-1)
-    z = mean + m.exp(0.5 * log_var) * kernels.standard_normals(m, mean, draw)
-    return m.concatenate([z, m.gaussian_kl(mean, log_var)], axis=-1)
+    return kernels.reparameterise(m, h, draw)
 
 
 @public

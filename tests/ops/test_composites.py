@@ -1,4 +1,4 @@
-"""The fused composites against the plain compositions that they stand for.
+"""The composites that are single operations against the compositions that they stand for.
 
 Value, gradient and second derivative, in float64 and float32.
 """
@@ -39,7 +39,7 @@ PLAIN_ACTIVATIONS = {
 LABELS = np.array([2, 0, 1, 2])
 
 
-# name: the fused form, the plain composition, the shapes of the inputs
+# name: the operation, the composition, the shapes of the inputs
 def noise(like):
     """The draw that the operations below make, in the dtype of their input."""
     return placed(Generator(3).normal(like.shape, dtype=like.dtype))
@@ -86,6 +86,9 @@ COMPOSITES = {
     "linear, bias of every shape": (
         lambda x, w, b: tg.linear(x, w, b, "tanh"), lambda x, w, b: tg.tanh(x @ w + b),
         [(4, 3), (3, 2), (4, 1)]),
+    "linear, a number for bias": (
+        lambda x, w: tg.linear(x, w, 0.5, "silu"), lambda x, w: tg.silu(x @ w + 0.5),
+        [(4, 3), (3, 2)]),
     "bce_with_logits": (
         tg.bce_with_logits,
         lambda x, t: -(t * tg.log(tg.sigmoid(x)) + (1.0 - t) * tg.log(tg.sigmoid(-x))),
@@ -130,10 +133,10 @@ COMPOSITES = {
 
 @pytest.mark.parametrize(("dtype", "tight"), [(np.float64, 1e-11), (np.float32, 3e-4)])
 @pytest.mark.parametrize("name", COMPOSITES)
-def test_fused_is_plain(name, dtype, tight):
-    fused, plain, shapes = COMPOSITES[name]
+def test_a_composite_is_its_composition(name, dtype, tight):
+    composite, plain, shapes = COMPOSITES[name]
     results = []
-    for f in (fused, plain):
+    for f in (composite, plain):
         rng = np.random.default_rng(7)
         inputs = [tg.tensor(rng.normal(size=s), dtype=dtype, requires_grad=True) for s in shapes]
         y = f(*inputs)
@@ -154,10 +157,10 @@ def test_fused_is_plain(name, dtype, tight):
 @pytest.mark.parametrize("name", COMPOSITES)
 def test_the_first_order_gradient_is_that_of_the_graph(name, dtype, tight):
     """The plain backward pass may use kernels, and gradients kept by the forward pass; twice alike."""
-    fused, _, shapes = COMPOSITES[name]
+    composite, _, shapes = COMPOSITES[name]
     rng = np.random.default_rng(8)
     inputs = [tg.tensor(rng.normal(size=s), dtype=dtype, requires_grad=True) for s in shapes]
-    y = fused(*inputs)
+    y = composite(*inputs)
     g = rng.normal(size=y.shape)
     graph = tg.gradients(y, inputs, g, create_graph=True)
     for _ in range(2):
@@ -169,21 +172,21 @@ def test_the_first_order_gradient_is_that_of_the_graph(name, dtype, tight):
 
 @pytest.mark.parametrize("name", [n for n in COMPOSITES if n.startswith(("repa", "noise_e"))])
 def test_operations_with_noise_have_right_derivatives(name):
-    fused, _, shapes = COMPOSITES[name]
+    composite, _, shapes = COMPOSITES[name]
     points = [np.random.default_rng(9).normal(size=s) for s in shapes]
-    assert tg.gradcheck(fused, points)
-    assert tg.gradgradcheck(fused, points)
+    assert tg.gradcheck(composite, points)
+    assert tg.gradgradcheck(composite, points)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", [n for n in COMPOSITES if n.startswith(("repa", "noise_e"))])
 def test_a_nan_goes_through_the_operations_with_noise(name, dtype):
     """Into the sample, the divergence or the loss, and into the gradients that depend on it."""
-    fused, _, (shape,) = COMPOSITES[name]
+    composite, _, (shape,) = COMPOSITES[name]
     x = np.ones(shape, dtype)
     x[1, 2] = np.nan
     x = tg.tensor(x, requires_grad=True)
-    y = fused(x)
+    y = composite(x)
     assert numpy.isnan(on_cpu(y.data) if y.ndim == 0 else on_cpu(y.data)[1, [0, 2]]).all()
     for create_graph in (False, True):
         d = tg.gradients(y, x, np.ones(y.shape), retain_graph=True, create_graph=create_graph)
