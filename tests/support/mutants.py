@@ -303,6 +303,16 @@ MUTANTS = [
         "optim/test_optim.py::test_decoupled_decay_does_not_enter_the_moments",
     ),
     Mutant(
+        "gradients that are added to those of the step before", "training/loop.py",
+        "            optimizer.zero_grad()\n", "",
+        "training/test_loop.py::test_a_step_is_the_descent_of_each_objective_in_turn",
+    ),
+    Mutant(
+        "the labels of other rows", "training/loop.py",
+        "tuple(a[rows] for a in self.data)", "tuple(a[rows - i] for i, a in enumerate(self.data))",
+        "training/test_loop.py::test_a_batch_has_the_same_rows_of_every_array",
+    ),
+    Mutant(
         "an average that follows at the rate it should keep", "optim/averages.py",
         "return 1 - decay", "return decay",
         "optim/test_optim.py::test_the_average_is_the_weighted_sum_of_all_values",

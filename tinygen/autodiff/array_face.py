@@ -16,6 +16,9 @@ import numpy as np
 from tinygen.autodiff.promotion import Boxed, array_on, check_tensor
 from tinygen.backend import check_device, namespace_of, to_device, vocabulary
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["ArrayFace", "as_leaf", "no_method", "operators_of_numpy"]
 
 operators_of_numpy: dict[str, Callable[..., Any]] = {
@@ -99,7 +102,7 @@ class ArrayFace(Boxed):
         self.node.grad = gradient
 
     # -- leaving the graph -----------------------------------------------------------------------
-    def detach(self) -> Any:
+    def detach(self) -> Self:
         """The same values (no copy) as a constant: gradients do not flow through it."""
         return type(self)(self.data)
 

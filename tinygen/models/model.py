@@ -243,7 +243,7 @@ class Model(Module):
         """The model that the checkpoint at `path` describes, with averaged parameters where it has
         them; CheckpointError names the path."""
         taken = inspect.signature(cls.__init__).parameters
-        if change := renamed(cls.__name__, meta["config"].keys() - taken):
+        if change := renamed(cls.__name__, meta.get("config", {}).keys() - taken):
             raise CheckpointError(f"{path} cannot be loaded by this version: {change}")
         state = checkpoint.section(arrays, "model")
         held = sum(a.size for a in state.values())
