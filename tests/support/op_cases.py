@@ -176,6 +176,7 @@ case("clip", clip_oracle, normal(6), positive(6), fraction(6))  # the limits cro
 # Trigonometry and special functions
 elementwise("sin", np.sin, normal)
 elementwise("cos", np.cos, normal)
+elementwise("tan", np.tan, fraction)
 elementwise("erf", special.erf, normal)
 elementwise("ndtr", special.ndtr, normal)
 

@@ -244,6 +244,12 @@ def cos(m: Any, x: Any) -> Any:
     return m.cos(x)
 
 
+@operation(x=lambda g, y: g * (1.0 + y * y))
+def tan(m: Any, x: Any) -> Any:
+    """The tangent, x in radians."""
+    return m.tan(x)
+
+
 @operation(x=lambda m, g, x: (2.0 / _sqrt(pi)) * g * m.exp(-m.square(x)))
 def erf(m: Any, x: Any) -> Any:
     """The error function, 2/√π ∫₀ˣ exp(-t²) dt."""
