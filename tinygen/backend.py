@@ -23,8 +23,8 @@ import numpy as np
 from tinygen.errors import DeviceError, pip_install
 
 __all__ = [
-    "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "namespace_for", "namespace_of",
-    "numpy_namespace", "special", "to_device", "vocabulary",
+    "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "keep_freed_memory", "namespace_for",
+    "namespace_of", "numpy_namespace", "special", "to_device", "vocabulary",
 ]  # fmt: skip
 
 DEVICES = ("cpu", "gpu")
@@ -149,6 +149,17 @@ def special(m: Any) -> Any:
     """The module of special functions (erf, ...) that belongs to namespace `m`."""
     # Imported here, because the import is slow.
     return import_module("scipy.special" if m.device == "cpu" else "cupyx.scipy.special")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next arrays.
+
+    glibc returns the end of its heap to the system when more of it is free than twice the largest block
+    that was ever freed. The arrays of a training step are freed together, so that the next step would
+    have to ask for all those pages again: for some models that takes longer than the computation.
+    A block of 31 MB that is made and freed raises the limit. None of its pages is ever touched.
+    """
+    np.empty(31 << 20, np.uint8)
 
 
 # -- devices -------------------------------------------------------------------------------------
