@@ -303,7 +303,9 @@ def _pull(
         try:
             d = rule.function(*[known[name] for name in rule.names])
             if d.shape != source.shape:
-                d = _unbroadcast(m, d, source.shape)
+                d = _unbroadcast(
+                    m, d, source.shape, f"the derivative of {node.op.name}, input {i},"
+                )
         except (TypeError, AttributeError) as error:
             raise TypeError(f"the derivative of {node.op.name}, input {i}: {error}") from error
         if d.dtype != source.dtype:
@@ -330,11 +332,11 @@ def _as_tensors(node: Node) -> dict[str, Any]:
     return kept | ({node.op.also: None} if node.op.also else {})
 
 
-def _unbroadcast(m: Any, d: Any, shape: tuple[int, ...]) -> Any:
+def _unbroadcast(m: Any, d: Any, shape: tuple[int, ...], what: str) -> Any:
     """Sum `d` over the axes along which an input of this shape was broadcast."""
     extra = len(d.shape) - len(shape)
     if extra < 0 or any(n not in (1, k) for n, k in zip(shape, d.shape[extra:], strict=True)):
-        raise TypeError(f"it has shape {d.shape}, the input has shape {shape}")
+        raise ValueError(f"{what} has shape {d.shape}, the input has shape {shape}")
     ones = (a + extra for a, n in enumerate(shape) if n == 1 and d.shape[a + extra] != 1)
     return m.reshape(m.sum(d, axis=(*range(extra), *ones), keepdims=True), shape)
 
