@@ -69,6 +69,7 @@ public:
         for (std::thread& worker : workers) worker.join();
         workers.clear();
         ended = false;
+        alone_until = {};
         this->threads = threads;
         taken.store(false, std::memory_order_release);
     }
@@ -156,7 +157,7 @@ private:
     Clock::time_point alone_until{};
 };
 
-int pool_size = 1;
+int pool_size = 1;  // threads of a pool that begins
 std::atomic<Pool*> pool{nullptr};
 
 // After a fork the child has a copy of the pool and none of its threads: it begins a new one.
