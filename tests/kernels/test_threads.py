@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import os
 import subprocess
 import sys
@@ -146,7 +145,9 @@ def test_other_matrices_go_to_numpy(monkeypatch):
 
 @needs_pool
 @pytest.mark.parametrize("dtype", SUFFIX)
-@pytest.mark.parametrize("shape", [(128, 512, 300), (20, 784, 200), (784, 128, 100), (131, 67, 259)])
+@pytest.mark.parametrize(
+    "shape", [(128, 512, 300), (20, 784, 200), (784, 128, 100), (131, 67, 259)]
+)
 def test_bits_do_not_depend_on_the_number_of_threads(shape, dtype):
     m, k, n = shape
     a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
@@ -193,6 +194,27 @@ def test_a_task_may_begin_a_job():
     done = []
     parallel(3, lambda i: parallel(4, lambda j: done.append((i, j))))
     assert sorted(done) == [(i, j) for i in range(3) for j in range(4)]
+
+
+@needs_pool
+def test_a_job_beside_another_waits_for_nobody():
+    tg.set_threads(2)
+    begun, enough = threading.Event(), threading.Event()
+
+    def long(_):
+        begun.set()
+        assert enough.wait(60)
+
+    other = threading.Thread(target=parallel, args=(2, long), daemon=True)
+    other.start()
+    assert begun.wait(60)
+    done = []
+    parallel(5, lambda i: done.append((i, threading.get_native_id())))
+    assert not enough.is_set()
+    assert sorted(done) == [(i, threading.get_native_id()) for i in range(5)]
+    enough.set()
+    other.join(60)
+    assert not other.is_alive()
 
 
 @needs_pool
@@ -247,7 +269,7 @@ ends = []
 for _ in range(10):
     child = os.fork()
     if not child:
-        os._exit(0 if right() and right() and len(os.listdir("/proc/self/task")) <= 3 else 1)
+        os._exit(0 if right() and len(os.listdir("/proc/self/task")) == 3 else 1)
     ends.append(os.waitpid(child, 0)[1])
 enough.append(True)
 other.join()
@@ -258,14 +280,18 @@ print(ends, right())
 
 @needs_pool
 def test_the_interpreter_ends_with_products_under_way():
+    """Its last act sees the threads of Python alone: the pool's have ended."""
+    first = """
+import atexit, os
+atexit.register(lambda: print("end", len(os.listdir("/proc/self/task"))))
+"""
     program = """
 def always():
     while True:
         right()
 threading.Thread(target=always, daemon=True).start()
-print("end")
 """
-    assert run(COMMON + program) == "end"
+    assert run(first + COMMON + program, OPENBLAS_NUM_THREADS="1") == "end 2"
 
 
 @needs_pool
@@ -314,17 +340,13 @@ def test_a_library_compiled_apart_uses_the_pool_of_the_process(tmp_path):
 @needs_pool
 def test_numpys_number_of_threads_is_not_touched():
     program = """
-import ctypes, os, sys
-import numpy as np
-module = sys.modules.get("numpy._core._multiarray_umath") or sys.modules["numpy.core._multiarray_umath"]
-blas = ctypes.CDLL(module.__file__)
-names = [f"{p}openblas_{{}}_num_threads{s}" for p in ("scipy_", "") for s in ("64_", "")]
-(name,) = [n for n in names if hasattr(blas, n.format("get"))]
-get, set_ = getattr(blas, name.format("get")), getattr(blas, name.format("set"))
+import os
+import numpy as np, tinygen as tg
+from tinygen.kernels import pool
+blas = pool.OpenBLAS.of_numpy()
+get, set_ = blas.openblas_get_num_threads, blas.openblas_set_num_threads
 set_(3)
 seen = [get()]
-import tinygen as tg
-from tinygen.kernels import pool
 a = np.ones((300, 300), np.float32)
 for threads in (2, 1, 4):
     tg.set_threads(threads)
@@ -332,9 +354,9 @@ for threads in (2, 1, 4):
     seen.append(get())
 set_(2)
 pool.matmul(a, a)
-print(*seen, get(), os.environ.get("OPENBLAS_NUM_THREADS"))
+print(*seen, get(), os.environ.get("OPENBLAS_NUM_THREADS"), pool.table() is None)
 """
-    assert run(program, OPENBLAS_NUM_THREADS="5") == "3 3 3 3 2 5"
+    assert run(program, OPENBLAS_NUM_THREADS="5") == "3 3 3 3 2 5 False"
 
 
 def test_with_another_blas_numpy_multiplies(monkeypatch):
@@ -350,10 +372,17 @@ def test_with_another_blas_numpy_multiplies(monkeypatch):
 
 
 def test_a_blas_that_is_not_openblas_is_left_alone(monkeypatch):
-    class Module:
-        __file__ = ctypes.util.find_library("c")
+    with pytest.raises(AttributeError, match="no OpenBLAS"):
+        pool.OpenBLAS(ctypes.CDLL(None))
+    monkeypatch.setattr(pool.OpenBLAS, "of_numpy", lambda: pool.OpenBLAS(ctypes.CDLL(None)))
+    assert pool._blas_on_one_thread() is None
 
-    monkeypatch.setitem(sys.modules, "numpy._core._multiarray_umath", Module)
+
+@needs_pool
+@pytest.mark.parametrize("what", ["openblas_get_parallel", "openblas_get_num_threads"])
+def test_an_openblas_that_counts_its_threads_otherwise_is_left_alone(what, monkeypatch):
+    assert pool._blas_on_one_thread()
+    monkeypatch.setattr(pool.OpenBLAS, what, lambda self: 2, raising=False)
     assert pool._blas_on_one_thread() is None
 
 
@@ -419,6 +448,10 @@ V1 = "7:memory:/job\n4:cpu,cpuacct:/job\n1:cpuset:/\n"
 GROUPS = "sys/fs/cgroup"
 
 
+def v1(group, most):
+    return {f"{group}/cpu.cfs_quota_us": f"{most}\n", f"{group}/cpu.cfs_period_us": "100000\n"}
+
+
 @pytest.mark.parametrize(
     ("of_process", "files", "quota"),
     [
@@ -431,10 +464,10 @@ GROUPS = "sys/fs/cgroup"
         (V2, {"cpu.max": "400000 100000\n"}, 4),  # a container that sees its own group as the root
         (V2, {"elsewhere/cpu.max": "100000 100000"}, inf),
         (V2, {"job/step/cpu.max": "nonsense"}, inf),
-        (V1, {"cpu,cpuacct/job/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/job/cpu.cfs_period_us": "100000\n"}, 2.5),
-        (V1, {"cpu,cpuacct/job/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/job/cpu.cfs_period_us": "100000\n"}, inf),
-        (V1, {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "50000\n"}, 2),
-        (V1, {"memory/job/cpu.cfs_quota_us": "100000", "memory/job/cpu.cfs_period_us": "100000"}, inf),
+        (V1, v1("cpu,cpuacct/job", "250000"), 2.5),
+        (V1, v1("cpu,cpuacct/job", "-1"), inf),
+        (V1, v1("cpu", "200000"), 2),
+        (V1, v1("memory/job", "100000"), inf),
         (V1, {"cpu/job/cpu.cfs_quota_us": "100000"}, inf),
     ],
 )  # fmt: skip
@@ -447,7 +480,9 @@ def test_quotas_of_control_groups(of_process, files, quota, tmp_path):
     assert cores.quota(tmp_path) == quota
 
 
-@pytest.mark.parametrize(("most", "threads"), [("20000", 1), ("100000", 1), ("150000", 2), ("max", 8)])
+@pytest.mark.parametrize(
+    ("most", "threads"), [("20000", 1), ("100000", 1), ("150000", 2), ("max", 8)]
+)
 def test_a_quota_limits_the_threads(most, threads, eight_cores, tmp_path):
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/\n")

@@ -55,7 +55,9 @@ def quota(root: Path = Path("/")) -> float:
         if number == "0" and not controllers:
             folder, read = groups, _limit_v2
         elif "cpu" in controllers.split(","):
-            together = groups / controllers  # "cpu,cpuacct", and links of the single names beside it
+            together = (
+                groups / controllers
+            )  # "cpu,cpuacct", and links of the single names beside it
             folder, read = together if together.is_dir() else groups / "cpu", _limit_v1
         else:
             continue
@@ -75,9 +77,7 @@ def _limit_v2(group: Path) -> float:
 
 def _limit_v1(group: Path) -> float:
     """Two files, whose quota is -1 where there is none."""
-    return _ratio(
-        [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
-    )
+    return _ratio([*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")])
 
 
 def _ratio(numbers: list[str]) -> float:

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -33,6 +34,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::microseconds SPIN{1000};
 constexpr std::chrono::microseconds LATE{100};
 constexpr int ALONE = 10;
+constexpr std::chrono::seconds ALONE_AT_MOST{1};
 
 // Until condition() or SPIN has passed. Meanwhile whoever wants the core has it.
 template <class Condition>
@@ -118,7 +120,8 @@ private:
         }
         const auto now = Clock::now();
         const auto waited = now - idle_from, of_a_task = (idle_from - start) / (mine ? mine : 1);
-        if (waited > 2 * of_a_task + LATE) alone_until = now + ALONE * waited;
+        if (waited > 2 * of_a_task + LATE)
+            alone_until = now + std::min<Clock::duration>(ALONE * waited, ALONE_AT_MOST);
     }
 
     void begin_workers() {
@@ -157,7 +160,7 @@ private:
     Clock::time_point alone_until{};
 };
 
-int pool_size = 1;  // threads of a pool that begins
+std::atomic<int> pool_size{1};  // threads of a pool that begins
 std::atomic<Pool*> pool{nullptr};
 
 // After a fork the child has a copy of the pool and none of its threads: it begins a new one.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -77,7 +78,6 @@ def _library() -> ctypes.CDLL | None:
     for function in library.tg_matmul_f32, library.tg_matmul_f64:
         function.argtypes = [pointer] * 3 + [size] * 3 + [ctypes.c_int]
         function.restype = None
-    library.tg_set_blas.argtypes = [pointer, pointer, ctypes.c_int]
     library.tg_threads.restype = pointer
     library.tg_set_blas(*blas)
     library.tg_set_threads(get_threads())
@@ -91,6 +91,9 @@ def table() -> int | None:
     return None if library is None else library.tg_threads()
 
 
+WITH_OPENMP = 2  # says openblas_get_parallel: then threads are counted otherwise
+
+
 class _Symbol(ctypes.Structure):
     """What dladdr says of an address: Dl_info."""
 
@@ -102,50 +105,50 @@ class _Symbol(ctypes.Structure):
     )
 
 
-def _blas_on_one_thread() -> tuple[int, int, bool] | None:
+class OpenBLAS:
+    """A loaded OpenBLAS. Its functions have prefixes and suffixes, with which wheels keep theirs apart."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        """AttributeError: `library` has no OpenBLAS."""
+        self.library = library
+        for affixes in itertools.product(("scipy_", ""), ("64_", "")):
+            self.affixes = affixes
+            if hasattr(library, self.name("openblas_get_config")):
+                return
+        raise AttributeError("no OpenBLAS")
+
+    @classmethod
+    def of_numpy(cls) -> OpenBLAS:
+        """NumPy's. AttributeError: it has another BLAS."""
+        name = "_core" if "numpy._core" in sys.modules else "core"  # before NumPy 2
+        return cls(ctypes.CDLL(sys.modules[f"numpy.{name}._multiarray_umath"].__file__))
+
+    def name(self, function: str) -> str:
+        before, after = self.affixes
+        return f"{before}{function}{after}"
+
+    def __getattr__(self, function: str) -> Any:
+        return getattr(self.library, self.name(function))
+
+
+def _blas_on_one_thread() -> tuple[Any, Any, bool] | None:
     """cblas_sgemm and cblas_dgemm that take one thread, and whether their integers have 64 bits.
 
     They are from a copy of NumPy's OpenBLAS, loaded apart. OpenBLAS has one number of threads for
     all its callers (also `openblas_set_num_threads_local` sets that one, unless it was built with
     OpenMP): a copy has its own, and NumPy's is not touched. None: NumPy has another BLAS.
     """
-    umath = sys.modules.get("numpy._core._multiarray_umath") or sys.modules.get(
-        "numpy.core._multiarray_umath"  # before NumPy 2
-    )
     try:
-        of_numpy = ctypes.CDLL(umath.__file__)  # type: ignore[union-attr]
-        found = [
-            (before, after)
-            for before in ("scipy_", "")
-            for after in ("64_", "")
-            if hasattr(of_numpy, f"{before}openblas_get_config{after}")
-        ]
-        if not found:
+        of_numpy, symbol = OpenBLAS.of_numpy(), _Symbol()
+        ctypes.CDLL(None).dladdr(of_numpy.openblas_get_config, ctypes.byref(symbol))
+        copy = OpenBLAS(_loaded_for_one_thread(os.fsdecode(symbol.file)))
+        if copy.openblas_get_parallel() == WITH_OPENMP or copy.openblas_get_num_threads() != 1:
             return None
-        before, after = found[0]
-        symbol = _Symbol()
-        config = getattr(of_numpy, f"{before}openblas_get_config{after}")
-        ctypes.CDLL(None).dladdr(ctypes.cast(config, ctypes.c_void_p), ctypes.byref(symbol))
-        copy = _loaded_for_one_thread(os.fsdecode(symbol.file))
-        function = {
-            name: getattr(copy, f"{before}{name}{after}")
-            for name in (
-                "cblas_sgemm", "cblas_dgemm",
-                "openblas_get_config", "openblas_get_num_threads", "openblas_get_parallel",
-            )
-        }  # fmt: skip
-    except (OSError, AttributeError, TypeError):  # NumPy's BLAS is elsewhere, or a part of it is missing
+        copy.openblas_get_config.restype = ctypes.c_char_p
+        wide = b"USE64BITINT" in copy.openblas_get_config()
+        return copy.cblas_sgemm, copy.cblas_dgemm, wide
+    except (OSError, AttributeError, TypeError):  # it is elsewhere, or a part of it is missing
         return None
-    with_openmp = function["openblas_get_parallel"]() == 2  # whose threads are counted otherwise
-    if with_openmp or function["openblas_get_num_threads"]() != 1:
-        return None
-    function["openblas_get_config"].restype = ctypes.c_char_p
-    wide = b"USE64BITINT" in function["openblas_get_config"]()
-    single, double = (
-        ctypes.cast(function[name], ctypes.c_void_p).value for name in ("cblas_sgemm", "cblas_dgemm")
-    )
-    assert single is not None and double is not None
-    return single, double, wide
 
 
 def _loaded_for_one_thread(path: str) -> ctypes.CDLL:
@@ -185,7 +188,7 @@ def _large(a: Any, b: Any) -> Any:
         product = _PRODUCTS.get(dtype)
         left, right = a.flags, b.flags
         if product and left.forc and right.forc and left.aligned and right.aligned:
-            c = np.empty((m, n), dtype)
+            c: Any = np.empty((m, n), dtype)
             transposed = (not left.c_contiguous) + 2 * (not right.c_contiguous)
             getattr(library, product)(_memory_of(a), _memory_of(b), _memory(c), m, k, n, transposed)
             return c
