@@ -119,9 +119,10 @@ class OpenBLAS:
 
     @classmethod
     def of_numpy(cls) -> OpenBLAS:
-        """NumPy's. AttributeError: it has another BLAS."""
-        name = "_core" if "numpy._core" in sys.modules else "core"  # before NumPy 2
-        return cls(ctypes.CDLL(sys.modules[f"numpy.{name}._multiarray_umath"].__file__))
+        """NumPy's. AttributeError, LookupError or OSError: it has another BLAS."""
+        old, new = "numpy.core._multiarray_umath", "numpy._core._multiarray_umath"  # since NumPy 2
+        module = sys.modules.get(new) or sys.modules[old]
+        return cls(ctypes.CDLL(module.__file__))
 
     def name(self, function: str) -> str:
         before, after = self.affixes
@@ -147,7 +148,12 @@ def _blas_on_one_thread() -> tuple[Any, Any, bool] | None:
         copy.openblas_get_config.restype = ctypes.c_char_p
         wide = b"USE64BITINT" in copy.openblas_get_config()
         return copy.cblas_sgemm, copy.cblas_dgemm, wide
-    except (OSError, AttributeError, TypeError):  # it is elsewhere, or a part of it is missing
+    except (
+        OSError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ):  # it is elsewhere, or a part of it is missing
         return None
 
 
