@@ -81,11 +81,14 @@ private:
         begin_workers();
         this->task = task, this->context = context;
         unfinished.store(tasks, std::memory_order_relaxed);
+        int64_t to_wake;
         {
             std::lock_guard<std::mutex> lock(mutex);  // so that no worker falls asleep meanwhile
+            const int64_t awake = (int64_t)workers.size() - asleep;
+            to_wake = std::min<int64_t>(tasks - 1 - awake, asleep);
             unclaimed.store(tasks, std::memory_order_release);
         }
-        for (int64_t i = 1; i < tasks && i <= (int64_t)workers.size(); ++i) work.notify_one();
+        for (int64_t i = 0; i < to_wake; ++i) work.notify_one();
         wait_for_others(start, take_tasks());
     }
 
@@ -119,8 +122,8 @@ private:
             finished.wait(lock, all_done);
         }
         const auto now = Clock::now();
-        const auto waited = now - idle_from, of_a_task = (idle_from - start) / (mine ? mine : 1);
-        if (waited > 2 * of_a_task + LATE)
+        const auto waited = now - idle_from;
+        if (mine && waited > 2 * (idle_from - start) / mine + LATE)
             alone_until = now + std::min<Clock::duration>(ALONE * waited, ALONE_AT_MOST);
     }
 
@@ -143,7 +146,9 @@ private:
             take_tasks();
             spin(called);
             std::unique_lock<std::mutex> lock(mutex);
+            ++asleep;
             work.wait(lock, [&] { return ended || called(); });
+            --asleep;
             if (ended) return;
         }
     }
@@ -156,6 +161,7 @@ private:
     std::atomic<int64_t> unclaimed{0}, unfinished{0};  // tasks of the job
     std::mutex mutex;
     std::condition_variable work, finished;
+    int asleep = 0;
     bool ended = false;
     Clock::time_point alone_until{};
 };
