@@ -32,7 +32,8 @@ from tinygen.kernels import pool
 
 OTHER_WORK = 0.3e-3  # seconds
 REST = 0.15  # seconds until OpenBLAS's threads, which wait awake for some time, sleep
-RUNS = 8  # of all products in a row, after two that do not count
+WARM_UP = 0.3  # seconds until new threads have found a core each
+RUNS = 10  # of all products in a row
 
 Product = Callable[[], object]
 Contenders = dict[str, tuple[int, int, str]]  # threads of NumPy and of the pool, whose products
@@ -85,8 +86,10 @@ def measure(step: str, pause: float, contenders: Contenders, rounds: int) -> dic
             blas.openblas_set_num_threads(of_numpy)
             tg.set_threads(of_pool)
             time.sleep(REST)
-            runs = [milliseconds(work[whose], pause) for _ in range(RUNS + 2)]
-            times[name] += runs[2:]
+            warm = time.perf_counter() + WARM_UP
+            while time.perf_counter() < warm:
+                milliseconds(work[whose], pause)
+            times[name] += [milliseconds(work[whose], pause) for _ in range(RUNS)]
     return times
 
 

@@ -6,6 +6,7 @@
 #pragma once
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 
 #include <algorithm>
 #include <atomic>
@@ -46,15 +47,21 @@ void spin(Condition condition) {
     } while (!condition() && Clock::now() < end);
 }
 
+// What the calling thread has computed so far, without the time when others had its core.
+std::chrono::nanoseconds computed() {
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return std::chrono::seconds(t.tv_sec) + std::chrono::nanoseconds(t.tv_nsec);
+}
+
 class Pool {
 public:
     explicit Pool(int threads) : threads(threads) {}
 
     void run(int64_t tasks, TgTask task, void* context) {
         const bool mine = tasks > 1 && threads > 1 && !taken.exchange(true, std::memory_order_acquire);
-        const auto start = Clock::now();
-        if (mine && start >= alone_until)
-            share(tasks, task, context, start);
+        if (mine && Clock::now() >= alone_until)
+            share(tasks, task, context);
         else
             for (int64_t i = 0; i < tasks; ++i) task(i, context);
         if (mine) taken.store(false, std::memory_order_release);
@@ -77,7 +84,7 @@ public:
     }
 
 private:
-    void share(int64_t tasks, TgTask task, void* context, Clock::time_point start) {
+    void share(int64_t tasks, TgTask task, void* context) {
         begin_workers();
         this->task = task, this->context = context;
         unfinished.store(tasks, std::memory_order_relaxed);
@@ -89,7 +96,13 @@ private:
             unclaimed.store(tasks, std::memory_order_release);
         }
         for (int64_t i = 0; i < to_wake; ++i) work.notify_one();
-        wait_for_others(start, take_tasks());
+        const auto start = Clock::now();
+        const auto before = computed();
+        const int64_t mine = take_tasks();
+        const auto own = computed() - before;
+        wait_for_others();
+        if (mine) of_a_task = own / mine;
+        beware(Clock::now() - start - own);
     }
 
     // Take tasks while there are any; how many.
@@ -109,22 +122,20 @@ private:
         return taken_here;
     }
 
-    // A worker that the system puts aside within a task, for another process, may come back after
-    // milliseconds. After such a wait the caller works alone, ALONE times as long as it has waited: so
-    // waiting takes at most a tenth of the time, whatever else runs on the machine.
-    void wait_for_others(Clock::time_point start, int64_t mine) {
+    void wait_for_others() {
         const auto all_done = [this] { return unfinished.load(std::memory_order_acquire) == 0; };
-        if (all_done()) return;
-        const auto idle_from = Clock::now();
         spin(all_done);
-        if (!all_done()) {
-            std::unique_lock<std::mutex> lock(mutex);
-            finished.wait(lock, all_done);
-        }
-        const auto now = Clock::now();
-        const auto waited = now - idle_from;
-        if (mine && waited > 2 * (idle_from - start) / mine + LATE)
-            alone_until = now + std::min<Clock::duration>(ALONE * waited, ALONE_AT_MOST);
+        if (all_done()) return;
+        std::unique_lock<std::mutex> lock(mutex);
+        finished.wait(lock, all_done);
+    }
+
+    // A thread that the system puts aside within a task, for another process, may come back after
+    // milliseconds. When a job has lost time like this, the caller works alone ALONE times as long, on
+    // one core: so at most a tenth of the time is lost, whatever else runs on the machine.
+    void beware(std::chrono::nanoseconds lost) {
+        if (lost > 2 * of_a_task + LATE)
+            alone_until = Clock::now() + std::min<Clock::duration>(ALONE * lost, ALONE_AT_MOST);
     }
 
     void begin_workers() {
@@ -163,6 +174,7 @@ private:
     std::condition_variable work, finished;
     int asleep = 0;
     bool ended = false;
+    std::chrono::nanoseconds of_a_task{};  // in the caller's last job
     Clock::time_point alone_until{};
 };
 
