@@ -34,7 +34,6 @@ using Clock = std::chrono::steady_clock;
 // between the products of a training step.
 constexpr std::chrono::microseconds SPIN{1000};
 constexpr std::chrono::microseconds LATE{100};
-constexpr int ALONE = 10;
 constexpr std::chrono::seconds ALONE_AT_MOST{1};
 
 // Until condition() or SPIN has passed. Meanwhile whoever wants the core has it.
@@ -131,11 +130,15 @@ private:
     }
 
     // A thread that the system puts aside within a task, for another process, may come back after
-    // milliseconds. When a job has lost time like this, the caller works alone ALONE times as long, on
-    // one core: so at most a tenth of the time is lost, whatever else runs on the machine.
+    // milliseconds. When a job has lost time like this, the caller works alone for twice as long, on one
+    // core; and when it happens again soon, twice as long as the last time. So one disturbance costs
+    // little, and beside a neighbour who stays the caller is hardly slower than on one thread.
     void beware(std::chrono::nanoseconds lost) {
-        if (lost > 2 * of_a_task + LATE)
-            alone_until = Clock::now() + std::min<Clock::duration>(ALONE * lost, ALONE_AT_MOST);
+        if (lost <= 2 * of_a_task + LATE) return;
+        const auto now = Clock::now();
+        const bool again = now < alone_until + alone;
+        alone = std::min<Clock::duration>(2 * (again ? alone : lost), ALONE_AT_MOST);
+        alone_until = now + alone;
     }
 
     void begin_workers() {
@@ -176,6 +179,7 @@ private:
     bool ended = false;
     std::chrono::nanoseconds of_a_task{};  // in the caller's last job
     Clock::time_point alone_until{};
+    Clock::duration alone{};  // how long, the last time
 };
 
 std::atomic<int> pool_size{1};  // threads of a pool that begins

@@ -25,9 +25,9 @@ from tinygen.kernels.dispatch import launcher
 
 __all__ = ["get_threads", "matmul", "set_threads", "table"]
 
-# Multiplications from which on a product goes to the pool; below, NumPy is reached faster, and OpenBLAS
-# takes one thread for all or most of them.
-LARGE = 3 * 2**18
+# Multiplications from which on a product goes to the pool. Below, OpenBLAS takes one thread, and so waits
+# for nobody; above, its threads would stay awake beside the pool's.
+LARGE = 2**18
 
 
 # -- the number of threads -----------------------------------------------------------------------
