@@ -34,7 +34,7 @@ using Clock = std::chrono::steady_clock;
 // between the products of a training step.
 constexpr std::chrono::microseconds SPIN{1000};
 constexpr std::chrono::microseconds LATE{100};
-constexpr std::chrono::seconds ALONE_AT_MOST{1};
+constexpr std::chrono::milliseconds ALONE_AT_MOST{200};
 
 // Until condition() or SPIN has passed. Meanwhile whoever wants the core has it.
 template <class Condition>

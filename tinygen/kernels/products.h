@@ -42,13 +42,13 @@ struct Product {
     int64_t ldc;
     int64_t tasks = 1;
 
-    // Blocks of the longer side, 128 wide and more, as packing what they share costs each of them.
-    // Their number is a power of two: often so is the number of cores.
+    // Blocks of the longer side. They are wide, as packing what they share costs each of them. Their
+    // number is a power of two: often so is the number of cores.
     void cut() {
-        constexpr int64_t WORTH_IT = 1 << 19, WIDTH = 128;  // multiplications of a task; its side
+        constexpr int64_t WORTH_IT = 1 << 18;  // multiplications of a task
         const int64_t most = m * n * k / WORTH_IT, side = m >= n ? m : n;
         if (most >= 2) tasks = 2;
-        while (2 * tasks <= most && 2 * tasks * WIDTH <= side) tasks *= 2;
+        while (2 * tasks <= most && 2 * tasks * (tasks < 4 ? 128 : 512) <= side) tasks *= 2;
     }
 
     // Where block i of a side begins: at a multiple of the vectors' length.
