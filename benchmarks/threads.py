@@ -76,6 +76,7 @@ def milliseconds(work: list[Product], pause: float) -> float:
 
 
 def measure(step: str, pause: float, contenders: Contenders, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every run, by contender."""
     blas = pool.OpenBLAS.of_numpy()
     batch, widths = STEPS[step]
     matmuls = {"numpy": np.matmul, "pool": pool.matmul}
@@ -139,29 +140,25 @@ def main() -> None:
     print(f"python {platform.python_version()}  numpy {np.__version__}  {os.cpu_count()} cores")
     print("milliseconds, medians; ratio: the pool on all its threads, over NumPy on one")
     print(f"{'products of a step':32}{'neighbour':>10}{'between':>9}", end="")
-    print("".join(f"{name:>10}" for name in contenders), f"{'ratio':>7}{'others':>8}")
+    print("".join(f"{name:>10}" for name in contenders) + f"{'ratio':>8}{'others':>8}")
     for step in STEPS:
         for busy in (False, True):
             for pause in (0.0, OTHER_WORK):
-                start, before = time.perf_counter(), cores_used()
-                with one_busy_core(busy):
-                    found = {
-                        k: median(v)
-                        for k, v in measure(step, pause, contenders, args.rounds).items()
-                    }
-                after, elapsed = cores_used(), time.perf_counter() - start
-                others = "?"
-                if before and after:
-                    used = after[0] - before[0] - (after[1] - before[1])
-                    others = f"{used / elapsed:.2f}"
-                ratio = found[f"pool, {n}"] / found["NumPy, 1"]
-                row = f"{step:32}{'busy' if busy else '-':>10}{1e3 * pause:6.1f} ms"
-                print(
-                    row
-                    + "".join(f"{t:10.2f}" for t in found.values())
-                    + f"{ratio:8.2f}{others:>8}",
-                    flush=True,
-                )
+                place = f"{step:32}{'busy' if busy else '-':>10}{1e3 * pause:6.1f} ms"
+                print(place + _figures(step, busy, pause, contenders, args.rounds), flush=True)
+
+
+def _figures(step: str, busy: bool, pause: float, contenders: Contenders, rounds: int) -> str:
+    start, before = time.perf_counter(), cores_used()
+    with one_busy_core(busy):
+        times = measure(step, pause, contenders, rounds)
+    elapsed, after = time.perf_counter() - start, cores_used()
+    others = "?"
+    if before and after:
+        others = f"{(after[0] - before[0] - after[1] + before[1]) / elapsed:.2f}"
+    medians = [median(of_one) for of_one in times.values()]
+    ratio = medians[2] / medians[1]
+    return "".join(f"{t:10.2f}" for t in medians) + f"{ratio:8.2f}{others:>8}"
 
 
 if __name__ == "__main__":
