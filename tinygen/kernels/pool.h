@@ -4,9 +4,11 @@
 // The threads sleep when there is nothing to do. They begin at the first job and anew after a fork.
 
 #pragma once
+#include <time.h>
+#ifndef _WIN32  // which has neither forks nor signals to a thread
 #include <pthread.h>
 #include <signal.h>
-#include <time.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -84,7 +86,7 @@ public:
 
 private:
     void share(int64_t tasks, TgTask task, void* context) {
-        begin_workers();
+        if ((int)workers.size() < threads - 1) begin_workers();
         this->task = task, this->context = context;
         unfinished.store(tasks, std::memory_order_relaxed);
         int64_t to_wake;
@@ -142,16 +144,19 @@ private:
     }
 
     void begin_workers() {
-        if ((int)workers.size() >= threads - 1) return;
+#ifndef _WIN32
         sigset_t all, before;  // signals are for the threads of the program
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
+#endif
         try {
             while ((int)workers.size() < threads - 1) workers.emplace_back([this] { serve(); });
         } catch (const std::system_error&) {  // a limit of the system: those that there are
             threads = (int)workers.size() + 1;
         }
+#ifndef _WIN32
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
+#endif
     }
 
     void serve() {
@@ -185,8 +190,10 @@ private:
 std::atomic<int> pool_size{1};  // threads of a pool that begins
 std::atomic<Pool*> pool{nullptr};
 
+#ifndef _WIN32
 // After a fork the child has a copy of the pool and none of its threads: it begins a new one.
 const int registered = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
+#endif
 
 Pool& the_pool() {
     if (Pool* found = pool.load(std::memory_order_acquire)) return *found;
