@@ -7,8 +7,12 @@ The engine and all operations are here; `tinygen.nn`, `optim`, `random` are impo
 from tinygen import _interrupt, nn, ops, optim, random  # noqa: F401 - _interrupt comes first
 from tinygen.autodiff import *  # noqa: F403
 from tinygen.autodiff import __all__ as _engine
+from tinygen.kernels import get_threads, set_threads
 from tinygen.ops import *  # noqa: F403
 from tinygen.random import manual_seed
 
 __version__ = "0.2.0"
-__all__ = ["manual_seed", "nn", "ops", "optim", "random", *_engine, *ops.__all__]  # type: ignore[attr-defined]
+__all__ = [
+    "get_threads", "manual_seed", "nn", "ops", "optim", "random", "set_threads",
+    *_engine, *ops.__all__,  # type: ignore[attr-defined]
+]  # fmt: skip

@@ -28,6 +28,7 @@ from tinygen.backend import DEVICES, gpu_problem, namespace_for, to_device
 from tinygen.errors import RENAMED, DeviceError, renamed, unknown, whole
 from tinygen.evaluation import evaluate
 from tinygen.folder import CHECKPOINT, is_leftover, locked
+from tinygen.kernels import pool
 from tinygen.models import MODELS, Model, load
 from tinygen.models.model import choose
 from tinygen.npz import free_memory
@@ -386,6 +387,8 @@ def info(args: argparse.Namespace) -> None:
     plot = (f"{m} {'found' if find_spec(m) else 'not installed'}" for m in ("matplotlib", "tqdm"))
     print(f"{'plot':12}{', '.join(plot)}")
     print(f"{'kernels':12}{kernels.description('cpu')}")
+    by = "NumPy" if pool.table() is None else "tinygen's pool"
+    print(f"{'threads':12}{pool.get_threads()}, large products by {by}")
     print(f"{'gpu':12}{' '.join((gpu_problem() or 'usable').split())}")
     print(f"{'data':12}{', '.join(data.names())}, or a .npy, .npz, .csv or .csv.gz file")
     print("models, their training settings, and their options for --set:")

@@ -8,10 +8,13 @@
 What the last two have in common stands once: the stream in philox.h, the formulas in formulas.h and
 functions.h, every kernel's name and arguments in kernels.h (signatures.py). `fused.py` has the
 functions that the rest of tinygen calls, and `dispatch.py` says which form computes.
+
+On the CPU, products of matrices go to a pool of threads: pool.h and products.h, called by pool.py.
 """
 
 from tinygen.kernels.dispatch import description
 from tinygen.kernels.fused import *  # noqa: F403
 from tinygen.kernels.fused import __all__ as _functions
+from tinygen.kernels.pool import get_threads, set_threads
 
-__all__ = ["description", *_functions]
+__all__ = ["description", "get_threads", "set_threads", *_functions]

@@ -5,6 +5,7 @@
 #include "formulas.h"
 #include "kernels.h"
 #include "philox.h"
+#include "products.h"
 
 #define VECTORISED _Pragma("omp simd")
 

@@ -21,12 +21,15 @@ import numpy as np
 
 from tinygen.kernels.signatures import inlined, signatures
 
-__all__ = ["Unavailable", "load"]
+__all__ = ["Unavailable", "library", "load", "loaded"]
+
+library: ctypes.CDLL | None = None
+"""The compiled kernels, once they are loaded."""
 
 FLAGS = (
     "-std=c++17", "-O3", "-fPIC", "-shared",
     # Fused multiply-adds only where the source writes them: the same bits as on a GPU.
-    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd",
+    "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-pthread",
 )  # fmt: skip
 X86 = ("x86_64", "amd64", "AMD64")
 LIMIT = 120.0  # seconds for the compiler
@@ -206,7 +209,9 @@ _DTYPES = {
 _memory = (ctypes.c_char * 0).from_buffer  # a third of the cost of `array.ctypes.data`
 
 
-def _loaded(library: bytes) -> ctypes.CDLL:
+def loaded(
+    library: bytes, load: Callable[[str], ctypes.CDLL] = lambda path: ctypes.CDLL(path)
+) -> ctypes.CDLL:
     """From memory, where the system can, else from a folder of this process alone: caches may be
     mounted noexec."""
     if hasattr(os, "memfd_create"):
@@ -215,22 +220,24 @@ def _loaded(library: bytes) -> ctypes.CDLL:
             handle = os.memfd_create("tinygen")
             with open(handle, "wb", closefd=False) as file:
                 file.write(library)
-            return ctypes.CDLL(f"/proc/self/fd/{handle}")
+            return load(f"/proc/self/fd/{handle}")
     with tempfile.TemporaryDirectory(prefix="tinygen-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "kernels.so"
         path.write_bytes(library)
-        return ctypes.CDLL(str(path))
+        return load(str(path))
 
 
-def _open(library: bytes) -> Callable[..., None]:
+def _open(content: bytes) -> Callable[..., None]:
+    global library
     try:
-        loaded = _loaded(library)
-        functions = {name: getattr(loaded, name) for name in signatures()}
+        opened = loaded(content)
+        functions = {name: getattr(opened, name) for name in signatures()}
     except (OSError, AttributeError) as error:
         raise Unavailable(f"the compiled kernels cannot be loaded: {error}") from error
     for name, function in functions.items():
         function.restype = None
         function.argtypes = [_argument_type(kind) for kind, _ in signatures()[name]]
+    library = opened
 
     def launch(name: str, *arguments: Any) -> None:
         try:

@@ -1,0 +1,95 @@
+"""How many threads a process takes, unless `tg.set_threads` says otherwise.
+
+As many as TINYGEN_THREADS says; else as many as there are cores that the process may use, by its
+affinity and by the quota of its control group, and not more than OPENBLAS_NUM_THREADS or
+OMP_NUM_THREADS, with which users limit the threads of NumPy.
+"""
+
+from __future__ import annotations
+
+import os
+from math import ceil, inf
+from pathlib import Path
+
+__all__ = ["MOST", "default_threads", "quota"]
+
+MOST = 1024
+"""Threads at most: more is a mistake."""
+
+
+def default_threads(root: Path = Path("/")) -> int:
+    """The number of threads. ValueError: TINYGEN_THREADS is not a whole number from 1."""
+    asked = os.environ.get("TINYGEN_THREADS", "").strip()
+    if asked:
+        if not (asked.isascii() and asked.isdecimal() and 1 <= int(asked) <= MOST):
+            raise ValueError(f"TINYGEN_THREADS is a whole number from 1 to {MOST}, not {asked!r}")
+        return int(asked)
+    return min(_affinity(), max(1, ceil(min(quota(root), MOST))), _limit_of_numpy())
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _limit_of_numpy() -> int:
+    """The first of OpenBLAS's variables that is a number, as OpenBLAS reads them."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        first = os.environ.get(name, "").split(",")[0].strip()  # OpenMP: one for each level
+        if first.isascii() and first.isdecimal() and int(first):
+            return int(first)
+    return MOST
+
+
+def quota(root: Path = Path("/")) -> float:
+    """Cores that the control groups of this process may use at a time, often a fraction; inf: all.
+
+    A group's limit holds for the groups within it. `root` is where /proc and /sys are.
+    """
+    groups = root / "sys/fs/cgroup"
+    least = inf
+    for line in _lines(root / "proc/self/cgroup"):
+        number, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if number == "0" and not controllers:
+            folder, read = groups, _limit_v2
+        elif "cpu" in controllers.split(","):
+            together = (
+                groups / controllers
+            )  # "cpu,cpuacct", and links of the single names beside it
+            folder, read = together if together.is_dir() else groups / "cpu", _limit_v1
+        else:
+            continue
+        group = folder / name.strip("/")
+        # Seen from a container, the name may be one that only the host has: its own group is the root.
+        for place in (group, *group.parents):
+            least = min(least, read(place))
+            if place == folder:
+                break
+    return least
+
+
+def _limit_v2(group: Path) -> float:
+    """cpu.max holds "quota period" in microseconds, or "max period"."""
+    return _ratio(" ".join(_lines(group / "cpu.max")).split())
+
+
+def _limit_v1(group: Path) -> float:
+    """Two files, whose quota is -1 where there is none."""
+    return _ratio([*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")])
+
+
+def _ratio(numbers: list[str]) -> float:
+    try:
+        most, period = (int(number) for number in numbers)
+    except ValueError:  # "max"; no such file
+        return inf
+    return most / period if most > 0 and period > 0 else inf
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
