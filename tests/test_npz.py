@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tracemalloc
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +51,48 @@ def test_arrays_that_nobody_asked_for_are_not_read(tmp_path):
     tracemalloc.stop()
 
 
-def test_free_memory_is_a_number_of_bytes(monkeypatch):
+def test_free_memory_is_a_number_of_bytes(tmp_path):
     assert npz.free_memory() > 1e6
-    monkeypatch.setattr(npz, "Path", lambda _: Path("/nowhere"))
-    assert npz.free_memory() == float("inf")
+    assert npz.free_memory(tmp_path) == float("inf")
+
+
+MACHINE = 7813 * 1024.0
+V1, V2 = "5:cpu:/\n3:memory:/job\n", "0::/user/job\n"
+
+
+@pytest.mark.parametrize(
+    ("of_process", "files", "free"),
+    [
+        (V2, {"memory.max": "max"}, MACHINE),
+        (V2, {"user/memory.max": "5000", "user/memory.current": "2000"}, 3000.0),
+        (
+            V2,
+            {
+                "user/job/memory.max": "5000", "user/job/memory.current": "4500",
+                "user/job/memory.stat": "anon 1\ninactive_file 700\n",
+            },
+            1200.0,
+        ),
+        (V2, {"memory.max": "5000", "memory.current": "6000"}, 0.0),
+        (V1, {"memory/memory.limit_in_bytes": "9000", "memory/memory.usage_in_bytes": "1"}, 8999.0),
+        (
+            V1,
+            {
+                "memory/job/memory.limit_in_bytes": "9223372036854771712",
+                "memory/job/memory.usage_in_bytes": "1",
+            },
+            MACHINE,
+        ),
+        (V1, {"memory/job/memory.limit_in_bytes": "what"}, MACHINE),
+    ],
+)  # fmt: skip
+def test_free_memory_within_control_groups(of_process, files, free, tmp_path):
+    """Of what the machine has, the least that a group leaves; cached files count as free."""
+    for name, text in {
+        "proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 7813 kB\n",
+        "proc/self/cgroup": of_process,
+        **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert npz.free_memory(tmp_path) == free

@@ -16,6 +16,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from tinygen import cgroup
+
 __all__ = ["free_memory", "is_npy", "members", "read_member", "read_npy"]
 
 Array = np.ndarray[Any, Any]
@@ -68,10 +70,29 @@ def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, beside: int =
         return read_npy(file, member.file_size, beside)
 
 
-def free_memory() -> float:
-    """The number of free bytes of memory. Infinity if the system does not say."""
+def free_memory(root: Path = Path("/")) -> float:
+    """Bytes that can be had without swapping, within the limits of control groups; inf: not known.
+
+    `root` is where /proc and /sys are.
+    """
+    found = (line.split() for line in cgroup.lines(root / "proc/meminfo"))
+    available = (1024.0 * int(words[1]) for words in found if words[0] == "MemAvailable:")
+    return min(next(available, inf), cgroup.least("memory", _free_v2, _free_v1, root))
+
+
+def _free_v2(group: Path) -> float:
+    return _free(group, "memory.max", "memory.current", "inactive_file")
+
+
+def _free_v1(group: Path) -> float:
+    return _free(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _free(group: Path, limit: str, usage: str, cache: str) -> float:
+    """What is left of a group's limit, where files that are only cached do not count as used."""
+    stat = dict(line.split() for line in cgroup.lines(group / "memory.stat"))
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+        (most,), (used,) = (cgroup.lines(group / name) for name in (limit, usage))
+        return max(0.0, float(int(most) - int(used) + int(stat.get(cache, 0))))
+    except ValueError:  # "max"; no such file
         return inf
-    return next((1024.0 * int(l.split()[1]) for l in lines if l.startswith("MemAvailable")), inf)

@@ -366,9 +366,11 @@ def test_what_differs_when_a_run_is_resumed_is_told_and_kept(tmp_path, caplog, m
 
 
 @pytest.mark.cpu_only("of the processor")
-def test_the_surroundings_are_the_form_of_the_kernels_the_threads_and_numpy(monkeypatch):
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+def test_the_surroundings_are_the_form_of_the_kernels_the_threads_and_numpy():
+    before = tg.get_threads()
+    tg.set_threads(3)
     found = run._surroundings("cpu")
+    tg.set_threads(before)
     assert found == {
         "kernels": kernels.description("cpu").split(" ")[0].rstrip(",:"),
         "threads": "3", "numpy": numpy.__version__,

@@ -11,6 +11,8 @@ import os
 from math import ceil, inf
 from pathlib import Path
 
+from tinygen import cgroup
+
 __all__ = ["MOST", "default_threads", "quota"]
 
 MOST = 1024
@@ -45,39 +47,20 @@ def _limit_of_numpy() -> int:
 def quota(root: Path = Path("/")) -> float:
     """Cores that the control groups of this process may use at a time, often a fraction; inf: all.
 
-    A group's limit holds for the groups within it. `root` is where /proc and /sys are.
+    `root` is where /proc and /sys are.
     """
-    groups = root / "sys/fs/cgroup"
-    least = inf
-    for line in _lines(root / "proc/self/cgroup"):
-        number, _, rest = line.partition(":")
-        controllers, _, name = rest.partition(":")
-        if number == "0" and not controllers:
-            folder, read = groups, _limit_v2
-        elif "cpu" in controllers.split(","):
-            together = (
-                groups / controllers
-            )  # "cpu,cpuacct", and links of the single names beside it
-            folder, read = together if together.is_dir() else groups / "cpu", _limit_v1
-        else:
-            continue
-        group = folder / name.strip("/")
-        # Seen from a container, the name may be one that only the host has: its own group is the root.
-        for place in (group, *group.parents):
-            least = min(least, read(place))
-            if place == folder:
-                break
-    return least
+    return cgroup.least("cpu", _limit_v2, _limit_v1, root)
 
 
 def _limit_v2(group: Path) -> float:
     """cpu.max holds "quota period" in microseconds, or "max period"."""
-    return _ratio(" ".join(_lines(group / "cpu.max")).split())
+    return _ratio(" ".join(cgroup.lines(group / "cpu.max")).split())
 
 
 def _limit_v1(group: Path) -> float:
     """Two files, whose quota is -1 where there is none."""
-    return _ratio([*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")])
+    files = (group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us")
+    return _ratio([line for file in files for line in cgroup.lines(file)])
 
 
 def _ratio(numbers: list[str]) -> float:
@@ -86,10 +69,3 @@ def _ratio(numbers: list[str]) -> float:
     except ValueError:  # "max"; no such file
         return inf
     return most / period if most > 0 and period > 0 else inf
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []

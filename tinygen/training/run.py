@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -120,12 +119,9 @@ def not_finite(parameters: dict[str, Tensor]) -> str | None:
 
 def _surroundings(device: str) -> dict[str, str]:
     """What a run computes with, on which the last bits of its results depend."""
-    names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-    asked = [os.environ[name] for name in names if os.environ.get(name)]
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     return {
         "kernels": kernels.description(device).split()[0].strip(",:"),
-        "threads": asked[0] if asked else str(len(affinity(0)) if affinity else os.cpu_count()),
+        "threads": str(kernels.get_threads()),
         "numpy": np.__version__,
     }
 
