@@ -16,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 PARTS = {
     "engine": "small operations beside PyTorch, autograd and MyGrad",
@@ -26,6 +27,13 @@ PARTS = {
     "gpu": "the CUDA kernels on a GPU: right, fast, and beside CuPy and PyTorch",
     "lines": "lines of code of each file of the package",
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """What is wrong with the arguments is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     width = max(map(len, PARTS))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks",
         description=__doc__,
         epilog="parts:\n" + "\n".join(f"  {name:{width}}  {what}" for name, what in PARTS.items()),

@@ -15,7 +15,7 @@ __all__ = ["draw", "points"]
 GROUPS = ("steps", "sampling")
 # Colours that the colour-blind tell apart (Okabe & Ito 2008), and a form for each.
 MARKS = {
-    "tinygen": ("#000000", "|"), "PyTorch": ("#D55E00", "o"), "PyTorch compiled": ("#E69F00", "s"),
+    "tinygen": ("#000000", "P"), "PyTorch": ("#D55E00", "o"), "PyTorch compiled": ("#E69F00", "s"),
     "JAX": ("#0072B2", "^"), FLOOR: ("#999999", "d"),
 }  # fmt: skip
 
@@ -80,7 +80,7 @@ def draw(run: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel(
         f"time relative to {_base(run)} (left of 1: faster; {run['about']['processor']})"
     )
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -52,8 +52,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     add(
         "--chart", type=Path, metavar="FILE.png", help="draw steps and samplings (needs matplotlib)"
     )
-    add("--table", type=Path, metavar="FILE",
-        help="print a stored run as Markdown, instead of a new one; --only, --compare and --chart go with it")  # fmt: skip
+    about_table = (
+        "print a stored run as Markdown instead of a new one; with --only, --compare, --chart"
+    )
+    add("--table", type=Path, metavar="FILE", help=about_table)
 
 
 def asked(args: argparse.Namespace) -> None:
@@ -109,8 +111,10 @@ def load(path: Path) -> dict[str, Any]:
         raise Wrong(f"{path}: {error.strerror}") from None
     except ValueError:
         raise Wrong(f"{path} is not JSON") from None
-    if not isinstance(found, dict) or not {"about", "machine", "workloads"} <= found.keys():
-        raise Wrong(f"{path} is no run that --json stored")
+    try:
+        report.text(found)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise Wrong(f"{path} is no run that --json stored") from None
     return found
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,11 +96,9 @@ class Process:
     def ask(self, limit: float, **command: Any) -> dict[str, Any]:
         """The answer to a command; Failed: an error, no answer within the limit (seconds)."""
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # what it said is read below
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # what it said is read below
         answer = json.loads(self._line(time.monotonic() + limit, command["do"]))
         if "error" in answer:
             raise Failed(answer["error"])
@@ -129,7 +128,8 @@ class Process:
 
     def end(self) -> None:
         """End the process."""
-        for pipe in (self._process.stdin, self._process.stdout, self._said):
-            pipe.close()
         self._process.kill()
         self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._said):
+            with suppress(BrokenPipeError):  # a command that it did not read
+                pipe.close()
