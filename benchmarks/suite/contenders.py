@@ -67,13 +67,11 @@ def missing(name: str) -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """Of a contender: equal numbers of threads for every library."""
+    """Of a contender: equal numbers of threads for every library, all on the CPU."""
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    return {**os.environ, **{name: str(threads()) for name in names}, "PYTHONPATH": _path()}
-
-
-def _path() -> str:
-    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    set_here = {name: str(threads()) for name in names}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, **set_here, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
 
 
 class Failed(Exception):

@@ -15,7 +15,7 @@ from torch.nn import functional as f
 
 from benchmarks.suite.workloads import Workload
 
-__all__ = ["OBJECTIVES", "Loss", "Tensors", "denoiser", "mlp", "objectives"]
+__all__ = ["Loss", "Tensors", "denoiser", "objectives"]
 
 Tensors = dict[str, Tensor]
 Loss = Callable[[Tensors, Tensor, Tensors], Tensor]
@@ -120,23 +120,15 @@ def generator(p: Tensors, x: Tensor, draws: Tensors) -> Tensor:
     return bce(judged(p, generated(p, draws["z"])), 1.0)
 
 
-OBJECTIVES: dict[str, dict[str, tuple[str, Loss]]] = {
-    "ddpm": {"loss": ("", ddpm)},
-    "vae": {"loss": ("", vae)},
-    "gan": {
-        "discriminator": ("discriminator", discriminator),
-        "generator": ("generator", generator),
-    },
-}
-"""For each model, the losses by name, with the beginning of the names of what they train."""
-
-
 def objectives(work: Workload) -> dict[str, tuple[str, Loss]]:
-    """The losses of a workload."""
-    found = dict(OBJECTIVES[work.model])
+    """The losses of a workload by name, with the beginning of the names of what they train."""
+    if work.model == "ddpm":
+        return {"loss": ("", ddpm)}
     if work.model == "vae":
         activation = torch.tanh if work.options.get("activation") == "tanh" else f.silu
-        found["loss"] = ("", partial(vae, activation))
-    if work.model == "gan" and work.options.get("penalty", "r1"):
-        found["discriminator"] = ("discriminator", discriminator_r1)
-    return found
+        return {"loss": ("", partial(vae, activation))}
+    r1 = work.options.get("penalty", "r1")
+    return {
+        "discriminator": ("discriminator", discriminator_r1 if r1 else discriminator),
+        "generator": ("generator", generator),
+    }

@@ -19,7 +19,7 @@ from tinygen import models
 from tinygen.models.diffusion import SAMPLERS
 from tinygen.random import Generator
 
-__all__ = ["case", "compiles", "opened"]
+__all__ = ["case", "compiles", "made", "opened"]
 
 Array = np.ndarray[Any, Any]
 MODELS: dict[str, Callable[..., Any]] = {
@@ -36,7 +36,8 @@ def compiles() -> bool:
     return hasattr(tg, "compile")
 
 
-def _model(work: Workload) -> Any:
+def made(work: Workload) -> Any:
+    """The model of a workload."""
     options = {TINYGENS.get(name, name): value for name, value in work.options.items()}
     return MODELS[work.model](work.features, **options)
 
@@ -61,7 +62,7 @@ def case(work: Workload) -> Case:
     if work.kind == "chain":
         return dict(zip("xy", leaves(work.batch), strict=True))
     rng = np.random.default_rng(SEED)
-    model = _model(work)
+    model = made(work)
     rows = (max(ROWS, 2 * work.batch), work.features)
     data = rng.random(rows) if model.bounded else rng.standard_normal(rows)
     data = data.astype(np.float32)
@@ -115,7 +116,7 @@ def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
     """A workload, ready to be compared and run."""
     if work.kind == "chain":
         return _chain(work, arrays, compiled)
-    model = _model(work)
+    model = made(work)
     model.prepare(arrays["data"])
     model.load_state_dict(part(arrays, "weights"))
     # An older tinygen has no such option.

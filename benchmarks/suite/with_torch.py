@@ -7,7 +7,7 @@ one. It does not read the loss, which tinygen's loop records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchmarks.engine import applied
 from benchmarks.suite.contract import Case, Opened, Tick, part, threads
-from benchmarks.suite.torch_networks import OBJECTIVES, Tensors, denoiser, objectives
+from benchmarks.suite.torch_networks import Tensors, denoiser, objectives
 from benchmarks.suite.workloads import RATE, Workload
 
-__all__ = ["opened"]
+__all__ = ["Trainer", "batches", "opened", "parameters"]
 
 
 def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
@@ -32,79 +32,82 @@ def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
     return training(work, arrays, p, compiled)
 
 
-def parameters(arrays: Case) -> Tensors:
+def parameters(arrays: Case, device: str = "cpu") -> Tensors:
     """The case's weights and constants by name."""
-    p = {name: torch.tensor(array) for name, array in part(arrays, "weights").items()}
+    named = part(arrays, "weights") | part(arrays, "constants")
+    p = {name: torch.tensor(array, device=device) for name, array in named.items()}
     for name in part(arrays, "learned"):
         p[name].requires_grad_()
-    return p | {name: torch.tensor(a) for name, a in part(arrays, "constants").items()}
-
-
-def drawing(work: Workload, arrays: Case) -> Callable[[Tensor], dict[str, Tensors]]:
-    """A function of a batch: what each loss draws, in the shapes that the case has."""
-    shapes = {
-        o: {name: a.shape for name, a in part(arrays, f"draws/{o}").items()}
-        for o in OBJECTIVES[work.model]
-    }
-    end = len(arrays["constants/signal"]) if work.model == "ddpm" else 0
-
-    def one(name: str, shape: tuple[int, ...], x: Tensor) -> Tensor:
-        if name == "t":
-            return torch.randint(1, end, shape)
-        return torch.bernoulli(x) if name == "bits" else torch.randn(shape)
-
-    def draw(x: Tensor) -> dict[str, Tensors]:
-        return {o: {k: one(k, shape, x) for k, shape in of.items()} for o, of in shapes.items()}
-
-    return draw
+    return p
 
 
 def batches(data: Tensor, size: int) -> Iterator[Tensor]:
     """Rows in an order that is shuffled anew for every pass over the data, without end."""
     while True:
-        for rows in torch.randperm(len(data)).split(size)[: len(data) // size]:
+        order = torch.randperm(len(data), device=data.device)
+        for rows in order.split(size)[: len(data) // size]:
             yield data[rows]
 
 
-def training(work: Workload, arrays: Case, p: Tensors, compiled: bool) -> Opened:
-    clip, decay = float(arrays["clip"]), float(arrays["decay"])
-    betas = (0.5, 0.999) if work.model == "gan" else (0.9, 0.999)
-    updates = []
-    for name, (start, loss) in objectives(work).items():
-        mine = {k: v for k, v in p.items() if k.startswith(start) and v.requires_grad}
-        adam = torch.optim.Adam(mine.values(), lr=RATE, betas=betas, fused=True)
-        average = [v.detach().clone() for v in mine.values()] if decay else []
-        updates.append((name, torch.compile(loss) if compiled else loss, mine, adam, average))
-    draw = drawing(work, arrays)
+class Trainer:
+    """The losses of a workload, and what updates the parameters of each."""
 
-    def results() -> Case:
+    def __init__(self, work: Workload, arrays: Case, p: Tensors, compiled: bool) -> None:
+        self.arrays, self.p = arrays, p
+        self.clip, self.decay = float(arrays["clip"]), float(arrays["decay"])
+        betas = (0.5, 0.999) if work.model == "gan" else (0.9, 0.999)
+        self.updates = []
+        for name, (start, loss) in objectives(work).items():
+            mine = {k: v for k, v in p.items() if k.startswith(start) and v.requires_grad}
+            adam = torch.optim.Adam(mine.values(), lr=RATE, betas=betas, fused=True)
+            average = [v.detach().clone() for v in mine.values()] if self.decay else []
+            loss = torch.compile(loss) if compiled else loss
+            self.updates.append((name, loss, mine, adam, average))
+
+    def results(self) -> Case:
+        """See `Opened`."""
         found: Case = {}
-        for name, loss, mine, _, _ in updates:
-            draws = {k: torch.tensor(a) for k, a in part(arrays, f"draws/{name}").items()}
-            value = loss(p, torch.tensor(arrays["batch"]), draws)
+        for name, loss, mine, _, _ in self.updates:
+            draws = {k: torch.tensor(a) for k, a in part(self.arrays, f"draws/{name}").items()}
+            value = loss(self.p, torch.tensor(self.arrays["batch"]), draws)
             gradients = torch.autograd.grad(value, mine.values())
             found[f"{name}/loss"] = value.detach().numpy()
             found |= {f"{name}/{k}": g.numpy() for k, g in zip(mine, gradients, strict=True)}
         return found
 
-    def step(x: Tensor) -> None:
-        draws = draw(x)
-        for name, loss, mine, adam, average in updates:
+    def step(self, x: Tensor) -> None:
+        """One on a batch."""
+        for name, loss, mine, adam, average in self.updates:
             weights = [*mine.values()]
             adam.zero_grad()
-            loss(p, x, draws[name]).backward(inputs=weights)
-            torch.nn.utils.clip_grad_norm_(weights, clip)
+            loss(self.p, x, self.drawn(name, x)).backward(inputs=weights)
+            torch.nn.utils.clip_grad_norm_(weights, self.clip)
             adam.step()
             if average:
-                torch._foreach_lerp_(average, weights, 1 - decay)
+                torch._foreach_lerp_(average, weights, 1 - self.decay)
+
+    def drawn(self, name: str, x: Tensor) -> Tensors:
+        """What a loss draws for a batch: in the shapes that the case has, but anew."""
+
+        def draw(what: str, shape: tuple[int, ...]) -> Tensor:
+            if what == "t":
+                return torch.randint(1, len(self.p["signal"]), shape, device=x.device)
+            return torch.bernoulli(x) if what == "bits" else torch.randn(shape, device=x.device)
+
+        drawn = part(self.arrays, f"draws/{name}")
+        return {what: draw(what, array.shape) for what, array in drawn.items()}
+
+
+def training(work: Workload, arrays: Case, p: Tensors, compiled: bool) -> Opened:
+    trainer = Trainer(work, arrays, p, compiled)
 
     def run(tick: Tick) -> None:
         rows = batches(torch.tensor(arrays["data"]), work.batch)
         while True:
             tick()
-            step(next(rows))
+            trainer.step(next(rows))
 
-    return Opened(results, run)
+    return Opened(trainer.results, run)
 
 
 def sampling(work: Workload, arrays: Case, p: Tensors, compiled: bool) -> Opened:
