@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite.contenders import FLOOR, OURS
+from benchmarks.suite.contenders import FLOOR
 from benchmarks.suite.figures import ratio
-from benchmarks.suite.report import Row
+from benchmarks.suite.rows import Row, base
 
 __all__ = ["draw", "points"]
 
@@ -77,14 +77,8 @@ def draw(run: Mapping[str, Any], path: Path) -> None:
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.set_xlabel(
-        f"time relative to {_base(run)} (left of 1: faster; {run['about']['processor']})"
-    )
+    ours = base(map(Row, run["workloads"].values()))
+    axes.set_xlabel(f"time relative to {ours} (left of 1: faster; {run['about']['processor']})")
     figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _base(run: Mapping[str, Any]) -> str:
-    bases = {Row(w).base for w in run["workloads"].values()}
-    return next(name for name in OURS if name in bases)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.suite.contenders import CONTENDERS, FLOOR, OURS
-from benchmarks.suite.figures import geometric_mean, middle, number, ratio
+from benchmarks.suite.contenders import CONTENDERS, FLOOR
+from benchmarks.suite.figures import geometric_mean, middle
 from benchmarks.suite.quiet import remarks
+from benchmarks.suite.rows import HEAD, Row, base
 
-__all__ = ["Row", "compared", "markdown", "text"]
+__all__ = ["compared", "markdown", "text"]
 
 Run = Mapping[str, Any]
 """A stored run: `about`, `machine`, `workloads`."""
 
 
-# -- a row -----------------------------------------------------------------------------------------
-UNITS = {"step": 1e3, "sample": 1e3, "chain": 1e6 / 100, "import": 1e3, "memory": 1e-6}
+WIDE = 0.1  # a spread of which the reader is told
 SECTIONS = {
     "Training steps and sampling, milliseconds": ("steps", "sampling"),
     "Small operations, forward and backward, microseconds an operation": ("operations",),
@@ -24,71 +24,6 @@ SECTIONS = {
     "Import, milliseconds": ("import",),
     "Peak memory of the process, megabytes": ("memory",),
 }
-HEAD = ("", *CONTENDERS, "best peer", FLOOR, "bytes", "tinygen / floor", "spread")
-
-
-class Row:
-    """The figures of one workload."""
-
-    def __init__(self, found: Mapping[str, Any]) -> None:
-        self.title, self.unit = found["title"], UNITS[found["kind"]]
-        self.missing = {n: c["missing"] for n, c in found["contenders"].items() if "missing" in c}
-        self.rounds = {
-            n: c["rounds"]
-            for n, c in found["contenders"].items()
-            if c.get("rounds") and n not in self.missing
-        }
-        self.base = next((n for n in OURS if n in self.rounds), None)
-        floor = found["floor"].get(FLOOR) or {}
-        self.products = floor.get("rounds")
-        self.bytes = found["floor"].get("bytes")
-
-    def ratios(self) -> dict[str, float]:
-        """To tinygen, of every contender: below 1 it is the faster."""
-        if self.base is None:
-            return {}
-        ours = self.rounds[self.base]
-        return {name: ratio(rounds, ours) for name, rounds in self.rounds.items()}
-
-    def best_peer(self) -> float | None:
-        """The least ratio of those that are not tinygen."""
-        return min((r for name, r in self.ratios().items() if name not in OURS), default=None)
-
-    def over_floor(self) -> float | None:
-        """tinygen's time over the larger of the two floors, for both may go on at once."""
-        if self.base is None or not self.products:
-            return None
-        floor = max(middle(self.products).median, self.bytes or 0.0)
-        return (
-            ratio(self.rounds[self.base], [*self.products]) * middle(self.products).median / floor
-        )
-
-    def spread(self) -> float:
-        """The largest of the contenders."""
-        return max((middle(rounds).spread for rounds in self.rounds.values()), default=0.0)
-
-    def cells(self) -> list[str]:
-        """As a line of a table under HEAD."""
-        ratios = self.ratios()
-        cells = [self.title]
-        for name in CONTENDERS:
-            if name not in self.rounds:
-                cells.append("")
-                continue
-            time = number(self.unit * middle(self.rounds[name]).median)
-            bracket = f" ({ratios[name]:.2f})" if name in ratios and name != self.base else ""
-            cells.append(time + bracket)
-        products = number(self.unit * middle(self.products).median) if self.products else ""
-        cells += [_two(self.best_peer()), products]
-        cells += [
-            "" if self.bytes is None else number(self.unit * self.bytes),
-            _two(self.over_floor()),
-        ]
-        return [*cells, f"{100 * self.spread():.0f} %"]
-
-
-def _two(x: float | None) -> str:
-    return "" if x is None else f"{x:.2f}"
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -149,13 +84,15 @@ def remarked(run: Run) -> list[str]:
 
 def machine(run: Run) -> list[str]:
     """Where and when, and whether it was quiet."""
-    about = run["about"]
+    about, rows = run["about"], [Row(work) for work in run["workloads"].values()]
     said = remarks(run["machine"])
+    wide = [f"{row.title} {100 * row.spread():.0f} %" for row in rows if row.spread() > WIDE]
+    said += [f"rows with a wide spread: {', '.join(wide)}"] if wide else []
     return [
         f"{about['date']}, commit {about['commit']}; {about['processor']}, {about['threads']} threads; "
         + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
-        f"medians of {about['rounds']} rounds in turn; in brackets the ratio to tinygen (below 1: faster), "
-        "spread: between the quartiles, the widest of the row",
+        f"medians of {about['rounds']} rounds in turn; in brackets the ratio to {base(rows)} (below 1: "
+        "faster); spread: between the quartiles, the widest of the row",
         "NOT A QUIET MACHINE: " + "; ".join(said) if said else "the machine was quiet",
         *remarked(run),
     ]

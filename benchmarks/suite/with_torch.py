@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,26 +114,31 @@ def training(work: Workload, arrays: Case, p: Tensors, compiled: bool) -> Opened
 def sampling(work: Workload, arrays: Case, p: Tensors, compiled: bool) -> Opened:
     last, bounded = len(arrays["constants/signal"]) - 1, "shift" not in p
 
-    def reverse(p: Tensors, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+    def reverse(p: Tensors, x: Tensor, t: Tensor, z: Tensor, numbers: Any) -> Tensor:
         """x_{t-1} from x_t: t (1,), z standard normals."""
-        from_x, from_output, low, high, on_x0, on_x, sigma = p["reverse"][t].unbind(1)
+        from_x, from_output, low, high, on_x0, on_x, sigma = numbers
         x0 = (from_x * x + from_output * denoiser(p, x, t)).clamp(low, high)
         return on_x0 * x0 + on_x * x + sigma * z
 
     one = torch.compile(reverse) if compiled else reverse
+    # As Python's numbers, which are faster, but each of which would be compiled for anew.
+    numbers = p["reverse"] if compiled else p["reverse"].tolist()
+
+    times = torch.arange(last + 1)[:, None]
 
     @torch.inference_mode()
     def results() -> Case:
-        times = sorted({int(name.split("/")[0]) for name in part(arrays, "draws")}, reverse=True)
-        x = torch.tensor(arrays["batch"])
-        z = {t: torch.tensor(arrays[f"draws/{t}/z"]) for t in times}
-        return {f"x/{t}": one(p, x, torch.tensor([t]), z[t]).numpy() for t in times}
+        x, found = torch.tensor(arrays["batch"]), {}
+        for name, z in part(arrays, "draws").items():
+            t = int(name.split("/")[0])
+            found[f"x/{t}"] = one(p, x, times[t], torch.tensor(z), numbers[t]).numpy()
+        return found
 
     @torch.inference_mode()
     def sample() -> Tensor:
         x = torch.randn(work.batch, work.features)
-        for t in torch.arange(last, 0, -1).split(1):
-            x = one(p, x, t, torch.randn_like(x))
+        for t in range(last, 0, -1):
+            x = one(p, x, times[t], torch.randn_like(x), numbers[t])
         return 0.5 * (x + 1) if bounded else x * p["scale"] + p["shift"]
 
     def run(tick: Tick) -> None:

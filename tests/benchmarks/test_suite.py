@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+import tinygen as tg
 from benchmarks.__main__ import PARTS, main
 from benchmarks.suite import (
     apart,
@@ -22,7 +23,7 @@ from benchmarks.suite import (
     measure,
     products,
     quiet,
-    report,
+    rows,
     with_tinygen,
 )
 from benchmarks.suite.contenders import CONTENDERS, Contender, Failed, Process
@@ -110,7 +111,7 @@ def test_a_number_has_three_figures():
 
 
 def test_a_row_has_exact_figures():
-    row = report.Row(made_up()["workloads"]["a"])
+    row = rows.Row(made_up()["workloads"]["a"])
     assert row.base == "tinygen"
     assert row.ratios() == pytest.approx({"tinygen": 1.0, "PyTorch": 2.0, "JAX": 0.5})
     assert row.best_peer() == pytest.approx(0.5)
@@ -121,7 +122,7 @@ def test_a_row_has_exact_figures():
 def test_compiled_tinygen_is_what_the_others_are_held_against():
     run = made_up()
     run["workloads"]["a"]["contenders"]["tinygen compiled"] = rounds(4, 5, 6, 5, 5)
-    row = report.Row(run["workloads"]["a"])
+    row = rows.Row(run["workloads"]["a"])
     assert row.base == "tinygen compiled" and row.ratios()["tinygen"] == pytest.approx(2.0)
     assert row.best_peer() == pytest.approx(1.0)
 
@@ -174,6 +175,14 @@ def test_what_says_that_a_machine_is_not_quiet():
         "other processes took 30 % of the cores' time",
         "a fixed loop took 10.0 ms, with a spread of 25 % and up to 2.0 times as much",
     ]
+
+
+def test_a_row_that_spreads_is_told(stored, capsys):
+    run = made_up()
+    run["workloads"]["a"]["contenders"]["JAX"] = rounds(4, 5, 6, 7, 8)
+    stored.write_text(json.dumps(run))
+    assert main(["--table", str(stored)]) == 0
+    assert "NOT A QUIET MACHINE: rows with a wide spread: A 33 %." in capsys.readouterr().out
 
 
 def test_a_chart_shows_ratios(stored, tmp_path, capsys):
@@ -246,6 +255,32 @@ def test_a_peer_computes_what_tinygen_does(peer, name):
     case = with_tinygen.case(work)
     ours = found("with_tinygen", work, case)
     assert equality.differs(work, case, ours, found(peer, work, case)) is None
+
+
+@pytest.mark.skipif("with_jax" not in PEERS, reason="needs JAX")
+def test_jax_updates_as_tinygen_does(monkeypatch):
+    """Clipping, three steps of Adam, and the average, as tinygen's optimisers have them."""
+    from benchmarks.suite import with_jax
+
+    monkeypatch.setattr(with_jax, "RATE", 0.01)
+    rng = np.random.default_rng(0)
+    p = tg.tensor(rng.standard_normal(50).astype(np.float32), requires_grad=True)
+    adam, theirs = tg.optim.Adam({"p": p}, 0.01), {"p": p.numpy().copy()}
+    average, moments = p.numpy().copy(), with_jax.start(theirs)
+    for size in (0.01, 1.0, 100.0):
+        g = (size * rng.standard_normal(50)).astype(np.float32)
+        p.grad = tg.tensor(g.copy())
+        tg.optim.clip_global_norm({"p": p}, 2.0)
+        adam.step()
+        average += np.float32(0.1) * (p.numpy() - average)
+        theirs, moments = with_jax.adam(2.0, 0.9, False, theirs, {"p": g}, moments)
+    for a, b in (
+        (theirs["p"], p.numpy()),
+        (moments["average"]["p"], average),
+        (moments["mean"]["p"], adam.state["mean"]["p"]),
+        (moments["square"]["p"], adam.state["square"]["p"]),
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 WRONG = [  # a model, a function of the peers' networks, and a wrong one made of it
