@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,13 +81,14 @@ def timed(work: Workload, party: Party, plan: Plan, watch: Watch) -> Found:
             party.open(name, work, path)
         compare(work, case, party, Path(folder))
     steps = {name: pace(party, name, plan) for name in party.running()}
-    for i in range(plan.rounds):
-        watch.round()
-        names = party.running()
-        for name in names[i % len(names) :] + names[: i % len(names)]:  # none is always the first
-            time.sleep(REST)
-            if (seconds := party.seconds(name, steps[name])) is not None:
-                party.found[name]["rounds"].append(seconds)
+    with neighbour() if work.busy else nullcontext():
+        for i in range(plan.rounds):
+            if not work.busy:
+                watch.round()
+            for name in turned(party.running(), i):  # none is always the first
+                time.sleep(REST)
+                if (seconds := party.seconds(name, steps[name])) is not None:
+                    party.found[name]["rounds"].append(seconds)
     for name in party.running():
         party.ask(name, do="close")
     floor: Found = {}
@@ -94,6 +98,23 @@ def timed(work: Workload, party: Party, plan: Plan, watch: Watch) -> Found:
     if FLOOR in party.found:
         floor[FLOOR] = party.found.pop(FLOOR)
     return {"contenders": party.found, "floor": floor}
+
+
+def turned(names: list[str], i: int) -> list[str]:
+    """The names in order, but from another one on in each round i."""
+    start = i % len(names) if names else 0
+    return names[start:] + names[:start]
+
+
+@contextmanager
+def neighbour() -> Iterator[None]:
+    """Inside, a process works all the time."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def compare(work: Workload, case: Case, party: Party, folder: Path) -> None:

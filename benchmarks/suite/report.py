@@ -21,6 +21,7 @@ SECTIONS = {
     "Training steps and sampling, milliseconds": ("steps", "sampling"),
     "Small operations, forward and backward, microseconds an operation": ("operations",),
     "Cost against depth, width, batch and T, milliseconds": ("depth", "width", "batch", "T"),
+    "Beside one busy process, milliseconds": ("busy",),
     "Import, milliseconds": ("import",),
     "Peak memory of the process, megabytes": ("memory",),
 }

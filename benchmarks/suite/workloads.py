@@ -19,7 +19,7 @@ class Workload:
         some training steps.
     model, options: of tinygen's models, with the arguments that differ from the defaults; the name
         of a chain instead. features: of the data. batch: rows of a step, or of a sampling; elements
-        of a chain.
+        of a chain. busy: whether another process works beside it all the time.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Workload:
     options: Mapping[str, Any] = field(default_factory=dict)
     features: int = 0
     batch: int = 0
+    busy: bool = False
 
 
 PAPER = {"hidden": [200, 200], "latent": 50, "activation": "tanh", "binarise": True}
@@ -90,6 +91,7 @@ CURVES = [
     ),
 ]  # fmt: skip
 OTHERS = [
+    replace(STEPS[0], name="busy-ddpm-784", title="DDPM 784, batch 128", group="busy", busy=True),
     Workload("import", "import", "import", "import"),
     *(
         replace(step, name=f"memory-{step.name}", title=f"peak memory, {step.title}",

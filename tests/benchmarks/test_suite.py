@@ -418,6 +418,7 @@ def test_the_suite_runs_with_tinygen_alone(alone, monkeypatch, capsys, tmp_path)
         replace(TINY[name], name=name, title=f"a {name}")
         for name in ("ddpm", "vae", "gan-r1", "sample", "chain")
     ]
+    works += [replace(TINY["vae"], name="busy", title="a neighbour", group="busy", busy=True)]
     works += [
         replace(TINY["vae"], name="memory", title="some memory", kind="memory", group="memory"),
         Workload("import", "import", "import", "import"),
@@ -451,6 +452,13 @@ def test_who_computes_something_else_is_not_timed(monkeypatch):
         field.close()
     assert len(found["contenders"]["tinygen"]["rounds"]) == 2
     assert found["contenders"]["JAX"]["missing"].startswith("not timed: loss/")
+
+
+def test_nobody_is_always_the_first():
+    assert [measure.turned(["a", "b", "c"], i) for i in (0, 1, 5)] == [
+        ["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"],
+    ]  # fmt: skip
+    assert measure.turned([], 3) == []
 
 
 def test_imports_are_of_each_library_once(monkeypatch):
