@@ -100,7 +100,7 @@ def test_the_middle_of_rounds():
 def test_ratios_are_of_rounds_that_were_timed_together():
     """A machine that slows down threefold on the way changes no ratio."""
     assert figures.ratio([2.0, 6.0, 2.0], [1.0, 3.0, 1.0]) == 2.0
-    assert figures.ratio([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == 2.0
+    assert figures.ratio([1.0, 4.0, 10.0], [1.0, 1.0, 10.0]) == 1.0
     assert figures.geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
 
 
@@ -215,7 +215,8 @@ def test_a_chart_shows_ratios(stored, tmp_path, capsys):
         (["--only"], "expected at least one argument"),
     ],
 )
-def test_wrong_input_is_one_line(arguments, said, stored, tmp_path, capsys):
+def test_wrong_input_is_one_line(arguments, said, stored, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "measure", None)  # nothing is timed before all is looked at
     (tmp_path / "no.json").write_text("{")
     (tmp_path / "empty.json").write_text("{}")
     try:
