@@ -1,1 +1,1 @@
-"""Benchmarks: each is a module to run, `python -m benchmarks.NAME`."""
+"""Benchmarks: `python -m benchmarks --help` says what there is."""

@@ -1,6 +1,6 @@
 """The time of a small operation, forward and backward: tinygen beside PyTorch, autograd, MyGrad.
 
-    python -m benchmarks.engine [--json FILE]
+    python -m benchmarks engine [--json FILE]
 
 A chain of elementwise operations on float32 arrays so small that the arithmetic hardly counts:
 what is measured is the engine. Each library runs the same chain in turn, round after round, so
@@ -14,7 +14,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from statistics import median
@@ -37,24 +37,25 @@ CHAINS: dict[str, Callable[[Any, Any, Any], Any]] = {
 COUNTS = {"product": 1, "exp": 2, "mix": 5}  # operations in one application
 
 
-def _chain(m: Any, chain: str, x: Any, y: Any) -> Any:
+def applied(m: Any, chain: str, x: Any, y: Any) -> Any:
+    """The chain of a name, by the functions of m."""
     z = x
     for _ in range(OPERATIONS // COUNTS[chain]):
         z = CHAINS[chain](m, z, y)
     return z
 
 
-def _timed(m: Any, chain: str, leaves: Any, clear: Callable[[Any], None]) -> Any:
+def _timed(m: Any, chain: str, xy: Any, clear: Callable[[Any], None]) -> Any:
     """The run of a library whose Tensors have `backward`."""
-    seed = m.tensor(np.ones(leaves[0].shape, np.float32))
+    seed = m.tensor(np.ones(xy[0].shape, np.float32))
 
     def run() -> tuple[float, float]:
         start = time.perf_counter()
-        z = _chain(m, chain, *leaves)
+        z = applied(m, chain, *xy)
         middle = time.perf_counter()
         z.backward(seed)
         end = time.perf_counter()
-        for leaf in leaves:
+        for leaf in xy:
             clear(leaf)
         return middle - start, end - middle
 
@@ -66,30 +67,30 @@ def _forget(leaf: Any) -> None:
 
 
 def _tinygen(chain: str, size: int) -> Any:
-    leaves = [tg.tensor(a, requires_grad=True) for a in _arrays(size)]
-    return _timed(tg, chain, leaves, _forget)
+    xy = [tg.tensor(a, requires_grad=True) for a in leaves(size)]
+    return _timed(tg, chain, xy, _forget)
 
 
 def _torch(chain: str, size: int) -> Any:
     torch = import_module("torch")
-    leaves = [torch.tensor(a, requires_grad=True) for a in _arrays(size)]
-    return _timed(torch, chain, leaves, _forget)
+    xy = [torch.tensor(a, requires_grad=True) for a in leaves(size)]
+    return _timed(torch, chain, xy, _forget)
 
 
 def _mygrad(chain: str, size: int) -> Any:
     mg = import_module("mygrad")
-    leaves = [mg.tensor(a) for a in _arrays(size)]
-    return _timed(mg, chain, leaves, lambda leaf: leaf.null_grad())
+    xy = [mg.tensor(a) for a in leaves(size)]
+    return _timed(mg, chain, xy, lambda leaf: leaf.null_grad())
 
 
 def _autograd(chain: str, size: int) -> Any:
     m, make_vjp = import_module("autograd.numpy"), import_module("autograd").make_vjp
-    x, y = _arrays(size)
+    x, y = leaves(size)
     seed = np.ones(size, np.float32)
 
     def run() -> tuple[float, float]:
         start = time.perf_counter()
-        pull, _ = make_vjp(lambda xy: _chain(m, chain, xy[0], xy[1]))((x, y))
+        pull, _ = make_vjp(lambda xy: applied(m, chain, xy[0], xy[1]))((x, y))
         middle = time.perf_counter()
         pull(seed)
         return middle - start, time.perf_counter() - middle
@@ -100,7 +101,7 @@ def _autograd(chain: str, size: int) -> Any:
 LIBRARIES = {"tinygen": _tinygen, "torch": _torch, "autograd": _autograd, "mygrad": _mygrad}
 
 
-def _arrays(size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def leaves(size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Values at which no chain grows or dies."""
     rng = np.random.default_rng(0)
     return (
@@ -134,11 +135,15 @@ def measure(chain: str, size: int) -> dict[str, dict[str, float]]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--json", help="write the figures to this file as well")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     results: dict[str, Any] = {"versions": _versions(), "operations": {}}
     print("  ".join(f"{name} {number}" for name, number in results["versions"].items()))
     print("microseconds an operation, medians; ratio: both, to tinygen")
@@ -169,7 +174,3 @@ def _versions() -> dict[str, str]:
         except ImportError:
             found[name] = "not installed"
     return found
-
-
-if __name__ == "__main__":
-    main()

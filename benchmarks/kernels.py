@@ -1,6 +1,6 @@
 """The fused kernels on the CPU: the C++ form beside the NumPy form and PyTorch.
 
-    python -m benchmarks.kernels
+    python -m benchmarks kernels
 
 Each work is done by every form in turn, round after round; printed are medians, and the ratio to
 the C++ form. C++ and NumPy forms take one thread, PyTorch as many as it likes. The last table says
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -178,13 +178,13 @@ def beside_products(work: Work) -> tuple[float, float, float]:
     return 1e6 * alone, 1e6 * kernel, 1e6 * median(_seconds(both) / 4 for _ in range(ROUNDS))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     argparse.ArgumentParser(
-        prog="python -m benchmarks.kernels",
+        prog="python -m benchmarks kernels",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
+    ).parse_args(arguments)
     names = ("numpy", "torch")
     versions = {name: _version(name) for name in names}
     print(
@@ -213,7 +213,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-if __name__ == "__main__":
-    main()

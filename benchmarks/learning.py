@@ -1,6 +1,6 @@
 """What the models learn, from the command line's own commands: measures of their samples.
 
-    python -m benchmarks.learning [RUN ...] --out FOLDER [--data-dir FOLDER]
+    python -m benchmarks learning [RUN ...] --out FOLDER [--data-dir FOLDER]
 
 Every run is `python -m tinygen train ...` in a process of its own, as printed, with seed 0; its folder
 FOLDER/RUN keeps checkpoint and pictures, and a run that was finished is measured again, not trained.
@@ -22,6 +22,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import cache
 from math import nan
 from pathlib import Path
@@ -120,19 +121,19 @@ def measure(name: str, out: Path, data_dir: str | None) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks learning",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("runs", nargs="*", metavar="RUN", help=", ".join(RUNS))
     parser.add_argument("--out", type=Path, required=True, help="where the runs' folders are")
     parser.add_argument("--data-dir")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if unknown := set(args.runs) - set(RUNS):
         parser.error(f"no run {', '.join(sorted(unknown))}; there are {', '.join(RUNS)}")
     print(f"{'run':18}" + "".join(f"{column:>9}" for column in COLUMNS))
     for name in args.runs or RUNS:
         measure(name, args.out, args.data_dir)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,15 @@
-"""The lines of code of each file of the package: `python -m benchmarks.lines`.
+"""The lines of code of each file of the package: `python -m benchmarks lines`.
 
 Counted are lines that hold code: no blank lines, comments or docstrings.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 
 import tinygen
@@ -38,14 +40,14 @@ def lines_of_code(path: Path) -> int:
     return len(code - texts)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Count and print."""
+    argparse.ArgumentParser(prog="python -m benchmarks lines", description=__doc__).parse_args(
+        arguments
+    )
     total = 0
     for path in sorted(PACKAGE.rglob("*.py")):
         count = lines_of_code(path)
         total += count
         print(f"{count:6}  {path.relative_to(PACKAGE.parent)}")
     print(f"{total:6}  in all")
-
-
-if __name__ == "__main__":
-    main()

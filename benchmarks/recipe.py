@@ -1,6 +1,6 @@
 """What each part of the diffusion model for 28×28 images is worth: the defaults, and without each.
 
-    python -m benchmarks.recipe [VARIANT ...] [--steps 8000] [--data-dir FOLDER]
+    python -m benchmarks recipe [VARIANT ...] [--steps 8000] [--data-dir FOLDER]
 
 Every variant is trained on MNIST with the same batches and noise (seed 0) for as many steps, and
 judged by 2000 samples of DPM-Solver++ in 25 steps beside 2000 held-out images: the accuracy of three
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -133,13 +133,17 @@ def row(model: DDPM, test: np.ndarray) -> str:
     return "".join(f"{number:8.3f}" for number in numbers)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks recipe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--data-dir")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if unknown := set(args.variants) - set(VARIANTS):
         parser.error(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}")
     mnist = data.load("mnist", args.data_dir)
@@ -150,7 +154,3 @@ def main() -> None:
         model = trained(VARIANTS[name], mnist.x, args.steps)
         print(f"{name:24}{time.monotonic() - began:8.0f}{row(model, mnist.test)}")
         sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Matrix products beside other work: tinygen's pool of threads, and NumPy on all threads and on one.
 
-    python -m benchmarks.threads [--rounds N] [--threads N]
+    python -m benchmarks threads [--rounds N] [--threads N]
 
 The products are those of a training step, forward and backward. They are timed alone, and beside a
 process that keeps one core busy; one after the other, and with 0.3 ms of other work before each, as
@@ -19,7 +19,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -118,16 +118,16 @@ def cores_used() -> tuple[float, float] | None:
     return ticks / os.sysconf("SC_CLK_TCK"), sum(mine[:4])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.threads",
+        prog="python -m benchmarks threads",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=tg.get_threads())
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if pool.table() is None:
         sys.exit("there is no pool: no compiler, or NumPy computes with another BLAS than OpenBLAS")
     n = args.threads
@@ -159,7 +159,3 @@ def _figures(step: str, busy: bool, pause: float, contenders: Contenders, rounds
     medians = [median(of_one) for of_one in times.values()]
     ratio = medians[2] / medians[1]
     return "".join(f"{t:10.2f}" for t in medians) + f"{ratio:8.2f}{others:>8}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """The test log-likelihood of a VAE against the number of its updates, beside the paper's.
 
-    python -m benchmarks.vae_curve [--updates N ...] [--k K] [--data-dir FOLDER]
+    python -m benchmarks vae_curve [--updates N ...] [--k K] [--data-dir FOLDER]
 
 The model of Burda et al. (2016), table 1, with one stochastic layer: 784-200-200-50, tanh, MNIST
 binarised anew at each use. Each number of updates is a run of its own, since the learning rate falls
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,13 +46,17 @@ def row(model: VAE, test: np.ndarray, k: int) -> str:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks vae_curve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--updates", type=int, nargs="+", default=UPDATES)
     parser.add_argument("--k", type=int, default=500)
     parser.add_argument("--data-dir")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     mnist = data.load("mnist", args.data_dir)
     print(f"MNIST, {len(mnist.test)} held-out images; k = {args.k}; {PAPER}")
     print(
@@ -63,7 +68,3 @@ def main() -> None:
         model = trained(mnist.x, updates)
         seconds = time.monotonic() - began
         print(f"{updates:8}{seconds:9.0f}{row(model, mnist.test, args.k)}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

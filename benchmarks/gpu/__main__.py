@@ -1,6 +1,6 @@
 """The fused CUDA kernels on this machine's GPU: right, fast, and beside CuPy and PyTorch.
 
-    python -m benchmarks.gpu --out report.json [--minutes 9]
+    python -m benchmarks gpu --out report.json [--minutes 9]
 
 It needs CuPy and a GPU; what pytest, compute-sanitizer and PyTorch are for is left out without
 them. The parts stand below, the most important first; each is a process of its own with a time
@@ -179,7 +179,7 @@ def _version(package: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all parts, or the one that `--part` names, in this process."""
-    parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("report.json"), help="the report")
     parser.add_argument("--minutes", type=float, default=9.0, help="for all of it")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works")
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     deadline = time.monotonic() + 60 * args.minutes
     if (problem := gpu_problem()) is not None:
-        print(f"benchmarks.gpu: {problem}", file=sys.stderr)
+        print(f"python -m benchmarks gpu: {problem}", file=sys.stderr)
         return 2
     path = args.out.resolve()
     if args.part:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.threads`: its products are those of a step, and its table is whole."""
+"""`python -m benchmarks threads`: its products are those of a step, and its table is whole."""
 
 from __future__ import annotations
 

@@ -1,0 +1,62 @@
+"""What takes a fresh process for each figure: imports, and the peak of memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.suite import with_tinygen
+from benchmarks.suite.contenders import CONTENDERS, environment
+from benchmarks.suite.party import Field, Party
+from benchmarks.suite.quiet import Watch
+from benchmarks.suite.workloads import Workload
+
+__all__ = ["imports", "memory"]
+
+IMPORT = "import time; t = time.perf_counter(); import {0}; print(time.perf_counter() - t)"
+REMEMBERED = 10  # steps, after which the peak is asked for
+
+
+def imports(names: Iterable[str], rounds: int, watch: Watch) -> dict[str, Any]:
+    """Seconds of importing each library, once, with what it imports in turn."""
+    libraries = {
+        CONTENDERS[name].library: name for name in reversed([*names])
+    }  # eager, if there are both
+    party = Party(Field(), reversed(libraries.values()))
+    for i in range(rounds + 1):
+        watch.round()
+        for name in party.running():
+            done = subprocess.run(
+                [sys.executable, "-c", IMPORT.format(CONTENDERS[name].library)],
+                env=environment(), capture_output=True, text=True,
+            )  # fmt: skip
+            if done.returncode:
+                party.out(name, f"failed: {done.stderr.strip().splitlines()[-1]}")
+            elif i:  # the first brings the files into memory
+                party.found[name]["rounds"].append(float(done.stdout))
+    return {"contenders": party.found, "floor": {}}
+
+
+def memory(work: Workload, names: Iterable[str]) -> dict[str, Any]:
+    """The peak of a process that does some steps of a workload and nothing else, in bytes."""
+    step = replace(work, kind="step")
+    field = Field()
+    party = Party(field, names)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "case.npz"
+        np.savez(path, **with_tinygen.case(step))
+        for name in party.running():
+            party.open(name, step, path)
+            for command in ({"do": "run", "steps": REMEMBERED}, {"do": "close"}, {"do": "peak"}):
+                answer = party.ask(name, **command) if name in party.running() else None
+            if answer:
+                party.found[name]["rounds"].append(answer["bytes"])
+            field.drop(name)
+    return {"contenders": party.found, "floor": {}}
