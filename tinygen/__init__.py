@@ -9,6 +9,7 @@ from tinygen.autodiff import *  # noqa: F403
 from tinygen.autodiff import __all__ as _engine
 from tinygen.ops import *  # noqa: F403
 from tinygen.random import manual_seed
+from tinygen.report import graph_html
 
 __version__ = "0.1.0"
-__all__ = ["manual_seed", "nn", "ops", "optim", "random", *_engine, *ops.__all__]  # type: ignore[attr-defined]
+__all__ = ["graph_html", "manual_seed", "nn", "ops", "optim", "random", *_engine, *ops.__all__]  # type: ignore[attr-defined]
