@@ -45,7 +45,7 @@ function short(array, digits) {
   if (array === null) return "not kept";
   if (array.values && array.values.length === 1) return number(array.values[0], digits);
   const norm = array.values ? Math.hypot(...array.values.map(Number)) : (array.norm ?? "nan");
-  return `‖${number(norm, digits)}‖`;
+  return `‖${number(norm, digits ?? 3)}‖`;
 }
 
 // -- what a step knows --------------------------------------------------------------------------
@@ -113,7 +113,7 @@ function draw() {
   $("slider").max = steps.length;
   const leaves = nodes.filter((node) => !node.op).length;
   $("summary").textContent = `${count(steps.length, "operation")}, ${count(leaves, "leaf").replace("leafs", "leaves")}; ` +
-    `${bytes(data.kept)} kept for backward; backward visits each operation once`;
+    `${bytes(data.kept[1])} kept for backward, beside ${bytes(data.kept[0])} of the leaves themselves`;
 }
 
 function show() {
@@ -140,7 +140,7 @@ function show() {
   $("labels").replaceChildren(...sends.map(([, a], k) => {
     const points = nodes[a.from].ways[a.input];
     const [[x0, y0], [x1, y1]] = points.slice(-2);
-    const along = sends.length > 1 ? 0.3 + 0.45 * ((k % 3) / Math.min(2, sends.length - 1)) : 0.5;
+    const along = sends.length > 1 ? 0.25 + 0.35 * ((k % 3) / Math.min(2, sends.length - 1)) : 0.45;
     return s("text", { x: x1 + (x0 - x1) * along, y: y1 + (y0 - y1) * along + 4, "text-anchor": "middle" }, short(a.gradient));
   }));
   $("slider").value = at.step;
@@ -161,8 +161,8 @@ function tell(sends) {
   const twice = new Set(sends.filter(([, a]) => a !== nodes[sourceOf(a)].arrivals[0]).map(([p]) => p));
   return [`Step ${at.step} of ${steps.length}: `, link(n),
     sends.length ? " has its complete gradient. Its rules send to " : " sends nothing.",
-    ...listed(sends.map(([p]) => link(p))), sends.length ? "." : "",
-    ...(twice.size ? [" It adds to what is there already at ", ...listed([...twice].map(link)), "."] : [])];
+    ...listed([...new Set(sends.map(([p]) => p))].map(link)),
+    ...(twice.size ? [", and add to what is there already at ", ...listed([...twice].map(link))] : [])];
 }
 const sourceOf = (arrival) => nodes[arrival.from].inputs[arrival.input];
 
@@ -172,6 +172,7 @@ function view(array) {
     if (!array.values.length) return h("span", { class: "quiet" }, "empty");
     if (array.values.length === 1) return h("span", { class: "num", title: String(array.values[0]) }, number(array.values[0], 7));
     const across = array.shape[array.shape.length - 1];
+    if (array.shape.length === 1) return h("div", { class: "row" }, array.values.map((v) => h("span", { title: String(v) }, number(v))));
     const rows = Array.from({ length: array.values.length / across }, (_, r) => array.values.slice(r * across, (r + 1) * across));
     return h("div", { class: "scroll" }, h("table", { class: "array" }, rows.map((row) =>
       h("tr", {}, row.map((v) => h("td", { title: String(v) }, number(v)))))));
@@ -199,10 +200,10 @@ function inspect() {
     h("h3", {}, "Value"),
     node.value ? [view(node.value), h("p", { class: "quiet" }, node.holder)]
       : h("p", { class: "quiet" }, "Not kept: no rule asks for it, and no Tensor that holds it is alive."),
-    h("h3", {}, `Gradient of ${nodes[nodes.length - 1].name || "the result"} in it`), gradient(at.node),
+    h("h3", {}, `Gradient of ${nodes[nodes.length - 1].name || "the result"} with respect to it`), gradient(at.node),
     inputs(node),
     h("h3", {}, "Used by"), users[at.node].length
-      ? h("ul", {}, users[at.node].map(([n, i]) => h("li", {}, link(n), ` as its ${nodes[n].names[i]}`))) : h("p", { class: "quiet" }, "nothing: it is the result"),
+      ? h("ul", {}, users[at.node].map(([n, i]) => h("li", {}, link(n), ` as its input ${nodes[n].names[i]}`))) : h("p", { class: "quiet" }, "nothing: it is the result"),
     op ? kept(node) : null,
     op ? rules(node, op) : null,
   ].flat(9).filter(Boolean));
@@ -212,7 +213,7 @@ function gradient(n) {
   const { arrivals } = nodes[n], here = arrived(n);
   const rows = arrivals.map((a, k) => {
     const came = a.step <= at.step;
-    const from = a.from === null ? "where backward begins" : [link(a.from), `, as its ${nodes[a.from].names[a.input]}`];
+    const from = a.from === null ? "where backward begins" : [link(a.from), `, from its input ${nodes[a.from].names[a.input]}`];
     return [h("span", { class: "sign" }, k ? "+" : ""),
       h("div", { class: came ? "" : "ahead" }, h("div", { class: "quiet" }, from, came ? "" : `: arrives in step ${a.step}`), came ? view(a.gradient) : null)];
   });
@@ -270,7 +271,7 @@ function within(x, y) {
   const clamp = (v, low, high, half) => (high - low < 2 * half ? (low + high) / 2 : Math.min(high - half, Math.max(low + half, v)));
   return {
     x: clamp(x, bounds.left, bounds.right, width / eye.zoom / 2),
-    y: clamp(y, bounds.top - 50 / eye.zoom, bounds.bottom + 30 / eye.zoom, height / eye.zoom / 2),
+    y: clamp(y, bounds.top - 50 / eye.zoom, bounds.bottom, height / eye.zoom / 2),
   };
 }
 
@@ -507,11 +508,25 @@ function table() {
     h("table", { class: "all" }, h("tr", {}, ["step", "node", "its gradient", "sends"].map((text) => h("th", { scope: "col" }, text))), steps.map((n, i) => row(i + 1, n))));
 }
 
+/** The graph of that example: a twice in b, b twice in y. */
+function figure() {
+  const names = ["a", "b = a + a", "y = b + b"];
+  const between = [0, 1].flatMap((i) => [-1, 1].map((side) => {
+    const x = 130 + 200 * i;
+    return s("path", { class: "way", d: `M${x} ${35 + side * 4}C${x + 30} ${35 + side * 26} ${x + 50} ${35 + side * 26} ${x + 78} ${35 + side * 8}` });
+  }));
+  return s("svg", { class: "figure", viewBox: "0 0 540 70", role: "img", "aria-label": "The graph: two ways lead from a to b, and two from b to y" },
+    between, names.map((name, i) => s("g", { class: `box ${i ? "" : "leaf"}`, transform: `translate(${10 + 200 * i} 13)` },
+      s("rect", { class: "body", width: 120, height: 44, rx: i ? 8 : 22 }),
+      s("text", { class: "title", x: 60, y: 27, "text-anchor": "middle" }, name))));
+}
+
 function order() {
   const truth = data.ways[data.ways.length - 1].result;
   $("order").append(h("h2", {}, "Why does backward need an order?"),
     h("p", {}, "Take ", h("code", {}, "b = a + a"), " and ", h("code", {}, "y = b + b"), `. If a grows by 1, y grows by ${number(truth)}: the gradient of y in a is ${number(truth)}. `,
       "A value that is used twice gets two gradients, and they add up. It must pass on their sum, once, when all of it is there. A recursion that follows the graph does not know when that is."),
+    figure(),
     h("p", { class: "quiet" }, "Each way below was run to make this page. The boxes are the values that it stored, in order; dashed is what was stored before and changes."),
     h("div", { class: "ways" }, data.ways.map((way) => {
       const right = way.result === truth;
@@ -534,7 +549,7 @@ listen();
 recall();
 fit();
 if (eye.zoom < FAR + 0.1) {
-  eye.zoom = 0.85;
+  eye.zoom = Math.min(0.95, Math.max(0.75, $("canvas").clientWidth / whole[2]));
   const start = nodes[at.step ? steps[at.step - 1] : nodes.length - 1];
   Object.assign(eye, within(start.x, start.y - 60));
 }

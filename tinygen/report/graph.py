@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.autodiff.engine import Node, Source, Tensor
+from tinygen.autodiff.engine import Leaf, Node, Source, Tensor
 from tinygen.backend import is_gpu_array, to_device
 from tinygen.report.layout import BOX, layout
 from tinygen.report.order import ways
@@ -34,7 +34,9 @@ class Page(str):
 
     def _repr_html_(self) -> str:
         style = "width:100%;height:720px;border:1px solid #8888"
-        return f'<iframe title="A page of tinygen" style="{style}" srcdoc="{escape(self)}"></iframe>'
+        return (
+            f'<iframe title="A page of tinygen" style="{style}" srcdoc="{escape(self)}"></iframe>'
+        )
 
 
 def graph_html(result: Tensor, path: str | os.PathLike[str] | None = None) -> Page:
@@ -137,7 +139,9 @@ def _of_operation(node: Node, numbers: dict[Source, int]) -> dict[str, Any]:
     names = node.op.inputs
     return {
         "line": place(node.line),
-        "names": [node.op.each and f"{names[0]}[{i}]" or names[i] for i in range(len(node.parents))],
+        "names": [
+            node.op.each and f"{names[0]}[{i}]" or names[i] for i in range(len(node.parents))
+        ],
         "rules": [node.op.each or names[i] for i, _ in node.plan.rules],
         "params": {name: _short(value) for name, value in node.params.items()},
         "kept": [_kept(node, name, value) for name, value in (node.kept or {}).items()],
@@ -146,7 +150,7 @@ def _of_operation(node: Node, numbers: dict[Source, int]) -> dict[str, Any]:
 
 def _kept(node: Node, name: str, value: Any) -> dict[str, Any]:
     """One thing that the node keeps for its rules: the role, the size, and a constant whole."""
-    arrays = [a for a in (value if isinstance(value, list) else [value]) if _is_array(a)]
+    arrays = _arrays(value)
     told = {
         "name": name,
         "bytes": sum(a.nbytes for a in arrays),
@@ -156,7 +160,7 @@ def _kept(node: Node, name: str, value: Any) -> dict[str, Any]:
     if name == "y":
         role = "the output"
     elif name in node.op.inputs:
-        constant = not node.op.each and node.parents[node.op.inputs.index(name)] is None
+        constant = not node.op.each and _input(node, name) is None
         role = "the input, a constant" if constant else "the input"
         if constant and arrays:
             told["array"] = _array(arrays[0])
@@ -172,16 +176,27 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONG else f"{text[: LONG - 1]}…"
 
 
-def _bytes_kept(nodes: list[Node]) -> int:
-    """Bytes of all arrays that are kept; a buffer that several nodes keep counts once."""
-    buffers = {}
+def _bytes_kept(nodes: list[Node]) -> list[int]:
+    """Bytes of the arrays that are kept, each buffer once: those of leaves, which are there anyway,
+    and the others."""
+    buffers: dict[int, tuple[int, bool]] = {}
     for node in nodes:
-        for value in (node.kept or {}).values():
-            for array in value if isinstance(value, list) else [value]:
-                if _is_array(array):
-                    owner = array if getattr(array, "base", None) is None else array.base
-                    buffers[id(owner)] = array.nbytes
-    return sum(buffers.values())
+        for name, value in (node.kept or {}).items():
+            inputs = node.parents if node.op.each else [_input(node, name)]
+            for array, source in zip(_arrays(value), inputs, strict=False):
+                owner = array if getattr(array, "base", None) is None else array.base
+                buffers[id(owner)] = array.nbytes, isinstance(source, Leaf)
+    return [sum(n for n, leaf in buffers.values() if leaf is which) for which in (True, False)]
+
+
+def _input(node: Node, name: str) -> Source | None:
+    """The place of what a node keeps by this name, if that is an input in the graph."""
+    names = node.op.inputs
+    return node.parents[names.index(name)] if name in names else None
+
+
+def _arrays(value: Any) -> list[Any]:
+    return [a for a in (value if isinstance(value, list) else [value]) if _is_array(a)]
 
 
 def _array(array: Any) -> dict[str, Any]:
@@ -193,7 +208,9 @@ def _array(array: Any) -> dict[str, Any]:
     finite = array[np.isfinite(array)].astype(float)
     if not finite.size:
         return {**told, "odd": array.size}
-    scale = float(np.abs(finite).max()) or 1.0  # squares and widths of scaled numbers do not overflow
+    scale = (
+        float(np.abs(finite).max()) or 1.0
+    )  # squares and widths of scaled numbers do not overflow
     counts, _ = np.histogram(finite / scale, BINS)
     return {
         **told,

@@ -94,8 +94,12 @@ def _order(layers: list[list[Point]], above: Neighbours, below: Neighbours) -> N
     layers[:] = best
 
 
-def _mean(values: Sequence[float], otherwise: float) -> float:
-    return sum(values) / len(values) if values else otherwise
+def _mean(
+    values: Sequence[float], otherwise: float, weights: Sequence[float] | None = None
+) -> float:
+    weights = weights or [1.0] * len(values)
+    pairs = zip(values, weights, strict=True)
+    return sum(v * w for v, w in pairs) / sum(weights) if values else otherwise
 
 
 def _crossings(layers: list[list[Point]], above: Neighbours) -> int:
@@ -108,18 +112,23 @@ def _crossings(layers: list[list[Point]], above: Neighbours) -> int:
     return count
 
 
-def _place(
-    layers: list[list[Point]], above: Neighbours, below: Neighbours
-) -> dict[Point, float]:
+def _place(layers: list[list[Point]], above: Neighbours, below: Neighbours) -> dict[Point, float]:
     """The x of each point: near its neighbours, in the order of its layer, without overlaps."""
+
+    def pull(p: Point) -> float:
+        """Long edges are to be straight, and chains of operations; a leaf may stand aside."""
+        return 4.0 if isinstance(p, tuple) else 1.0 if above[p] else 0.1
+
     x: dict[Point, float] = {}
     for layer in layers:
         x |= dict(zip(layer, _apart([0.0] * len(layer), [1.0] * len(layer), layer), strict=True))
     for sweep in range(SWEEPS):
         near = [above, below][sweep % 2]
         for layer in layers if sweep % 2 == 0 else reversed(layers):
-            wanted = [_mean([x[q] for q in near[p]], x[p]) for p in layer]
-            weights = [8.0 if isinstance(p, tuple) else 1.0 * len(near[p]) or 0.1 for p in layer]
+            wanted = [
+                _mean([x[q] for q in near[p]], x[p], [pull(q) for q in near[p]]) for p in layer
+            ]
+            weights = [max(0.1, *(pull(p) * pull(q) for q in near[p]), 0.0) for p in layer]
             x |= dict(zip(layer, _apart(wanted, weights, layer), strict=True))
     return x
 

@@ -14,6 +14,8 @@ from tinygen.autodiff.graph import numbered
 
 __all__ = ["Arrival", "Backward", "backward_of", "recording", "values_of"]
 
+ALIVE = "no rule keeps it, a Tensor that is alive holds it"
+
 
 @contextmanager
 def recording() -> Iterator[None]:
@@ -102,6 +104,6 @@ def values_of(result: Tensor, numbers: dict[Source, int]) -> dict[Source, tuple[
                     found.setdefault(parent, (array, f"kept by %{numbers[node]}, as {name}"))
     for thing in gc.get_objects():
         if issubclass(type(thing), Tensor) and getattr(thing, "node", None) in numbers:
-            found.setdefault(thing.node, (thing.data, "held by a Tensor that is alive"))
-    found.setdefault(result.node, (result.data, "held by a Tensor that is alive"))
+            found.setdefault(thing.node, (thing.data, ALIVE))
+    found.setdefault(result.node, (result.data, ALIVE))
     return found

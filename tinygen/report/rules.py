@@ -52,13 +52,19 @@ def _source(function: Any, name: str) -> dict[str, str]:
     return {"text": _lambda("".join(lines), code.co_firstlineno, name), **found}
 
 
-@cache
 def _lambda(text: str, line: int, name: str) -> str:
-    """The lambda that begins in this line: among several the one that is given as `name`."""
-    found = {}
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.keyword) and isinstance(node.value, ast.Lambda):
-            if node.value.lineno == line:
-                found[node.arg] = ast.get_source_segment(text, node.value) or ""
-    only = next(iter(found.values()), text.splitlines()[line - 1].strip())
-    return f"{name}={found.get(name, only)}"
+    """The lambda that is given as `name` in this line; the whole line if there is none."""
+    value = _lambdas(text).get((line, name))
+    if value is None:
+        return text.splitlines()[line - 1].strip()
+    return f"{name}={ast.get_source_segment(text, value)}"
+
+
+@cache
+def _lambdas(text: str) -> dict[tuple[int, str | None], ast.Lambda]:
+    """The lambdas of a file that are given by name, by their first line and that name."""
+    return {
+        (node.value.lineno, node.arg): node.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.keyword) and isinstance(node.value, ast.Lambda)
+    }
