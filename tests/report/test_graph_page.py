@@ -283,6 +283,80 @@ def test_where_a_value_is_used_twice_both_summands_and_the_sum_are_shown(tmp_pat
     ]  # a; b·g twice; a.grad
 
 
+PRESS = """
+const drawing = document.getElementById("drawing"), note = [];
+const common = { bubbles: true, cancelable: true };
+const press = (key) =>
+    document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, ...common }));
+const click = (element) => element.dispatchEvent(new MouseEvent("click", common));
+const pointer = (name, x, y) =>
+    drawing.dispatchEvent(new PointerEvent(name, { pointerId: 1, clientX: x, clientY: y, ...common }));
+const place = (element) => element.getBoundingClientRect();
+"""
+
+
+def noted(page, tmp_path, script):
+    """What a script notes that plays the reader."""
+    text = page.read_text(encoding="utf-8")
+    played = f"<script>{PRESS}{script}; document.body.dataset.note = JSON.stringify(note)</script></body>"
+    copy = tmp_path / "played.html"
+    copy.write_text(text.replace("</body>", played), encoding="utf-8")
+    return json.loads(opened(copy).one("body")["data-note"])
+
+
+@needs_browser
+@cpu_only
+def test_the_keyboard_goes_everywhere(page, tmp_path):
+    steps = data_of(page.read_text(encoding="utf-8"))["steps"]
+    told = noted(page, tmp_path, """
+        const now = () => note.push([at.step, at.node]);
+        press("ArrowRight"); press("ArrowRight"); now();
+        press("ArrowLeft"); now();
+        press("ArrowUp"); now();
+        press("ArrowDown"); now();
+        press("End"); now(); press("ArrowRight"); now();
+        press("p"); press("Home"); now(); press("p"); document.activeElement.blur();
+        press("/"); note.push(document.activeElement.id); press("ArrowRight"); now();
+        press("Escape"); press("t"); note.push(document.documentElement.style.colorScheme);
+        press(" "); note.push(Boolean(playing)); press(" "); note.push(Boolean(playing));
+        """)  # fmt: skip
+    last = steps[-1]
+    assert told == [
+        [2, steps[1]], [1, 26], [1, 24], [1, 26], [25, last], [25, last], [0, last], "search",
+        [0, last], "dark", True, False,
+    ]  # fmt: skip
+
+
+@needs_browser
+@cpu_only
+def test_the_graph_is_dragged_zoomed_and_played(page, tmp_path):
+    told = noted(page, tmp_path, """
+        const start = { ...eye };
+        pointer("pointerdown", 300, 300);
+        pointer("pointermove", 340, 310);
+        pointer("pointerup", 340, 310);
+        click(boxes[5]);  // the end of the drag, no choice
+        note.push(at.node);
+        const moved = { ...eye };
+        note.push([(start.x - moved.x) * eye.zoom, (start.y - moved.y) * eye.zoom]);
+        press("+"); note.push(eye.zoom / moved.zoom);
+        drawing.dispatchEvent(new WheelEvent("wheel", { deltaY: 100, ...common }));
+        note.push(eye.zoom < 1.25 * moved.zoom);
+        press("f");
+        const whole = place(drawing);
+        note.push(boxes.map(place).every((b) => b.left >= whole.left && b.right <= whole.right &&
+            b.top >= whole.top && b.bottom <= whole.bottom));
+        click(boxes[3]);
+        note.push(at.node);
+        document.getElementById("slider").value = 7;
+        document.getElementById("slider").dispatchEvent(new Event("input"));
+        note.push(at.step);
+        """)  # fmt: skip
+    assert told == [
+        26, [pytest.approx(40), pytest.approx(10)], pytest.approx(1.25), True, True, 3, 7
+    ]  # fmt: skip
+
+
 @needs_browser
 @cpu_only
 def test_why_an_order(page):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given
@@ -19,39 +19,44 @@ graphs = st.lists(st.lists(st.integers(0, 10**6), max_size=4), min_size=1, max_s
 
 @given(graphs)
 def test_no_two_boxes_meet_and_inputs_stand_above(inputs):
-    boxes, edges = layout(inputs)
+    boxes, ways = layout(inputs)
     for n, (x, y) in enumerate(boxes):
         for u, v in boxes[:n]:
-            assert abs(x - u) >= BOX[0] - 1e-6 or abs(y - v) >= BOX[1]
+            assert abs(x - u) >= BOX[0] - 0.2 or abs(y - v) >= BOX[1]
         for i, s in enumerate(inputs[n]):
-            points = edges[n, i]
+            points = ways[n][i]
             assert points[0] == [boxes[s][0], boxes[s][1] + BOX[1] / 2]
             assert abs(points[-1][0] - x) < BOX[0] / 2 and points[-1][1] == y - BOX[1] / 2
             assert all(above[1] < below[1] for above, below in pairwise(points))
-    assert len(edges) == sum(map(len, inputs))
+    assert [len(row) for row in ways] == [len(row) for row in inputs]
 
 
 @given(graphs)
 def test_an_edge_goes_around_boxes(inputs):
-    boxes, edges = layout(inputs)
-    for points in edges.values():
+    boxes, ways = layout(inputs)
+    for points in chain(*ways):
         for (x, _), (u, v) in zip(points[1:-1:2], points[2:-1:2], strict=True):
             middle = v - BOX[1] / 2
             assert x == u
             assert all(
-                abs(x - box[0]) >= BOX[0] / 2 - 1e-6 for box in boxes if abs(box[1] - middle) < 1e-6
+                abs(x - box[0]) >= BOX[0] / 2 - 0.2 for box in boxes if abs(box[1] - middle) < 1e-6
             )
 
 
 def test_a_chain_is_a_straight_line():
-    boxes, edges = layout([[], *[[n] for n in range(50)]])
+    boxes, ways = layout([[], *[[n] for n in range(50)]])
     assert {x for x, _ in boxes} == {boxes[0][0]}
-    assert all(points[0][0] == points[-1][0] for points in edges.values())
+    assert all(points[0][0] == points[-1][0] for points in chain(*ways))
 
 
 def test_two_uses_in_one_operation_are_two_lines():
-    _, edges = layout([[], [0, 0]])
-    assert edges[1, 0][0] == edges[1, 1][0] and edges[1, 0][-1] != edges[1, 1][-1]
+    _, ways = layout([[], [0, 0]])
+    assert ways[1][0][0] == ways[1][1][0] and ways[1][0][-1] != ways[1][1][-1]
+
+
+def test_a_constant_has_no_edge():
+    _, ways = layout([[], [None, 0]])
+    assert ways[1][0] is None and len(ways[1][1]) == 2
 
 
 def test_edges_of_a_tree_do_not_cross():

@@ -49,6 +49,7 @@ function short(array, digits) {
 }
 
 // -- what a step knows --------------------------------------------------------------------------
+const sum = (arrivals) => arrivals[arrivals.length - 1].total ?? arrivals[0].gradient;
 const arrived = (n) => nodes[n].arrivals.filter((a) => a.step <= at.step);
 
 function stage(n) {
@@ -119,7 +120,7 @@ function draw() {
 function show() {
   boxes.forEach((box, n) => {
     const now = stage(n), node = nodes[n], here = arrived(n);
-    const total = here.length ? short(here[here.length - 1].total) : "·";
+    const total = here.length ? short(sum(here)) : "·";
     const part = now === "waiting" && node.arrivals.length > 1 ? ` ${here.length}/${node.arrivals.length}` : "";
     const value = node.value ? short(node.value) : "not kept";
     box.setAttribute("class", `box ${node.op ? "" : "leaf"} ${now} ${n === at.node ? "chosen" : ""} ${matching.includes(n) ? "match" : ""}`);
@@ -156,7 +157,7 @@ const listed = (links) => links.flatMap((l, i) => (i === 0 ? [l] : [i === links.
 
 function tell(sends) {
   const root = nodes.length - 1;
-  if (!at.step) return ["Forward is done. Backward begins at ", link(root), `, whose gradient with respect to itself is ${short(nodes[root].arrivals[0].total)}. Press → for the first step.`];
+  if (!at.step) return ["Forward is done. Backward begins at ", link(root), `, whose gradient with respect to itself is ${short(nodes[root].arrivals[0].gradient)}. Press → for the first step.`];
   const n = steps[at.step - 1];
   const twice = new Set(sends.filter(([, a]) => a !== nodes[sourceOf(a)].arrivals[0]).map(([p]) => p));
   return [`Step ${at.step} of ${steps.length}: `, link(n),
@@ -218,7 +219,7 @@ function gradient(n) {
       h("div", { class: came ? "" : "ahead" }, h("div", { class: "quiet" }, from, came ? "" : `: arrives in step ${a.step}`), came ? view(a.gradient) : null)];
   });
   if (here.length > 1) {
-    rows.push(h("div", { class: "total" }), h("span", { class: "sign" }, "="), h("div", { id: "total" }, view(here[here.length - 1].total),
+    rows.push(h("div", { class: "total" }), h("span", { class: "sign" }, "="), h("div", { id: "total" }, view(sum(here)),
       h("div", { class: "quiet" }, here.length < arrivals.length ? `${here.length} of ${arrivals.length} have arrived` : `the sum of ${arrivals.length}`)));
   }
   return h("div", { class: "sum" }, rows);
@@ -362,7 +363,7 @@ function play() {
 function turnTo(name) {
   at.view = name;
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== name;
-  for (const button of document.querySelectorAll("[data-view]")) button.toggleAttribute("aria-current", button.dataset.view === name);
+  for (const button of document.querySelectorAll("[data-view]")) button.setAttribute("aria-current", button.dataset.view === name ? "page" : "false");
   look();
 }
 
@@ -477,6 +478,7 @@ function listen() {
   drawing.addEventListener("click", (event) => {
     const box = event.target.closest("[data-node]");
     if (box && dragged <= 4) choose(Number(box.dataset.node));
+    dragged = 0; // a click may come without a pointer, as from a screen reader
   });
   $("canvas").addEventListener("wheel", (event) => {
     event.preventDefault();
@@ -497,7 +499,7 @@ function listen() {
 // -- the table, and why an order ----------------------------------------------------------------
 function table() {
   const row = (step, n) => h("tr", { "data-step": step }, h("td", {}, String(step)), h("td", {}, there(n)),
-    h("td", {}, short(nodes[n].arrivals[nodes[n].arrivals.length - 1].total)),
+    h("td", {}, short(sum(nodes[n].arrivals))),
     h("td", {}, sent(step).map(([p, a]) => {
       const k = nodes[p].arrivals.indexOf(a);
       return h("div", {}, there(p), ` ${short(a.gradient)}`, k ? `, with what was there ${short(a.total)}` : "");

@@ -15,7 +15,7 @@ from tinygen.autodiff.engine import Leaf, Node, Source, Tensor
 from tinygen.backend import is_gpu_array, to_device
 from tinygen.report.layout import BOX, layout
 from tinygen.report.order import ways
-from tinygen.report.recording import Backward, backward_of, values_of
+from tinygen.report.recording import Arrival, Backward, backward_of, values_of
 from tinygen.report.rules import place, record_of
 
 __all__ = ["Page", "graph_html"]
@@ -96,53 +96,47 @@ def _nodes(result: Tensor, backward: Backward) -> list[dict[str, Any]]:
     """What the page shows of each source, by its number."""
     numbers = backward.numbers
     inputs = [
-        [] if not isinstance(s, Node) else [numbers[p] for p in s.parents if p is not None]
-        for s in numbers
+        [None if p is None else numbers[p] for p in getattr(s, "parents", ())] for s in numbers
     ]
-    boxes, edges = layout(inputs)
+    boxes, ways = layout(inputs)
     values = values_of(result, numbers)
-    nodes = []
-    for source, n in numbers.items():
-        value, holder = values.get(source, (None, ""))
-        ways_in = iter(range(len(inputs[n])))
-        parents = source.parents if isinstance(source, Node) else []
-        nodes.append(
-            {
-                "name": source.name,
-                "op": source.op.name if isinstance(source, Node) else None,
-                "shape": source.shape,
-                "dtype": str(source.dtype),
-                "x": boxes[n][0],
-                "y": boxes[n][1],
-                "inputs": [None if p is None else numbers[p] for p in parents],
-                "ways": [None if p is None else edges[n, next(ways_in)] for p in parents],
-                "value": None if value is None else _array(value),
-                "holder": holder,
-                "arrivals": [
-                    {
-                        "step": a.step,
-                        "from": None if a.sender is None else numbers[a.sender],
-                        "input": a.input,
-                        "gradient": _array(a.gradient),
-                        "total": _array(a.total),
-                    }
-                    for a in backward.arrivals[source]
-                ],
-                **(_of_operation(source, numbers) if isinstance(source, Node) else {}),
-            }
-        )
-    return nodes
+    return [
+        {
+            "name": source.name,
+            "op": source.op.name if isinstance(source, Node) else None,
+            "shape": source.shape,
+            "dtype": str(source.dtype),
+            "x": boxes[n][0],
+            "y": boxes[n][1],
+            "inputs": inputs[n],
+            "ways": ways[n],
+            "value": _array(values[source][0]) if source in values else None,
+            "holder": values[source][1] if source in values else None,
+            "arrivals": [_arrival(a, numbers) for a in backward.arrivals[source]],
+            **(_of_operation(source) if isinstance(source, Node) else {}),
+        }
+        for source, n in numbers.items()
+    ]
 
 
-def _of_operation(node: Node, numbers: dict[Source, int]) -> dict[str, Any]:
+def _arrival(a: Arrival, numbers: dict[Source, int]) -> dict[str, Any]:
+    return {
+        "step": a.step,
+        "from": None if a.sender is None else numbers[a.sender],
+        "input": a.input,
+        "gradient": _array(a.gradient),
+        "total": None if a.total is a.gradient else _array(a.total),
+    }
+
+
+def _of_operation(node: Node) -> dict[str, Any]:
     """What only the result of an operation has: what it keeps, which rules it runs, its parameters."""
-    names = node.op.inputs
+    each, places = node.op.each, range(len(node.parents))
+    names = [f"{each}[{i}]" for i in places] if each else node.op.inputs
     return {
         "line": place(node.line),
-        "names": [
-            node.op.each and f"{names[0]}[{i}]" or names[i] for i in range(len(node.parents))
-        ],
-        "rules": [node.op.each or names[i] for i, _ in node.plan.rules],
+        "names": names,
+        "rules": [each or names[i] for i, _ in node.plan.rules],
         "params": {name: _short(value) for name, value in node.params.items()},
         "kept": [_kept(node, name, value) for name, value in (node.kept or {}).items()],
     }

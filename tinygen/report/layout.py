@@ -7,11 +7,12 @@ ordered so that few edges cross, and then moved above one another where there is
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from itertools import pairwise
 
 __all__ = ["BOX", "layout"]
 
 BOX = 190, 58  # width and height
+HALF = BOX[1] / 2
 GAP = 26, 46  # between boxes, and between layers
 BEND = 18  # the width that an edge takes in a layer that it crosses
 SWEEPS = 16
@@ -19,43 +20,68 @@ SWEEPS = 16
 Point = Hashable
 
 
-def layout(inputs: Sequence[Sequence[int]]) -> tuple[list[Any], dict[tuple[int, int], list[Any]]]:
-    """The middle of each box; and of each edge (node, which input) the points from the input down.
+Neighbours = dict[Point, list[Point]]
+Way = list[list[float]]
 
-    `inputs[n]` are the inputs of n, each a smaller number than n.
+
+def layout(inputs: Sequence[Sequence[int | None]]) -> tuple[Way, list[list[Way | None]]]:
+    """The middle of each box; and for each of its inputs the points of the edge, from there down.
+
+    `inputs[n]` are the inputs of n, each a smaller number than n; None for a constant has no edge.
     """
-    if not inputs:
-        return [], {}
-    layers_of = _layers(inputs)
-    # The edges of one source share their way down: a trunk of bends, which branches to each user.
-    end = {s: layers_of[s] for s in range(len(inputs))}
-    for n, sources in enumerate(inputs):
-        for s in sources:
-            end[s] = max(end[s], layers_of[n] - 1)
-    layers: list[list[Point]] = [[] for _ in range(max(layers_of) + 1)]
-    above: dict[Point, list[Point]] = {}
-    for n, sources in enumerate(inputs):
-        layers[layers_of[n]].append(n)
-        above[n] = [_trunk(s, layers_of, layers_of[n] - 1) for s in sources]
-        for k in range(layers_of[n] + 1, end[n] + 1):
-            layers[k].append((n, k))
-            above[n, k] = [_trunk(n, layers_of, k - 1)]
-    below: dict[Point, list[Point]] = {p: [] for p in above}
+    sources = [[s for s in row if s is not None] for row in inputs]
+    at = _layers(sources)
+    layers, above = _points(sources, at)
+    below: Neighbours = {p: [] for p in above}
     for p, uppers in above.items():
         for q in uppers:
             below[q].append(p)
     _order(layers, above, below)
     x = _place(layers, above, below)
-    y = {p: k * (BOX[1] + GAP[1]) for k, layer in enumerate(layers) for p in layer}
-    edges = {}
-    for n, sources in enumerate(inputs):
-        for i, s in enumerate(sources):
-            way = [_trunk(s, layers_of, k) for k in range(layers_of[s] + 1, layers_of[n])]
-            port = (i - (len(sources) - 1) / 2) * min(36, (BOX[0] - 24) / len(sources))
-            start, finish = [x[s], y[s] + BOX[1] / 2], [x[n] + port, y[n] - BOX[1] / 2]
-            bends = [[x[p], y[p] + side * BOX[1] / 2] for p in way for side in (-1, 1)]
-            edges[n, i] = [start, *bends, finish]
-    return [[x[n], y[n]] for n in range(len(inputs))], edges
+    y = [k * (BOX[1] + GAP[1]) for k in range(len(layers))]
+
+    def way(s: int, n: int, port: float) -> Way:
+        bends = [(x[s, k], y[k] + side) for k in range(at[s] + 1, at[n]) for side in (-HALF, HALF)]
+        ends = (x[s], y[at[s]] + HALF), (x[n] + port, y[at[n]] - HALF)
+        return [[round(u, 1), v] for u, v in (ends[0], *bends, ends[1])]
+
+    ways: list[list[Way | None]] = []
+    for n, row in enumerate(inputs):
+        ports = iter(_ports(len(sources[n])))
+        ways.append([None if s is None else way(s, n, next(ports)) for s in row])
+    return [[round(x[n], 1), y[k]] for n, k in enumerate(at)], ways
+
+
+def _ports(n: int) -> list[float]:
+    """Where n edges enter a box from above, from its middle."""
+    apart = min(36, (BOX[0] - 24) / max(n, 1))
+    return [(i - (n - 1) / 2) * apart for i in range(n)]
+
+
+def _points(
+    sources: Sequence[Sequence[int]], at: Sequence[int]
+) -> tuple[list[list[Point]], Neighbours]:
+    """The points of each layer, boxes and bends (source, layer), and for each those above it.
+
+    The edges of one source share their way down: a trunk of bends, which branches to each user.
+    """
+    end = list(at)
+    for n, row in enumerate(sources):
+        for s in row:
+            end[s] = max(end[s], at[n] - 1)
+
+    def trunk(s: int, k: int) -> Point:
+        return s if k == at[s] else (s, k)
+
+    layers: list[list[Point]] = [[] for _ in range(max(at) + 1)]
+    above: Neighbours = {}
+    for n, row in enumerate(sources):
+        layers[at[n]].append(n)
+        above[n] = [trunk(s, at[n] - 1) for s in row]
+        for k in range(at[n] + 1, end[n] + 1):
+            layers[k].append((n, k))
+            above[n, k] = [trunk(n, k - 1)]
+    return layers, above
 
 
 def _layers(inputs: Sequence[Sequence[int]]) -> list[int]:
@@ -68,14 +94,6 @@ def _layers(inputs: Sequence[Sequence[int]]) -> list[int]:
         for s in sources:
             first[s] = min(first.get(s, layers[n]), layers[n])
     return [k if inputs[n] or n not in first else first[n] - 1 for n, k in enumerate(layers)]
-
-
-def _trunk(source: int, layers: Sequence[int], k: int) -> Point:
-    """Where the edges of a source are in layer k: at its own box, or at a bend."""
-    return source if k == layers[source] else (source, k)
-
-
-Neighbours = dict[Point, list[Point]]
 
 
 def _order(layers: list[list[Point]], above: Neighbours, below: Neighbours) -> None:
@@ -105,7 +123,7 @@ def _mean(
 def _crossings(layers: list[list[Point]], above: Neighbours) -> int:
     """How many pairs of edges cross."""
     count = 0
-    for upper, lower in zip(layers, layers[1:], strict=False):
+    for upper, lower in pairwise(layers):
         place = {p: i for i, p in enumerate(upper)}
         ends = [place[q] for p in lower for q in sorted(above[p], key=place.__getitem__)]
         count += sum(a > b for i, a in enumerate(ends) for b in ends[i + 1 :])
@@ -140,7 +158,7 @@ def _apart(wanted: list[float], weights: list[float], layer: list[Point]) -> lis
     are pooled at their mean (pool adjacent violators).
     """
     room = [0.0]
-    for p, q in zip(layer, layer[1:], strict=False):
+    for p, q in pairwise(layer):
         room.append(room[-1] + (_width(p) + _width(q)) / 2 + GAP[0])
     pools: list[tuple[float, float, int]] = []  # mean, weight, how many
     for want, weight, taken in zip(wanted, weights, room, strict=True):

@@ -71,7 +71,7 @@ def ways() -> list[dict[str, Any]]:
     b = _named(a + a, "b")
     y = _named(b + b, "y")
     told = [_told(f, *words, *_events(f, y, a)) for f, words in TOLD.items()]
-    complete = _walk(y.node, np.ones(()), {a.node, b.node, y.node}, True, False)  # type: ignore[arg-type]
+    complete = _walk(y.node, np.ones(()), {a.node, b.node, y.node}, True, False)
     events = [(source.name, float(g)) for source, g in complete.items()]
     return [*told, _told(_walk, *ENGINE, events, events[-1][1])]
 
@@ -95,7 +95,7 @@ class _Watched(dict[Source, Any]):
 def _events(f: Callable[..., None], y: Tensor, a: Tensor) -> tuple[Any, float]:
     grads = _Watched()
     f(y.node, np.ones(()), grads)
-    return grads.events, float(grads[a.node])  # type: ignore[index]
+    return grads.events, float(grads[a.node])
 
 
 def _told(f: Any, title: str, why: str, events: Any, result: float) -> dict[str, Any]:

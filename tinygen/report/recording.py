@@ -24,7 +24,8 @@ def recording() -> Iterator[None]:
     A node does not keep its output, so that memory is freed. `tg.graph_html` in this block shows
     the value of every node, and where it was computed.
     """
-    apply, held = Operation.apply, []
+    apply: Any = Operation.apply
+    held = []
 
     def applied(op: Operation, args: Any, kwargs: Any) -> Tensor:
         result = apply(op, args, kwargs)
@@ -33,7 +34,7 @@ def recording() -> Iterator[None]:
             held.append(result)
         return result
 
-    Operation.apply = applied  # type: ignore[method-assign]
+    Operation.apply = applied  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
