@@ -343,9 +343,9 @@ def test_the_graph_is_dragged_zoomed_and_played(page, tmp_path):
         drawing.dispatchEvent(new WheelEvent("wheel", { deltaY: 100, ...common }));
         note.push(eye.zoom < 1.25 * moved.zoom);
         press("f");
-        const whole = place(drawing);
-        note.push(boxes.map(place).every((b) => b.left >= whole.left && b.right <= whole.right &&
-            b.top >= whole.top && b.bottom <= whole.bottom));
+        const frame = place(drawing);
+        note.push(boxes.map(place).every((b) => b.left >= frame.left && b.right <= frame.right &&
+            b.top >= frame.top && b.bottom <= frame.bottom));
         click(boxes[3]);
         note.push(at.node);
         document.getElementById("slider").value = 7;

@@ -94,5 +94,5 @@ def run(page: Path, fragment: str, profile: Path, *options: str) -> tuple[str, l
 def opened(page: Path, fragment: str = "") -> Document:
     """The page in the state that the fragment names; AssertionError if its console says anything."""
     text, console = run(page, fragment, page.parent / "profile", "--dump-dom")
-    assert console == []
+    assert not console, console
     return Document(text)

@@ -159,13 +159,11 @@ function tell(sends) {
   const root = nodes.length - 1;
   if (!at.step) return ["Forward is done. Backward begins at ", link(root), `, whose gradient with respect to itself is ${short(nodes[root].arrivals[0].gradient)}. Press → for the first step.`];
   const n = steps[at.step - 1];
-  const twice = new Set(sends.filter(([, a]) => a !== nodes[sourceOf(a)].arrivals[0]).map(([p]) => p));
-  return [`Step ${at.step} of ${steps.length}: `, link(n),
-    sends.length ? " has its complete gradient. Its rules send to " : " sends nothing.",
-    ...listed([...new Set(sends.map(([p]) => p))].map(link)),
-    ...(twice.size ? [", and add to what is there already at ", ...listed([...twice].map(link))] : [])];
+  const to = (more) => listed([...new Set(sends.filter(([p, a]) => (a !== nodes[p].arrivals[0]) === more).map(([p]) => p))].map(link));
+  const [first, again] = [to(false), to(true)];
+  return [`Step ${at.step} of ${steps.length}: `, link(n), " has its complete gradient. ",
+    ...(first.length ? ["It sends to ", ...first, again.length ? ", and adds to what is there at " : ""] : again.length ? ["It adds to what is there at "] : []), ...again];
 }
-const sourceOf = (arrival) => nodes[arrival.from].inputs[arrival.input];
 
 // -- an array -----------------------------------------------------------------------------------
 function view(array) {
@@ -178,6 +176,7 @@ function view(array) {
     return h("div", { class: "scroll" }, h("table", { class: "array" }, rows.map((row) =>
       h("tr", {}, row.map((v) => h("td", { title: String(v) }, number(v)))))));
   }
+  if (array.counts && array.min === array.max && !array.odd) return h("span", {}, `all ${array.shape.reduce((a, b) => a * b)} are `, h("span", { class: "num" }, number(array.min)));
   if (!array.counts) return h("span", {}, `${array.odd} numbers, none of them finite`);
   const most = Math.max(...array.counts), wide = 300 / array.counts.length;
   const zero = (300 * (0 - array.min)) / (array.max - array.min);
@@ -196,7 +195,7 @@ function inspect() {
   $("node").replaceChildren(...[
     h("div", { class: "head" }, h("h2", {}, label(at.node)),
       h("button", { id: "pin", "aria-pressed": at.pinned, title: "It stays chosen while you step", onclick: pin }, "Pin")),
-    h("p", { class: "quiet" }, `${spec(node)} · ${op ? op.doc.split("\n")[0] : "A leaf: its gradient ends here, in .grad"}`),
+    h("p", { class: "quiet" }, [spec(node), op ? op.doc.split("\n")[0] : "a leaf: its gradient ends here, in .grad"].filter(Boolean).join(" · ")),
     node.line ? h("p", { class: "quiet" }, "called at ", h("code", {}, node.line)) : null,
     h("h3", {}, "Value"),
     node.value ? [view(node.value), h("p", { class: "quiet" }, node.holder)]
