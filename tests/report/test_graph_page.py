@@ -123,6 +123,14 @@ def test_a_path_gets_the_text_and_a_notebook_the_page(tmp_path):
     assert frame["srcdoc"] == page
 
 
+def test_the_largest_page_stays_small():
+    """MOST nodes, each with arrays that are just shown whole."""
+    y = tg.tensor(np.linspace(-1, 1, WHOLE), requires_grad=True)
+    for _ in range(MOST - 2):
+        y = tg.tanh(y)
+    assert len(tg.graph_html(y.sum()).encode()) < 2e6
+
+
 def test_errors():
     with pytest.raises(ValueError, match="constant"):
         tg.graph_html(tg.tensor(1.0))
@@ -379,6 +387,26 @@ def test_names_of_any_kind_are_shown_as_they_are(tmp_path):
     document = opened(tmp_path / "y.html", "#step=2&node=0")
     assert document.all("h2")[0].text == f"%0 {name}"
     assert document.all("img") == [] and len(document.all("script")) == 2
+
+
+@needs_browser
+@cpu_only
+def test_the_page_works_in_the_frame_of_a_notebook(page, tmp_path):
+    with recording():
+        shown = tinygen.graph_html(micrograd()[2])
+    book = tmp_path / "notebook.html"
+    book.write_text(f"""<!doctype html><body>{shown._repr_html_()}<script>
+        const frame = document.querySelector("iframe");
+        frame.onload = () => {{
+          const {{ document: inside, KeyboardEvent }} = frame.contentWindow;
+          inside.body.dispatchEvent(new KeyboardEvent("keydown", {{ key: "ArrowRight", bubbles: true }}));
+          setTimeout(() => {{
+            document.body.dataset.told = inside.getElementById("told").textContent;
+            document.body.dataset.place = frame.contentWindow.location.href;
+          }}, 1000);
+        }};</script></body>""", encoding="utf-8")  # fmt: skip
+    body = opened(book).one("body")
+    assert body["data-told"].startswith("Step 1 of 25") and body["data-place"] == "about:srcdoc"
 
 
 @needs_browser

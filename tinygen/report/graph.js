@@ -394,6 +394,7 @@ function theme() {
 let resting = 0;
 function remember() {
   clearTimeout(resting);
+  if (location.protocol === "about:") return; // in the frame of a notebook, which has no address
   resting = setTimeout(() => {
     const now = new URLSearchParams({ step: at.step, node: at.node, view: at.view });
     if (location.hash.slice(1) !== String(now)) location.replace(`#${now}`);

@@ -23,7 +23,7 @@ __all__ = ["Page", "graph_html"]
 FOLDER = Path(__file__).parent
 WHOLE = 36  # elements of an array that is shown in numbers; a larger one is a histogram
 BINS = 24
-MOST = 2000  # nodes of a page
+MOST = 1000  # nodes of a page
 LONG = 80  # characters of a parameter
 
 
@@ -50,7 +50,7 @@ def graph_html(result: Tensor, path: str | os.PathLike[str] | None = None) -> Pa
     holds; `with tinygen.report.recording():` around the computation and this call, it shows them all.
 
     TypeError: no Tensor. ValueError: a constant, more than one element, a history that was freed, or
-    more than 2000 nodes.
+    more than 1000 nodes.
     """
     backward = backward_of(result)
     if len(backward.numbers) > MOST:

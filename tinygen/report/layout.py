@@ -6,8 +6,10 @@ ordered so that few edges cross, and then moved above one another where there is
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Hashable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import add, mul
 
 __all__ = ["BOX", "layout"]
 
@@ -43,7 +45,7 @@ def layout(inputs: Sequence[Sequence[int | None]]) -> tuple[Way, list[list[Way |
     def way(s: int, n: int, port: float) -> Way:
         bends = [(x[s, k], y[k] + side) for k in range(at[s] + 1, at[n]) for side in (-HALF, HALF)]
         ends = (x[s], y[at[s]] + HALF), (x[n] + port, y[at[n]] - HALF)
-        return [[round(u, 1), v] for u, v in (ends[0], *bends, ends[1])]
+        return _bent([[round(u, 1), v] for u, v in (ends[0], *bends, ends[1])])
 
     ways: list[list[Way | None]] = []
     for n, row in enumerate(inputs):
@@ -56,6 +58,12 @@ def _ports(n: int) -> list[float]:
     """Where n edges enter a box from above, from its middle."""
     apart = min(36, (BOX[0] - 24) / max(n, 1))
     return [(i - (n - 1) / 2) * apart for i in range(n)]
+
+
+def _bent(way: Way) -> Way:
+    """The way without the points in the middle of a straight line down."""
+    inner = zip(way, way[1:], way[2:], strict=False)
+    return [way[0], *(b for a, b, c in inner if not a[0] == b[0] == c[0]), way[-1]]
 
 
 def _points(
@@ -100,6 +108,8 @@ def _order(layers: list[list[Point]], above: Neighbours, below: Neighbours) -> N
     """Sort each layer by the means of the neighbours' places, down and up again; keep the best."""
     best, fewest = [list(layer) for layer in layers], _crossings(layers, above)
     for sweep in range(SWEEPS):
+        if not fewest:
+            return
         down = sweep % 2 == 0
         near = above if down else below
         for k in range(1, len(layers)) if down else range(len(layers) - 2, -1, -1):
@@ -112,12 +122,8 @@ def _order(layers: list[list[Point]], above: Neighbours, below: Neighbours) -> N
     layers[:] = best
 
 
-def _mean(
-    values: Sequence[float], otherwise: float, weights: Sequence[float] | None = None
-) -> float:
-    weights = weights or [1.0] * len(values)
-    pairs = zip(values, weights, strict=True)
-    return sum(v * w for v, w in pairs) / sum(weights) if values else otherwise
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise
 
 
 def _crossings(layers: list[list[Point]], above: Neighbours) -> int:
@@ -126,7 +132,10 @@ def _crossings(layers: list[list[Point]], above: Neighbours) -> int:
     for upper, lower in pairwise(layers):
         place = {p: i for i, p in enumerate(upper)}
         ends = [place[q] for p in lower for q in sorted(above[p], key=place.__getitem__)]
-        count += sum(a > b for i, a in enumerate(ends) for b in ends[i + 1 :])
+        before: list[int] = []  # the ends of edges further left, sorted
+        for end in ends:
+            count += len(before) - bisect_right(before, end)
+            insort(before, end)
     return count
 
 
@@ -137,29 +146,38 @@ def _place(layers: list[list[Point]], above: Neighbours, below: Neighbours) -> d
         """Long edges are to be straight, and chains of operations; a leaf may stand aside."""
         return 4.0 if isinstance(p, tuple) else 1.0 if above[p] else 0.1
 
+    pulls = {p: pull(p) for p in above}
+    rooms = [_room(layer) for layer in layers]
     x: dict[Point, float] = {}
-    for layer in layers:
-        x |= dict(zip(layer, _apart([0.0] * len(layer), [1.0] * len(layer), layer), strict=True))
+    for layer, room in zip(layers, rooms, strict=True):
+        x |= dict(zip(layer, _apart([0.0] * len(layer), [1.0] * len(layer), room), strict=True))
+    both = list(zip(layers, rooms, strict=True))
     for sweep in range(SWEEPS):
         near = [above, below][sweep % 2]
-        for layer in layers if sweep % 2 == 0 else reversed(layers):
-            wanted = [
-                _mean([x[q] for q in near[p]], x[p], [pull(q) for q in near[p]]) for p in layer
-            ]
-            weights = [max(0.1, *(pull(p) * pull(q) for q in near[p]), 0.0) for p in layer]
-            x |= dict(zip(layer, _apart(wanted, weights, layer), strict=True))
+        for layer, room in both if sweep % 2 == 0 else reversed(both):
+            wanted, weights = [], []
+            for p in layer:
+                each = [pulls[q] for q in near[p]]
+                places = [x[q] for q in near[p]]
+                total = sum(each)
+                wanted.append(sum(map(mul, places, each)) / total if each else x[p])
+                weights.append(max(each) * pulls[p] if each else 0.1)
+            x |= zip(layer, _apart(wanted, weights, room), strict=True)
     return x
 
 
-def _apart(wanted: list[float], weights: list[float], layer: list[Point]) -> list[float]:
-    """The nearest places to the wanted ones that keep boxes apart, in least squares.
+def _room(layer: list[Point]) -> list[float]:
+    """How far from the first point of a layer each must be at least."""
+    widths = [BEND if isinstance(p, tuple) else BOX[0] for p in layer]
+    return [*accumulate(((v + w) / 2 + GAP[0] for v, w in pairwise(widths)), initial=0.0)]
 
-    Less the room that the boxes to the left take, the places must not fall: neighbours that would
-    are pooled at their mean (pool adjacent violators).
+
+def _apart(wanted: list[float], weights: list[float], room: list[float]) -> list[float]:
+    """The nearest places to the wanted ones that keep points apart, in least squares.
+
+    Less the room to the left, the places must not fall: neighbours that would are pooled at their
+    mean (pool adjacent violators).
     """
-    room = [0.0]
-    for p, q in pairwise(layer):
-        room.append(room[-1] + (_width(p) + _width(q)) / 2 + GAP[0])
     pools: list[tuple[float, float, int]] = []  # mean, weight, how many
     for want, weight, taken in zip(wanted, weights, room, strict=True):
         pool = (want - taken, weight, 1)
@@ -169,8 +187,4 @@ def _apart(wanted: list[float], weights: list[float], layer: list[Point]) -> lis
             pool = ((mean * w + pool[0] * pool[1]) / both, both, n + pool[2])
         pools.append(pool)
     means = [mean for mean, _, n in pools for _ in range(n)]
-    return [mean + taken for mean, taken in zip(means, room, strict=True)]
-
-
-def _width(p: Point) -> float:
-    return BEND if isinstance(p, tuple) else BOX[0]
+    return [*map(add, means, room)]
