@@ -129,8 +129,9 @@ def test_values_are_those_that_rules_keep_or_living_tensors_hold():
 
 def test_a_value_that_an_operation_cast_is_not_taken_for_the_one_before():
     x = tg.tensor([1.0, 2.0], requires_grad=True, dtype=np.float32)
-    y = x * np.ones(2)  # in float64: multiply keeps x as float64
-    node, loss = x.node, (y * y).sum()
+    loss = (x * tg.tensor([3.0, 4.0], requires_grad=True)).sum()  # multiply keeps x as float64
+    assert loss.node.parents[0].kept["a"].dtype == np.float64
+    node = x.node
     del x
     assert node not in values_of(loss, numbered(loss))
 

@@ -85,7 +85,7 @@ function drawBox(node, n) {
   const box = s("g", { class: "box", transform: `translate(${node.x - WIDTH / 2} ${node.y - HEIGHT / 2})`, role: "button", tabindex: -1, "data-node": n },
     s("rect", { class: "ring", x: -5, y: -5, width: WIDTH + 10, height: HEIGHT + 10, rx: node.op ? 12 : 33 }),
     s("rect", { class: "body", width: WIDTH, height: HEIGHT, rx: node.op ? 8 : HEIGHT / 2 }),
-    s("text", { class: "title", x: WIDTH / 2, y: 21, "text-anchor": "middle" }, clip(title(node), 22)),
+    s("text", { class: title(node).length > 22 ? "title long" : "title", x: WIDTH / 2, y: 21, "text-anchor": "middle" }, clip(title(node), 26)),
     s("text", { class: "small", x: WIDTH / 2, y: 35, "text-anchor": "middle" }, `%${n}  ${clip(spec(node), 22)}`),
     s("text", { class: "line", x: WIDTH / 2, y: 50, "text-anchor": "middle" }, s("tspan", {}), s("tspan", { class: "heat" })),
     s("title", {}, `${label(n)}: ${spec(node)}`));
