@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 import tinygen
-from tests.report.test_recording import micrograd, network
+from tests.report.test_backward import micrograd, network
 from tests.support.browser import Document, needs_browser, opened, run
 from tests.support.on_device import np, tg
 from tinygen.__main__ import main

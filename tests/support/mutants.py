@@ -29,9 +29,9 @@ DIVERGENCES, OPTIMISERS = "distributions/divergences.py", "optim/optimisers.py"
 MUTANTS = [
     # -- pages -----------------------------------------------------------------------------------
     Mutant(
-        "on a page, a gradient replaces the one before", "report/recording.py",
+        "on a page, a gradient replaces the one before", "report/backward.py",
         "total = before[-1].total + d if before else d", "total = d",
-        "report/test_recording.py::test_what_arrives_adds_up_to_the_gradient_to_the_bit",
+        "report/test_backward.py::test_what_arrives_adds_up_to_the_gradient_to_the_bit",
     ),
     Mutant(
         "on a page, the name of a Tensor may end the script", "report/graph.py",

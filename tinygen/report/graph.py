@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from html import escape
 from pathlib import Path
@@ -13,12 +12,12 @@ import numpy as np
 
 from tinygen.autodiff.engine import Leaf, Node, Source, Tensor
 from tinygen.backend import is_gpu_array, to_device
+from tinygen.report.backward import Arrival, Backward, backward_of, values_of
 from tinygen.report.layout import BOX, layout
 from tinygen.report.order import ways
-from tinygen.report.recording import Arrival, Backward, backward_of, values_of
 from tinygen.report.rules import place, record_of
 
-__all__ = ["Page", "graph_html"]
+__all__ = ["Page", "page_of"]
 
 FOLDER = Path(__file__).parent
 WHOLE = 36  # elements of an array that is shown in numbers; a larger one is a histogram
@@ -39,19 +38,8 @@ class Page(str):
         )
 
 
-def graph_html(result: Tensor, path: str | os.PathLike[str] | None = None) -> Page:
-    """The graph behind `result` as a page, which is also written to `path`.
-
-    One file that opens without a network: each node with its value and gradient, what it keeps and
-    its rule; and the backward pass step by step, in the engine's own order. Call it before
-    `backward`, which frees what the rules need; no `grad` changes here.
-
-    Nodes do not keep their outputs. The page shows a value that a rule keeps or that a living Tensor
-    holds; `with tinygen.report.recording():` around the computation and this call, it shows them all.
-
-    TypeError: no Tensor. ValueError: a constant, more than one element, a history that was freed, or
-    more than 1000 nodes.
-    """
+def page_of(result: Tensor) -> Page:
+    """The page of the graph behind `result`: see `graph_html`."""
     backward = backward_of(result)
     if len(backward.numbers) > MOST:
         raise ValueError(
@@ -69,10 +57,7 @@ def graph_html(result: Tensor, path: str | os.PathLike[str] | None = None) -> Pa
         "kept": _bytes_kept(backward.visits),
         "ways": ways(),
     }
-    page = Page(_filled(told))
-    if path is not None:
-        Path(path).write_text(page, encoding="utf-8")
-    return page
+    return Page(_filled(told))
 
 
 def _filled(told: dict[str, Any]) -> str:

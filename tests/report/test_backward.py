@@ -9,7 +9,7 @@ from tinygen.autodiff import engine
 from tinygen.autodiff.engine import Node, ancestors
 from tinygen.autodiff.graph import numbered
 from tinygen.report import recording
-from tinygen.report.recording import backward_of, values_of
+from tinygen.report.backward import backward_of, values_of
 
 pytestmark = pytest.mark.filterwarnings("error")
 
