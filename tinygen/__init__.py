@@ -10,9 +10,10 @@ from tinygen.autodiff import __all__ as _engine
 from tinygen.kernels import get_threads, set_threads
 from tinygen.ops import *  # noqa: F403
 from tinygen.random import manual_seed
+from tinygen.report import graph_html
 
 __version__ = "0.2.0"
 __all__ = [
-    "get_threads", "manual_seed", "nn", "ops", "optim", "random", "set_threads",
+    "get_threads", "graph_html", "manual_seed", "nn", "ops", "optim", "random", "set_threads",
     *_engine, *ops.__all__,  # type: ignore[attr-defined]
 ]  # fmt: skip

@@ -33,6 +33,7 @@ from tinygen.models import MODELS, Model, load
 from tinygen.models.model import choose
 from tinygen.npz import free_memory
 from tinygen.random import Generator
+from tinygen.report import graph_html, recording
 from tinygen.training import History, Stopped, fingerprint, recorded
 
 PROGRAM = "tinygen" if Path(sys.argv[0]).stem == "tinygen" else "python -m tinygen"
@@ -361,17 +362,20 @@ def explain(args: argparse.Namespace) -> None:
     batch = [a[: whole("--batch", args.batch)] for a in model.prepare(dataset.x)]
     for name, p in model.named_parameters().items():
         p.name = name
-    for objective in {o.name: o for o in model.objectives()}.values():
-        terms = objective.loss(*batch, rng=Generator(0))
-        for name, term in terms.items():
-            term.name = name
-        loss = next(iter(terms.values()))
-        print(f"# {objective.name}\n{graph_text(loss)}")
-        if args.dot:
-            target = Path(args.dot)
-            if len({o.name for o in model.objectives()}) > 1:
-                target = target.with_stem(f"{target.stem}-{objective.name}")
-            _write_text(target, graph_dot(loss) + "\n")
+    objectives = {o.name: o for o in model.objectives()}
+    for objective in objectives.values():
+        with recording():
+            terms = objective.loss(*batch, rng=Generator(0))
+            for name, term in terms.items():
+                term.name = name
+            loss = next(iter(terms.values()))
+            print(f"# {objective.name}\n{graph_text(loss)}")
+            for path, drawn in ((args.dot, graph_dot), (args.html, graph_html)):
+                if path:
+                    target = Path(path)
+                    if len(objectives) > 1:
+                        target = target.with_stem(f"{target.stem}-{objective.name}")
+                    _write_text(target, drawn(loss) + "\n")
 
 
 def info(args: argparse.Namespace) -> None:
@@ -546,6 +550,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--batch", type=int, default=2, help="examples (default: 2)")
     sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
     sub.add_argument("--dot", help="write the graph in the DOT language to this file as well")
+    sub.add_argument("--html", help="write it as a page that steps backward to this file as well")
 
     sub = command("info", info, "print what is installed and known, or what a run holds")
     sub.add_argument("run", nargs="?", help="the folder of a run, or a checkpoint")

@@ -31,6 +31,22 @@ DIVERGENCES, OPTIMISERS = "distributions/divergences.py", "optim/optimisers.py"
 REFERENCE = "kernels/reference.py"
 
 MUTANTS = [
+    # -- pages -----------------------------------------------------------------------------------
+    Mutant(
+        "on a page, a gradient replaces the one before", "report/backward.py",
+        "total = before[-1].total + d if before else d", "total = d",
+        "report/test_backward.py::test_what_arrives_adds_up_to_the_gradient_to_the_bit",
+    ),
+    Mutant(
+        "on a page, the name of a Tensor may end the script", "report/graph.py",
+        r'.replace("<", "\\u003c")', "",
+        "report/test_graph_page.py::test_any_name_stays_a_name",
+    ),
+    Mutant(
+        "on a page, the first rule of a line for each of them", "report/rules.py",
+        "(node.value.lineno, node.arg): node.value", "(node.value.lineno, 'a'): node.value",
+        "report/test_rules.py::test_two_lambdas_in_a_line_are_told_apart",
+    ),
     # -- diffusion -------------------------------------------------------------------------------
     Mutant(
         "q(x_t | x_{t-1}) with β for 1 - β, as the handout has it", SCHEDULE,

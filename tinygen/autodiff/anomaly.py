@@ -16,7 +16,7 @@ from tinygen.errors import NonFiniteError
 __all__ = ["callers_line", "check_derivative", "check_result", "check_unchanged", "digests"]
 
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-_ENGINE = tuple(f"{_PACKAGE}{part}{os.sep}" for part in ("autodiff", "ops"))
+_ENGINE = tuple(f"{_PACKAGE}{part}{os.sep}" for part in ("autodiff", "ops", "report"))
 
 
 def callers_line() -> str:

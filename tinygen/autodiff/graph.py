@@ -23,7 +23,7 @@ def graph_text(result: Tensor) -> str:
     %1  square    float32[4, 3]   ← %0
     %2  mean      float32[]       ← %1   loss
     """
-    numbers, rows = _numbered(result), []
+    numbers, rows = numbered(result), []
     arrow, constant = _signs()
     for source, number in numbers.items():
         inputs = ""
@@ -41,7 +41,7 @@ def graph_text(result: Tensor) -> str:
 
 def graph_dot(result: Tensor) -> str:
     """The graph behind `result` in the DOT language: `dot -Tsvg graph.dot -o graph.svg`."""
-    numbers = _numbered(result)
+    numbers = numbered(result)
     lines = ["digraph tinygen {", "  node [shape=box, fontname=monospace];"]
     for source, number in numbers.items():
         label = "\n".join(filter(None, [source.name, _what(source), _spec(source)]))
@@ -52,7 +52,7 @@ def graph_dot(result: Tensor) -> str:
     return "\n".join([*lines, "}"])
 
 
-def _numbered(result: Tensor) -> dict[Source, int]:
+def numbered(result: Tensor) -> dict[Source, int]:
     """Sources in the order of computation: each leaf before the first node that uses it."""
     check_tensor("the result whose graph is shown", result)
     root = result.node
