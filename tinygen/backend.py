@@ -151,6 +151,7 @@ def special(m: Any) -> Any:
     return import_module("scipy.special" if m.device == "cpu" else "cupyx.scipy.special")
 
 
+@functools.cache  # once is enough
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next arrays.
 

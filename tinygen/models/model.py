@@ -15,7 +15,7 @@ import numpy as np
 from tinygen import checkpoint
 from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.promotion import array_on
-from tinygen.backend import keep_freed_memory, namespace_of
+from tinygen.backend import namespace_of
 from tinygen.errors import CheckpointError, NonFiniteError, renamed, unknown, whole
 from tinygen.models.rows import moments
 from tinygen.nn import Module
@@ -66,7 +66,6 @@ class Model(Module):
         return model
 
     def __init__(self, features: int, bounded: bool) -> None:
-        keep_freed_memory()
         self.features = whole("features", features)
         self.bounded = bounded
         if not bounded:

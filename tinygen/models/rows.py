@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.backend import namespace_of
+from tinygen.backend import keep_freed_memory, namespace_of
 
 __all__ = ["blocks", "by_blocks", "moments"]
 
@@ -24,6 +24,7 @@ def blocks(n: int) -> Iterator[slice]:
 
 def by_blocks(f: Callable[..., Array], *arrays: Array) -> Array:
     """f(*arrays), computed in blocks. f must treat each row independently of the others."""
+    keep_freed_memory()
     n = len(arrays[0])
     if n <= BLOCK:
         return f(*arrays)

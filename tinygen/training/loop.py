@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tinygen.autodiff.engine import Tensor
-from tinygen.backend import namespace_of, to_device
+from tinygen.backend import keep_freed_memory, namespace_of, to_device
 from tinygen.errors import NonFiniteError, renamed, unknown, whole
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
 from tinygen.random import Generator
@@ -136,6 +136,7 @@ class Loop:
     """
 
     def __init__(self, model: Trainable, data: Data, settings: Settings) -> None:
+        keep_freed_memory()
         self.model, self.data, self.settings = model, data, settings
         self.objectives = model.objectives()
         self.times = Counter(o.name for o in self.objectives)  # of an objective in one step
