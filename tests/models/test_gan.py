@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.draws import normals, rows
 from tests.support.on_device import (
     DEVICE,
     approx,
@@ -21,27 +22,168 @@ from tests.support.on_device import (
     stats,
     tg,
 )
+from tests.support.small_models import small as small_model
 from tinygen import data, training
 from tinygen.autodiff.transforms import gradients
 from tinygen.distributions import Normal, js_divergence
 from tinygen.errors import NonFiniteError
 from tinygen.models import Model, load
 from tinygen.models import gan as gans
-from tinygen.models.gan import GAN, LOSSES, Loss, best_value, cross_entropy, js_bound, value
+from tinygen.models.gan import (
+    GAN,
+    LOSSES,
+    Loss,
+    best_value,
+    cross_entropy,
+    js_bound,
+    minimax,
+    non_saturating,
+    value,
+)
 from tinygen.models.gan.penalties import interpolate, r1, slopes, wgan_gp
 from tinygen.models.gan.watch import LOOKS, STATES, Signs, Watch, look
 from tinygen.nn import MLP, SpectralLinear
 from tinygen.random import Generator, default_generator
 
 GAN, MLP, SpectralLinear = map(on_device, (GAN, MLP, SpectralLinear))
+
+
+# The game of both players -----------------------------------------------------------------------
+
+DISCRETE = {
+    "overlapping": ([1, 2, 3, 4], [4, 3, 2, 1]),
+    "equal": ([5, 5], [5, 5]),
+    "far apart": ([97, 2, 1], [1, 2, 97]),
+}
+
+
+@pytest.mark.parametrize(("p", "q"), DISCRETE.values(), ids=DISCRETE)
+def test_the_best_discriminator_has_the_loss_log_4_minus_2_js(p, q):
+    """On a discrete problem, with exactly p_i rows of point i as data and q_i as samples."""
+    p, q = np.array(p), np.array(q)
+    points = np.arange(len(p))
+    x = np.repeat(points, p)[:, None].astype(np.float32)
+    logits = np.log(p / q)
+    model = GAN(1, bounded=False, hidden=(), latent=1, penalty=None)
+    model.generator = lambda z: tg.tensor(np.repeat(points, q)[: len(z), None])
+    model.discriminator = lambda x: tg.tensor(logits[tg.tensor(x).data.astype(int)])
+    n, m = p / p.sum(), q / q.sum()
+    middle = (n + m) / 2
+    js = 0.5 * (special.rel_entr(n, middle) + special.rel_entr(m, middle)).sum()
+    terms = model.discriminate(x, Generator(0))
+    assert list(terms) == ["discriminator"]
+    assert terms["discriminator"].item() == approx(log(4) - 2 * js, rel=1e-6)
+    d = n / (n + m)  # and the losses of the generator there
+    fake = model.discriminator(model.generator(np.zeros((p.sum(), 1))))
+    assert minimax(fake).item() == approx((m * np.log(1 - d)).sum(), rel=1e-6)
+    assert non_saturating(fake).item() == approx(-(m * np.log(d)).sum(), rel=1e-6)
+    terms = model.generate(x, Generator(0))
+    assert list(terms) == ["generator"]
+    assert terms["generator"].item() == approx(-(m * np.log(d)).sum(), rel=1e-6)
+
+
+def test_any_other_discriminator_has_a_larger_loss():
+    p, q = np.array([1, 2, 3, 4]), np.array([4, 3, 2, 1])
+    x = np.repeat(np.arange(4), p)[:, None].astype(np.float32)
+    model = GAN(1, bounded=False, hidden=(), latent=1, penalty=None)
+    model.generator = lambda z: tg.tensor(np.repeat(np.arange(4), q)[:, None])
+    table = tg.tensor(np.log(p / q), requires_grad=True)
+    model.discriminator = lambda x: table[tg.tensor(x).data.astype(int)]
+    loss = model.discriminate(x, Generator(0))["discriminator"]
+    np.testing.assert_allclose(gradients(loss, table).data, 0, atol=1e-12)
+    hessian = tg.hessian(
+        lambda t: (
+            (p / 10 * tg.bce_with_logits(t, 1.0)).sum()
+            + (q / 10 * tg.bce_with_logits(t, 0.0)).sum()
+        )
+    )(table.data)
+    assert (np.linalg.eigvalsh(hessian.data) > 0).all()
+
+
+def test_the_two_losses_of_the_generator_pull_alike_and_one_saturates():
+    logits = tg.tensor(np.linspace(-30, 30, 61)[:, None], requires_grad=True)
+    n = 61
+    d = special.expit(logits.data)
+    one = gradients(minimax(logits), logits).data * n
+    other = gradients(non_saturating(logits), logits).data * n
+    np.testing.assert_allclose(one, -d, rtol=1e-12)
+    np.testing.assert_allclose(other, -special.expit(-logits.data), rtol=1e-12, atol=1e-14)
+    assert (one < 0).all() and (other < 0).all()  # both raise D(G(z))
+    ratio = one / other  # D / (1 - D): the minimax gradient dies where D is sure of the fake
+    np.testing.assert_allclose(ratio[:36], np.exp(logits.data)[:36], rtol=1e-10)
+    assert one[30] == other[30] == -0.5  # the same at D = 1/2
+
+
+@pytest.mark.parametrize("loss", ["minimax", "non-saturating"])
+def test_both_losses_have_no_gradient_in_a_generator_that_is_not_told_apart(loss):
+    """The fixed point: D is 1/2 everywhere."""
+    model = small_model("gan", loss=loss)
+    model.discriminator.layers[-1].weight.data[...] = 0
+    objective = model.objectives()[-1]
+    terms = objective.loss(rows(8), rng=Generator(0))["generator"]
+    for g in gradients(terms, list(objective.parameters.values())):
+        assert (g.data == 0).all()
+    value = {"minimax": -log(2), "non-saturating": log(2)}[loss]
+    assert terms.item() == approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_k_steps_of_the_discriminator_then_one_of_the_generator(k):
+    model = small_model("gan", discriminator_steps=k)
+    assert [o.name for o in model.objectives()] == ["discriminator"] * k + ["generator"]
+    seen = []
+    for name in ("discriminate", "generate"):
+        whole = getattr(model, name)
+
+        def watched(x, rng, name=name, whole=whole):
+            seen.append((name, x.copy(), rng.state))
+            return whole(x, rng)
+
+        setattr(model, name, watched)
+    history = model.fit(rows(64), steps=2, batch=8)
+    assert [name for name, _, _ in seen] == (["discriminate"] * k + ["generate"]) * 2
+    batches = [x.tobytes() for name, x, _ in seen if name == "discriminate"]
+    assert len(set(batches)) == len(batches)  # each its own batch
+    assert len({state for _, _, state in seen}) == len(seen)  # and its own z
+    assert len(history["discriminator"]) == 2 * k and len(history["generator"]) == 2
+
+
+@pytest.mark.parametrize("trained", [0, 1])
+def test_each_player_moves_alone(trained, monkeypatch):
+    model = small_model("gan")
+    objective = model.objectives()[-trained]
+    own, other = (model.discriminator, model.generator)[:: 1 - 2 * trained]
+    assert [id(p) for p in objective.parameters.values()] == [id(p) for p in own.parameters()]
+    before = [[p.data.copy() for p in part.parameters()] for part in (own, other)]
+    monkeypatch.setattr(model, "objectives", lambda: [objective])
+    model.fit(rows(32), steps=2, warmup=0, ema_decay=0)
+    moved, still = (
+        [not np.array_equal(p.data, b) for p, b in zip(part.parameters(), old, strict=True)]
+        for part, old in zip((own, other), before, strict=True)
+    )
+    assert all(moved) and not any(still)
+    assert all(p.grad is None for p in other.parameters())
+    if objective.name == "discriminator":  # the generator is not even in the graph
+        loss = objective.loss(rows(4), rng=Generator(0))["discriminator"]
+        assert all((g.data == 0).all() for g in gradients(loss, other.parameters()))
+
+
+def test_the_discriminator_sees_normalised_data_and_so_do_samples_leave():
+    model = small_model("gan", bounded=False)
+    model.shift.data[...], model.scale.data[...] = 5.0, 2.0
+    x = normals(6, 4).astype(np.float32)
+    z = placed(Generator(2).normal((6, 3)))
+    np.testing.assert_allclose(
+        model.discriminator_logits(x), model.discriminator((x - 5) / 2).data[:, 0], rtol=1e-5
+    )
+    expected = model.generator(z).data * 2 + 5
+    np.testing.assert_allclose(model.sample(6, rng=Generator(2)), expected, rtol=1e-6)
+
+
 RNG = Generator(0)
 long = pytest.mark.cpu_only("trains for many steps")
 many = settings(max_examples=40, derandomize=True)
 numbers = st.floats(-3, 3)
-
-
-def normals(*shape, seed=0, scale=1.0):
-    return scale * np.random.default_rng(seed).normal(size=shape)
 
 
 def small(features=2, **options):
@@ -479,107 +621,6 @@ def test_a_penalty_and_a_loss_of_ones_own():
 
 
 # Spectral normalisation -----------------------------------------------------------------------------
-
-SIZES = [(7, 4), (3, 9), (5, 5), (1, 6), (6, 1), (1, 1)]
-
-
-def spectral(n_in, n_out, seed=0, **options):
-    return SpectralLinear(n_in, n_out, rng=Generator(seed), dtype=np.float64, **options)
-
-
-def largest(matrix):
-    return np.linalg.svd(matrix)[1][0].item()
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_the_largest_singular_value_becomes_one(size):
-    layer = spectral(*size)
-    for _ in range(400):
-        weight = layer.normalised_weight()
-    assert largest(weight.data) == approx(1.0, rel=1e-6)
-    np.testing.assert_allclose(
-        weight.data * largest(layer.weight.data), layer.weight.data, rtol=1e-6
-    )
-    x = normals(3, size[0])
-    np.testing.assert_allclose(layer(x).data, x @ weight.data, rtol=1e-6, atol=1e-12)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_one_step_of_power_iteration_for_each_call_in_training_and_none_in_evaluation(size):
-    layer, x = spectral(*size), normals(2, size[0])
-    w, v = layer.weight.data, layer.right.data.copy()
-    assert np.linalg.norm(v).item() == approx(1.0)
-    u = w @ v / np.linalg.norm(w @ v)
-    after = u @ w / np.linalg.norm(u @ w)
-    np.testing.assert_allclose(layer(x).data, x @ w / (u @ w @ after), rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(layer.right.data, after, rtol=1e-12)
-    layer.eval()
-    found = layer(x).data
-    np.testing.assert_array_equal(layer.right.data, layer.eval().right.data)
-    np.testing.assert_allclose(layer.right.data, after, rtol=1e-12)
-    np.testing.assert_allclose(found, x @ w / np.linalg.norm(w @ after), rtol=1e-10, atol=1e-12)
-
-
-@many
-@given(seed=st.integers(0, 10**6), calls=st.integers(1, 4))
-def test_the_estimate_is_never_above_the_singular_value(seed, calls):
-    layer = spectral(4, 3, seed)
-    for _ in range(calls):
-        weight = layer.normalised_weight()
-    assert largest(weight.data) >= 1 - 1e-12
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_the_gradient_flows_through_the_singular_value(size):
-    """(G - <G, W/σ> u vᵀ)/σ with G the gradient in W/σ (Miyato et al. 2018, eq. 12)."""
-    layer, g = spectral(*size), normals(*size, seed=2)
-    layer.normalised_weight()
-    w = layer.weight.data
-    u = w @ layer.right.data / np.linalg.norm(w @ layer.right.data)
-    weight = layer.normalised_weight()
-    found = gradients((weight * g).sum(), layer.weight).data
-    v = layer.right.data
-    sigma = u @ w @ v
-    expected = (g - (g * weight.data).sum() * np.outer(u, v)) / sigma
-    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
-    assert (found * w).sum().item() == approx(0, abs=1e-10)  # W/σ does not see the length of W
-
-
-def test_a_later_call_does_not_change_the_gradient_of_an_earlier_one():
-    def gradient(again):
-        layer = spectral(4, 3)
-        y = layer(normals(2, 4)).sum()
-        if again:
-            layer(normals(2, 4))
-        return gradients(y, layer.weight).data
-
-    np.testing.assert_array_equal(gradient(False), gradient(True))
-
-
-def test_a_network_of_normalised_layers_has_slope_one_at_most():
-    network = MLP(
-        [5, 16, 16, 3], "relu", rng=Generator(1), layer=gans.gan.SpectralLinear, init="he"
-    )
-    x, y = (normals(300, 5, seed=s, scale=3).astype(np.float32) for s in (0, 1))
-    for _ in range(300):
-        network(x[:1])
-    distances = [
-        np.linalg.norm(a - b, axis=1) for a, b in ((network(x).data, network(y).data), (x, y))
-    ]
-    assert (distances[0] <= distances[1] * (1 + 1e-4)).all()
-    assert (distances[0] / distances[1]).max() > 0.1  # and is not simply 0
-
-
-def test_a_weight_of_zeros_stays_zeros():
-    layer = spectral(3, 2)
-    layer.weight.data[...] = 0
-    y = layer(normals(4, 3))
-    assert (y.data == 0).all()
-    assert np.isfinite(gradients(y.sum(), layer.weight).data).all()
-    layer.weight.data[...] = normals(3, 2)  # from where it goes on
-    for _ in range(200):
-        weight = layer.normalised_weight()
-    assert largest(weight.data) == approx(1.0, rel=1e-6)
 
 
 def test_the_vector_is_saved_not_trained_and_a_resumed_run_is_the_same(tmp_path):

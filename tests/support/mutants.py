@@ -197,12 +197,12 @@ MUTANTS = [
     Mutant(
         "the KL's sign in the loss", VAE,
         "loss = reconstruction + weight *", "loss = reconstruction - weight *",
-        "models/test_models.py::test_beta_weighs_the_kl_alone",
+        "models/test_vae.py::test_beta_weighs_the_kl_alone",
     ),
     Mutant(
         "the KL's sign in the bound", VAE,
         "(log_likelihood - kl).data", "(log_likelihood + kl).data",
-        "models/test_models.py::test_the_bound_is_the_log_density_at_the_true_posterior",
+        "models/test_vae.py::test_the_bound_is_the_log_density_at_the_true_posterior",
     ),
     Mutant(
         "1/k missing in the importance-weighted loss", VAE,
@@ -213,13 +213,13 @@ MUTANTS = [
     Mutant(
         "the contractive penalty dropped, as in the handout", AE,
         '"loss": error + self.penalty * contraction,', '"loss": error,',
-        "models/test_models.py::test_the_contractive_loss_is_the_error_plus_the_weighted_penalty",
+        "models/test_autoencoder.py::test_the_contractive_loss_is_the_error_plus_the_weighted_penalty",
     ),
     Mutant(
         "the denoiser scored against the corrupted input", AE,
         "self.decoder(self.encoder(self.corrupt(x, rng))), self.normalise(x)",
         "self.decoder(self.encoder(y := self.corrupt(x, rng))), y",
-        "models/test_models.py::test_the_denoising_loss_is_against_the_clean_input",
+        "models/test_autoencoder.py::test_the_denoising_loss_is_against_the_clean_input",
     ),
     Mutant(
         "the denoiser's score over σ", AE,
@@ -229,31 +229,31 @@ MUTANTS = [
     Mutant(
         "a deep Jacobian without its slopes", AE,
         "rows = rows * ops.expand_dims(slope, 1)", "rows = rows * 1.0",
-        "models/test_models.py::test_the_penalty_is_the_squared_norm_of_the_jacobian",
+        "models/test_autoencoder.py::test_the_penalty_is_the_squared_norm_of_the_jacobian",
     ),
     # -- GANs ------------------------------------------------------------------------------------
     Mutant(
         "D's loss with samples called real", LOSSES,
         "ops.mean(ops.bce_with_logits(real, 1.0)) + ops.mean(ops.bce_with_logits(fake, 0.0))",
         "ops.mean(ops.bce_with_logits(real, 1.0)) + ops.mean(ops.bce_with_logits(fake, 1.0))",
-        "models/test_models.py::test_the_best_discriminator_has_the_loss_log_4_minus_2_js",
+        "models/test_gan.py::test_the_best_discriminator_has_the_loss_log_4_minus_2_js",
     ),
     Mutant(
         "the sign of G's minimax loss", LOSSES,
         "return -ops.mean(ops.bce_with_logits(fake, 0.0))",
         "return ops.mean(ops.bce_with_logits(fake, 0.0))",
-        "models/test_models.py::test_the_two_losses_of_the_generator_pull_alike_and_one_saturates",
+        "models/test_gan.py::test_the_two_losses_of_the_generator_pull_alike_and_one_saturates",
     ),
     Mutant(
         "G's loss on D's side", LOSSES,
         "return ops.mean(ops.bce_with_logits(fake, 1.0))",
         "return ops.mean(ops.bce_with_logits(fake, 0.0))",
-        "models/test_models.py::test_the_two_losses_of_the_generator_pull_alike_and_one_saturates",
+        "models/test_gan.py::test_the_two_losses_of_the_generator_pull_alike_and_one_saturates",
     ),
     Mutant(
         "one step of D, whatever k", GAN,
         "[d] * self.discriminator_steps + [g]", "[d, g]",
-        "models/test_models.py::test_k_steps_of_the_discriminator_then_one_of_the_generator",
+        "models/test_gan.py::test_k_steps_of_the_discriminator_then_one_of_the_generator",
     ),
     Mutant(
         "R1 without its half", PENALTIES,
@@ -269,22 +269,22 @@ MUTANTS = [
     Mutant(
         "the KL of normals in units of p", DIVERGENCES,
         "z = (p.mean - q.mean) / q.std", "z = (p.mean - q.mean) / p.std",
-        "distributions/test_distributions.py::test_kl_of_normals_agrees_with_quadrature",
+        "distributions/test_divergences.py::test_kl_of_normals_agrees_with_quadrature",
     ),
     Mutant(
         "the KL's sign", DIVERGENCES,
         "return _terms(p_, q_, log_ratio)", "return -_terms(p_, q_, log_ratio)",
-        "distributions/test_distributions.py::test_kl_of_bernoulli_and_categorical_agree_with_enumeration",
+        "distributions/test_divergences.py::test_kl_of_bernoulli_and_categorical_agree_with_enumeration",
     ),
     Mutant(
         "JS without its halves", DIVERGENCES,
         "return 0.5 * (_terms(p, m, of_p)", "return (_terms(p, m, of_p)",
-        "distributions/test_distributions.py::test_js_of_bernoulli_is_that_of_its_two_outcomes",
+        "distributions/test_divergences.py::test_js_of_bernoulli_is_that_of_its_two_outcomes",
     ),
     Mutant(
         "JS of arrays without its halves", "distributions/discrete.py",
         "kl_terms(2 * q, twice_m)) / 4", "kl_terms(2 * q, twice_m)) / 2",
-        "distributions/test_distributions.py::test_discrete_agrees_with_exact_arithmetic",
+        "distributions/test_discrete.py::test_discrete_agrees_with_exact_arithmetic",
     ),
     Mutant(
         "bins of the wrong width", "distributions/discretised.py",
@@ -311,12 +311,12 @@ MUTANTS = [
     Mutant(
         "Adam without the correction of its mean", OPTIMISERS,
         "b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.steps),", "b1, 1 - b1, b2, 1 - b2, lr,",
-        "optim/test_optim.py::test_float32_parameters_stay_float32_and_near",
+        "optim/test_optimisers.py::test_float32_parameters_stay_float32_and_near",
     ),
     Mutant(
         "weight decay without the rate", OPTIMISERS,
         "return 1 - lr * self.weight_decay", "return 1 - self.weight_decay",
-        "optim/test_optim.py::test_decoupled_decay_does_not_enter_the_moments",
+        "optim/test_optimisers.py::test_decoupled_decay_does_not_enter_the_moments",
     ),
     Mutant(
         "gradients that are added to those of the step before", "training/loop.py",
@@ -331,17 +331,17 @@ MUTANTS = [
     Mutant(
         "an average that follows at the rate it should keep", "optim/averages.py",
         "return 1 - decay", "return decay",
-        "optim/test_optim.py::test_the_average_is_the_weighted_sum_of_all_values",
+        "optim/test_averages.py::test_the_average_is_the_weighted_sum_of_all_values",
     ),
     Mutant(
         "clipping to the direction alone", "optim/averages.py",
         "g *= limit / norm", "g *= limit",
-        "optim/test_optim.py::test_the_norm_is_joint_and_the_scale_one",
+        "optim/test_averages.py::test_the_norm_is_joint_and_the_scale_one",
     ),
     Mutant(
         "a cosine that rises", "optim/schedules.py",
         "0.5 * (1 + cos(", "0.5 * (1 - cos(",
-        "optim/test_optim.py::test_cosine_values",
+        "optim/test_schedules.py::test_cosine_values",
     ),
     Mutant(
         "the sign of a derivative", "ops/elementwise.py",
@@ -375,12 +375,12 @@ MUTANTS = [
         "        if step.weight_decay_factor != 1.0:\n            p_ *= step.weight_decay_factor\n"
         "        p_ -= scratch\n",
         "        p_ -= scratch\n        p_ *= step.weight_decay_factor\n",
-        "optim/test_optim.py::test_every_step_is_that_of_the_paper",
+        "optim/test_optimisers.py::test_every_step_is_that_of_the_paper",
     ),
     Mutant(
         "an average of the parameters before the step", REFERENCE,
         "a += step.one_minus_average_decay * (p_ - a)",
         "a += step.one_minus_average_decay * (p_ + scratch - a)",
-        "optim/test_optim.py::test_an_optimiser_moves_the_average_in_its_own_pass",
+        "optim/test_averages.py::test_an_optimiser_moves_the_average_in_its_own_pass",
     ),
 ]  # fmt: skip

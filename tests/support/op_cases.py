@@ -430,7 +430,7 @@ for shape in [(4, 3), (3,), (2, 2, 5), (0, 3)]:
 
 # What has no row here, and where its tests are.
 ELSEWHERE = {
-    "from_dlpack": "test_engine.py: it takes arrays of other libraries",
+    "from_dlpack": "test_array_face.py: it takes arrays of other libraries",
     "to": "test_devices.py: it needs two devices",
     "noise_error": "test_composites.py: its noise depends on the dtype",
     "reparameterise": "test_composites.py: its noise depends on the dtype",
