@@ -17,6 +17,7 @@ from tinygen.backend import (
     namespace_for,
     namespace_of,
     namespaces,
+    recorder,
     to_device,
 )
 
@@ -36,10 +37,14 @@ class Boxed:
     @property
     def data(self) -> Any:
         """The NumPy or CuPy array itself. Another may be put in its place, outside the graph."""
-        return self._data
+        record = recorder.get()
+        return self._data if record is None else record.lift(self)
 
     @data.setter
     def data(self, array: Any) -> None:
+        if (record := recorder.get()) is not None:
+            record.rebind(self, array)
+            return
         if isinstance(array, np.generic):  # what NumPy makes of an array without axes
             array = np.asarray(array)
         if not (isinstance(array, np.ndarray) or is_gpu_array(array)):
@@ -83,7 +88,7 @@ def as_array(value: Any) -> Any:
 def is_number(value: Any) -> bool:
     """True for what has a value and nothing else: Python's and NumPy's numbers, 0-d NumPy arrays."""
     return isinstance(value, (bool, int, float, np.generic)) or (
-        isinstance(value, np.ndarray) and not value.ndim
+        not value.ndim if isinstance(value, np.ndarray) else getattr(value, "weak", False)
     )
 
 
@@ -117,6 +122,8 @@ def settle(
     `apart` (the condition of `where`, labels) keep a dtype of their own. Whole numbers alone stay so
     if `whole`; else they become float64 before the arithmetic, in which they would overflow.
     """
+    if (record := recorder.get()) is not None:
+        inputs = [record.lifted(x) for x in inputs]
     arrays: list[Any] = []
     dtype = None
     for x in inputs:  # nearly always Tensors of one dtype, and Python's numbers

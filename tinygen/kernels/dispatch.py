@@ -30,6 +30,7 @@ def launcher(m: Any, *arrays: Any) -> Launch | None:
     device = getattr(m, "device", None)
     launch = None if device is None else _found(device)[0]
     if launch is not None:
+        launch = vars(m).get("launch", launch)  # of arrays that record
         for array in arrays:
             if array.dtype is not _FLOAT32 and array.dtype != _FLOAT32:
                 return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygen import kernels
 from tinygen.autodiff.engine import Tensor
-from tinygen.backend import namespace_of, to_device
+from tinygen.backend import lift, namespace_of, recorder, to_device, varying
 from tinygen.optim.averages import EMA
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
@@ -19,6 +19,21 @@ Schedule = Callable[[int], float]
 
 # A parameter is updated in blocks, so that the many small passes over it stay in the cache.
 BLOCK = 1 << 15
+
+
+class Now(NamedTuple):
+    """The numbers of one step, which differ from those of the last.
+
+    follow: the share that the parameters have in their average.
+    step_size, of_square: Adam's lr / (1 - beta1^t) and 1 / sqrt(1 - beta2^t).
+    keep: the part of a parameter that weight decay leaves.
+    """
+
+    lr: float
+    follow: float
+    of_square: float = 1.0
+    step_size: float = 0.0
+    keep: float = 1.0
 
 
 class Optimizer:
@@ -60,29 +75,37 @@ class Optimizer:
         An `average` of the same parameters moves towards them in the same pass (ValueError: it is
         of others). Parameters change in place: finish every backward pass of graphs built before.
         """
-        lr = self.lr(self.steps) if callable(self.lr) else self.lr
         if average is not None and not _same(average.parameters, self.parameters):
             raise ValueError("the average is of other parameters than the optimiser's")
-        self.steps += 1
-        follow = 0.0 if average is None else average.next_share()
+        now = varying(lambda: self._advance(average))
         for name, p in self.parameters.items():
-            slow = None if average is None else average.average[name]
-            state = [self.state[slot][name] for slot in self.slots]
+            slow = None if average is None else lift(average.average[name])
+            state = [lift(self.state[slot][name]) for slot in self.slots]
             if p.grad is not None:
-                self._apply(lr, p.data, p.grad.data, state, slow, follow)
+                self._apply(now, p.data, p.grad.data, state, slow)
             elif slow is not None:
-                slow += follow * (p.data - slow)
+                slow += now.follow * (p.data - slow)
+
+    def _advance(self, average: EMA | None) -> Now:
+        """Count one step, and return its numbers."""
+        lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        self.steps += 1
+        return self._numbers(Now(lr, 0.0 if average is None else average.next_share()))
+
+    def _numbers(self, now: Now) -> Now:
+        """The numbers of a step with those of this kind of optimiser."""
+        return now
 
     def _apply(
-        self, lr: float, p: Array, g: Array, state: list[Array], slow: Array | None, follow: float
+        self, now: Now, p: Array, g: Array, state: list[Array], slow: Array | None
     ) -> None:
         """Update one parameter, its state and its average, block by block."""
         for p_, g_, *rest in _blocks([p, g, *state, *([] if slow is None else [slow])]):
-            self._update(lr, p_, g_, *rest[: len(state)])
+            self._update(now, p_, g_, *rest[: len(state)])
             if slow is not None:
-                rest[-1] += follow * (p_ - rest[-1])
+                rest[-1] += now.follow * (p_ - rest[-1])
 
-    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
+    def _update(self, now: Now, p: Array, g: Array, *state: Array) -> None:
         """Change p and its state in place; all are flat views of equal length."""
         raise NotImplementedError
 
@@ -125,8 +148,9 @@ def _blocks(arrays: list[Array]) -> Iterator[list[Array]]:
                 f"a parameter of shape {a.shape} is not contiguous: it cannot be updated"
             )
     flat = [a.reshape(-1) for a in arrays]
-    for start in range(0, flat[0].size, BLOCK):
-        yield [a[start : start + BLOCK] for a in flat]
+    block = BLOCK if recorder.get() is None else max(flat[0].size, 1)  # a program fuses the passes
+    for start in range(0, flat[0].size, block):
+        yield [a[start : start + block] for a in flat]
 
 
 class SGD(Optimizer):
@@ -149,14 +173,14 @@ class SGD(Optimizer):
         super().__init__(parameters, lr)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
+    def _update(self, now: Now, p: Array, g: Array, *state: Array) -> None:
         if not state:
-            p -= lr * g
+            p -= now.lr * g
             return
         (v,) = state
         v *= self.momentum
         v += g
-        p -= lr * (g + self.momentum * v if self.nesterov else v)
+        p -= now.lr * (g + self.momentum * v if self.nesterov else v)
 
 
 class Adam(Optimizer):
@@ -177,23 +201,30 @@ class Adam(Optimizer):
         super().__init__(parameters, lr)
         self.betas, self.eps = betas, eps
 
+    def _numbers(self, now: Now) -> Now:
+        b1, b2 = self.betas
+        return now._replace(
+            of_square=(1 - b2**self.steps) ** -0.5,
+            step_size=now.lr / (1 - b1**self.steps),
+            keep=self._keep(now.lr),
+        )
+
     def _apply(
-        self, lr: float, p: Array, g: Array, state: list[Array], slow: Array | None, follow: float
+        self, now: Now, p: Array, g: Array, state: list[Array], slow: Array | None
     ) -> None:
         mean, square = state
         b1, b2 = self.betas
         step = kernels.AdamStep(
-            b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.steps), (1 - b2**self.steps) ** -0.5,
-            self.eps, self._keep(lr), follow,
-        )  # fmt: skip
+            b1, 1 - b1, b2, 1 - b2, now.step_size, now.of_square, self.eps, now.keep, now.follow
+        )
         if not kernels.adam(namespace_of(p), p, g, mean, square, slow, step):
-            super()._apply(lr, p, g, state, slow, follow)
+            super()._apply(now, p, g, state, slow)
 
     def _keep(self, lr: float) -> float:
         """The part of a parameter that weight decay leaves."""
         return 1.0
 
-    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
+    def _update(self, now: Now, p: Array, g: Array, *state: Array) -> None:
         mean, square = state
         b1, b2 = self.betas
         mean *= b1
@@ -204,10 +235,10 @@ class Adam(Optimizer):
         square += scratch
         # lr · m̂ / (sqrt(v̂) + eps), the bias corrections folded into numbers
         namespace_of(square).sqrt(square, out=scratch)
-        scratch *= 1 / (1 - b2**self.steps) ** 0.5
+        scratch *= now.of_square
         scratch += self.eps
         namespace_of(square).divide(mean, scratch, out=scratch)
-        scratch *= lr / (1 - b1**self.steps)
+        scratch *= now.step_size
         p -= scratch
 
 
@@ -229,9 +260,9 @@ class AdamW(Adam):
     def _keep(self, lr: float) -> float:
         return 1 - lr * self.weight_decay
 
-    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
-        p *= self._keep(lr)
-        super()._update(lr, p, g, *state)
+    def _update(self, now: Now, p: Array, g: Array, *state: Array) -> None:
+        p *= now.keep
+        super()._update(now, p, g, *state)
 
 
 class RMSprop(Optimizer):
@@ -251,11 +282,11 @@ class RMSprop(Optimizer):
         super().__init__(parameters, lr)
         self.alpha, self.eps = alpha, eps
 
-    def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
+    def _update(self, now: Now, p: Array, g: Array, *state: Array) -> None:
         (square,) = state
         square *= self.alpha
         square += (1 - self.alpha) * (g * g)
-        p -= lr * g / (namespace_of(square).sqrt(square) + self.eps)
+        p -= now.lr * g / (namespace_of(square).sqrt(square) + self.eps)
 
 
 def _in_unit(name: str, value: float) -> None:

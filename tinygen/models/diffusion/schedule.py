@@ -33,10 +33,11 @@ class Tables:
 
     def at(self, t: Any, name: str, make: Callable[[], Array]) -> Any:
         """The table called `name`, which `make` gives the first time, at an array of times t."""
-        key = name, namespace_of(t).device
+        m = namespace_of(t)
+        key = name, m.device
         if key not in self._made:
             self._made[key] = to_device(np.asarray(make(), np.float32), key[1])
-        return self._made[key][t]
+        return m.take(self._made[key], t, axis=0)
 
 
 class NoiseSchedule:

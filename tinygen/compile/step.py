@@ -1,0 +1,207 @@
+"""tg.compile: a function of arrays, recorded at its first call, is run as a program from then on."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinygen import backend
+from tinygen.autodiff.engine import Tensor
+from tinygen.autodiff.modes import WATCH, modes
+from tinygen.compile.plan import plan
+from tinygen.compile.program import Call, Number, Program, Storage, View, leaves, map_leaves
+from tinygen.compile.recording import CompileError, Recorded, Recorder
+from tinygen.compile.replay import Replay
+from tinygen.compile.simplify import simplify
+from tinygen.errors import NonFiniteError
+
+__all__ = ["Step", "compile"]
+
+
+def compile(function: Callable[..., Any]) -> Step:
+    """A step that is recorded once and run as one program: `step = tg.compile(step)`.
+
+    The function computes with arrays, Tensors, modules, an optimiser, a Generator; it takes arrays and
+    returns arrays, numbers, or tuples, lists and dicts of them. Arrays that it meets on its way, such
+    as parameters, are read where they are at every run, and may be updated in place by it. Floats
+    among its arguments may change; whole numbers, words and objects are part of the program, and
+    another one is another program, as is another shape or dtype of an array. Gradients that it leaves
+    in leaves are forgotten.
+
+    CompileError, with the line: something that cannot be recorded, as the value of an array, or a
+    number that changes from call to call and is not an argument (see `tinygen.backend.varying`).
+    """
+    return Step(function)
+
+
+class Step:
+    """What `compile` returns; `program` is the last one that ran, for print."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.program: Program | None = None
+        self._made: dict[Any, _Compiled] = {}
+        self._lock = threading.Lock()  # a program has one memory
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if backend.recorder.get() is not None or modes.get()[-1] & WATCH:
+            return self.function(*args, **kwargs)
+        given = _Arguments(args, kwargs)
+        if given.elsewhere:
+            return self.function(*args, **kwargs)
+        with self._lock:
+            made = self._made.get(given.key)
+            if made is None or made.is_stale():
+                made, numbers = _Compiled.recorded(self.function, given)
+                self._made[given.key] = made
+            elif not made.checked:
+                again, numbers = _Compiled.recorded(self.function, given)
+                made.check(again)
+            else:
+                numbers = made.draw(given)
+            self.program = made.program
+            return made.run(given.arrays, numbers)
+
+
+class _Arguments:
+    """The arguments of a call: its arrays and floats, and what tells one program from another."""
+
+    def __init__(self, args: Any, kwargs: Any) -> None:
+        self.tree = (args, kwargs)
+        self.arrays: list[Any] = []
+        self.floats: list[float] = []
+        self.objects: list[Any] = []
+        self.elsewhere = False  # not on the CPU
+        kinds = [self._kind(x) for x in leaves((args, kwargs))]
+        self.key = (*kinds, len(args), *kwargs, modes.get()[-1])
+
+    def _kind(self, x: Any) -> Any:
+        array = x._data if isinstance(x, Tensor) and x.node is None else x
+        if isinstance(array, np.ndarray):
+            self.arrays.append(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+            return type(x), array.shape, array.dtype
+        if isinstance(array, (float, np.floating)):
+            self.floats.append(float(array))
+            return float
+        if array is None or isinstance(array, (bool, int, str, np.generic)):
+            return type(array), array
+        self.elsewhere |= backend.is_gpu_array(array)
+        self.objects.append(array)  # kept, so that its identity stays its own
+        return type(array), id(array)
+
+    def recorded(self, record: Recorder) -> Any:
+        """The same arguments as recorded arrays and numbers."""
+        arrays = iter([record.argument(a, i) for i, a in enumerate(self.arrays)])
+
+        def of(x: Any) -> Any:
+            if isinstance(x, np.ndarray):
+                return next(arrays)
+            if isinstance(x, Tensor) and x.node is None:
+                return Tensor(next(arrays))
+            return record.number(float(x)) if isinstance(x, (float, np.floating)) else x
+
+        return map_leaves(of, self.tree)
+
+
+class _Compiled:
+    """A program, and what its runs need."""
+
+    def __init__(self, program: Program, tree: Any, raw: list[Call], given: _Arguments) -> None:
+        self.program, self.tree, self.raw, self.given = program, tree, raw, given
+        self.checked = False
+        self.form = Replay(program)
+
+    @classmethod
+    def recorded(cls, function: Callable[..., Any], given: _Arguments) -> tuple[_Compiled, list[Any]]:
+        """The program of one call, and the numbers that it drew."""
+        record = Recorder()
+        with record.recording():
+            args, kwargs = given.recorded(record)
+            returned = function(*args, **kwargs)
+            results: list[View] = []
+
+            def hand_out(x: Any) -> Any:
+                array = x._data if isinstance(x, Tensor) else x
+                if not isinstance(array, Recorded):
+                    return x
+                results.append(record.result(array))
+                return _Result(len(results) - 1, isinstance(x, Tensor))
+
+            tree = map_leaves(hand_out, returned)
+        raw = list(record.calls)
+        program = record.program(results)
+        simplify(program)
+        program.offsets, program.block = plan(program.calls)
+        program.name_storages()
+        return cls(program, tree, raw, given), record.drawn
+
+    def is_stale(self) -> bool:
+        """True if a Tensor outside the step has been given another array."""
+        return any(box._data is not array for box, array in self.program.boxes)
+
+    def draw(self, given: _Arguments) -> list[Any]:
+        """The numbers of the next run."""
+        numbers: list[Any] = list(given.floats)
+        for make in self.program.makers:
+            numbers += [x for x in leaves(make()) if isinstance(x, (int, float, np.generic))]
+        return numbers
+
+    def run(self, arrays: list[Any], numbers: list[Any]) -> Any:
+        results = [np.empty(r.shape, r.dtype) for r in self.program.results]
+        stopped = self.form.run(arrays, results, numbers)
+        if stopped:
+            raise NonFiniteError(f"the step was not finished: {stopped}")
+
+        def result(x: Any) -> Any:
+            if not isinstance(x, _Result):
+                return x
+            return Tensor(results[x.position]) if x.tensor else results[x.position]
+
+        return map_leaves(result, self.tree)
+
+    def check(self, again: _Compiled) -> None:
+        """CompileError if a second recording differs from the first: something changes from call to
+        call that the program takes for a constant."""
+        for a, b in zip(self.raw, again.raw, strict=False):
+            if differing := _difference(a, b):
+                raise CompileError(
+                    f"{b.line}: {differing} from one call to the next; make it an argument of the step, "
+                    "or give it by tinygen.backend.varying"
+                )
+        if len(self.raw) != len(again.raw):
+            longer = max(self.raw, again.raw, key=len)
+            line = longer[min(len(self.raw), len(again.raw))].line
+            raise CompileError(f"{line}: the step computes something else at its second call")
+        self.checked = True
+
+
+class _Result:
+    """Stands for an array in what a step returns."""
+
+    def __init__(self, position: int, tensor: bool) -> None:
+        self.position, self.tensor = position, tensor
+
+
+def _difference(a: Call, b: Call) -> str | None:
+    if a.name != b.name:
+        return f"{a.name} becomes {b.name}"
+    xs, ys = ([*leaves(c.args), *leaves(c.options), *c.outs] for c in (a, b))
+    for x, y in zip(xs, ys, strict=True):
+        if isinstance(x, View) and isinstance(y, View):
+            if x[1:] != y[1:] or x.storage.kind != y.storage.kind:
+                return f"an array of {a.name} changes its layout"
+            s, t = x.storage.source, y.storage.source
+            if x.storage.kind == "outside" and s is not t and not _alike(s, t):
+                return f"an array that {a.name} takes, made by NumPy alone, changes"
+        elif type(x) is not type(y) or repr(x) != repr(y):
+            return f"a number that {a.name} takes changes, {x} to {y},"
+    return None
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
