@@ -24,7 +24,7 @@ import numpy as np
 from tinygen.errors import DeviceError, pip_install
 
 __all__ = [
-    "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "lift", "namespace_for",
+    "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "is_recorded", "lift", "namespace_for",
     "namespace_of",    "numpy_namespace", "recorder", "special", "to_device", "varying", "vocabulary",
 ]  # fmt: skip
 
@@ -133,9 +133,12 @@ def namespace_of(array: Any) -> Any:
 
 def is_gpu_array(value: Any) -> bool:
     """True for an array whose values are not at hand: CuPy's, and one that records a step."""
-    if type(value) in recorded_types:
-        return True
-    return _cupy() is not None and isinstance(value, _cupy().ndarray)
+    return is_recorded(value) or (_cupy() is not None and isinstance(value, _cupy().ndarray))
+
+
+def is_recorded(value: Any) -> bool:
+    """True for an array of a step that is being recorded: it has no values to look at."""
+    return type(value) in recorded_types
 
 
 def lift(array: Any) -> Any:

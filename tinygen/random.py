@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygen import kernels
-from tinygen.backend import namespace_for, namespace_of, recorder, varying
+from tinygen.backend import is_recorded, namespace_for, namespace_of, recorder, varying
 from tinygen.kernels.fused import Draw
 from tinygen.kernels.reference import philox4x32
 
@@ -173,7 +173,7 @@ class Generator:
         dtype, number = np.dtype(dtype), not hasattr(p, "dtype") or isinstance(p, np.generic)
         p = np.asarray(p) if number else p
         valid = (p >= 0) & (p <= 1)
-        if not valid.all():
+        if not is_recorded(p) and not valid.all():
             raise ValueError(f"p must be in [0, 1], got {p[~valid].ravel()[0]}")
         m = namespace_of(p) if device is None or not number else namespace_for(device)
         # A copy to the GPU would wait.

@@ -357,7 +357,18 @@ class Recorder:
             if isinstance(found, np.generic):  # of all axes: a view without axes
                 found = x._value[(*key, ...) if isinstance(key, tuple) else (key, ...)]
             return Recorded(found, x.storage)
+        if len(parts) == 1 and parts[0] is key and key.dtype.kind in "iu":
+            return self.take(x, key)
         return self.other(_item, (x, key), {})
+
+    def take(self, x: Any, rows: Any, axis: int | None = 0) -> Any:
+        """Rows of x by their numbers."""
+        x, rows = self.lift(x), self.lift(rows)
+        if axis != 0 or not isinstance(rows, Recorded):
+            return self.other(np.take, (x, rows), {"axis": axis})
+        target = self.own(np.take(x._value, rows._value, axis=0))
+        self.note("take", "take", _item, (x, rows), {}, [target])
+        return target
 
     def set_item(self, x: Recorded, key: Any, value: Any) -> None:
         key, value = map_leaves(self.lift, key), self.lift(value)
@@ -542,7 +553,7 @@ def _forms(module: ModuleType) -> dict[str, Any]:
         **{name: reduction(name) for name in ("sum", "max", "min")}, "amax": reduction("max"),
         "amin": reduction("min"), "mean": mean, "reshape": reshape, "concatenate": concatenate,
         "pad": pad, "where": where, "clip": clip, "copyto": copyto,
-        "ravel": lambda x: reshape(x, -1),
+        "take": lambda x, rows, axis=None: _recording().take(x, rows, axis), "ravel": lambda x: reshape(x, -1),
         **{name: refuse(name) for name in ("nonzero", "unique", "flatnonzero", "argwhere")},
     }  # fmt: skip
 

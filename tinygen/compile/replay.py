@@ -84,6 +84,7 @@ RUN: dict[str, Callable[..., None]] = {
     "copy": lambda call, args, options, outs: np.copyto(outs[0], args[0], casting="unsafe"),
     "reduce": _reduce,
     "product": lambda call, args, options, outs: np.matmul(*args, out=outs[0]),
+    "take": _reduce,
     "kernel": lambda call, args, options, outs: call.function(*args),
     "numpy": _numpy,
 }
