@@ -27,7 +27,7 @@ from tinygen.kernels.signatures import signatures
 __all__ = ["CompileError", "Recorded", "Recorder"]
 
 
-class CompileError(TypeError):
+class CompileError(RuntimeError):
     """A step cannot be recorded; the message names the line and says why."""
 
 
@@ -241,7 +241,7 @@ class Recorder:
     def result(self, x: Recorded) -> View:
         """What the step returns: a copy in memory that the caller gets."""
         storage = Storage("result", x.nbytes)
-        value = self._shadows[storage] = np.array(x._value)
+        value = self._shadows[storage] = np.array(x._value, order="C")
         target = Recorded(value, storage)
         self.note("copy", "copy", np.copyto, (x,), {}, [target])
         return View(storage, value.dtype, value.shape, value.strides, 0)
@@ -300,10 +300,8 @@ class Recorder:
 
     def call(self, function: Any, args: Any, options: Any) -> Any:
         """A function of NumPy: as its lowered form, if there is one."""
-        form = vars(namespace).get(function.__name__)
-        if form is not None and form is not function:
-            return form(*args, **options)
-        return self.other(function, args, options)
+        form = FORMS.get(function.__name__) if function.__module__ == "numpy" else None
+        return self.other(function, args, options) if form is None else form(*args, **options)
 
     def other(
         self, function: Any, args: Any, options: Any, out: Any = None, changes: bool = False
@@ -322,15 +320,17 @@ class Recorder:
         new: list[Recorded] = []
 
         def wrap(x: Any) -> Any:
-            if isinstance(x, (bool, float)):
-                _asked(f"what {name} finds in an array")
             if not isinstance(x, (np.ndarray, np.generic)):
+                if isinstance(x, (bool, float)):
+                    _asked(f"what {name} finds in an array")
                 return x
             of = [g for g in given if isinstance(x, np.ndarray) and np.may_share_memory(x, g._value)]
             if of:
                 return Recorded(x, of[0].storage)
-            new.append(self.own(x))
-            return new[-1]
+            made = self.own(x)
+            if made.size:  # else there is nothing to compute
+                new.append(made)
+            return made
 
         wrapped = map_leaves(wrap, result)
         if new:
@@ -352,7 +352,7 @@ class Recorder:
         parts = [k for k in leaves(key) if isinstance(k, Recorded)]
         if any(k.dtype == bool and k.storage.kind != "outside" for k in parts):
             _asked("elements by a condition, of which the number depends on values; use where")
-        if not parts and not any(isinstance(k, list) for k in ([key, *key] if type(key) is tuple else [key])):
+        if not parts and not _is_fancy(key):
             found = x._value[key]
             if isinstance(found, np.generic):  # of all axes: a view without axes
                 found = x._value[(*key, ...) if isinstance(key, tuple) else (key, ...)]
@@ -372,7 +372,7 @@ class Recorder:
 
     def set_item(self, x: Recorded, key: Any, value: Any) -> None:
         key, value = map_leaves(self.lift, key), self.lift(value)
-        if any(isinstance(k, (Recorded, list)) for k in leaves([key])):
+        if _is_fancy(key):
             self.other(_set_item, (x, key, value), {}, changes=True)
             return
         target = self.item(x, key)
@@ -429,6 +429,12 @@ def _native_launch() -> Any:
 
 def _nothing(*args: Any) -> None:
     """What a call does that the run itself looks at."""
+
+
+def _is_fancy(key: Any) -> bool:
+    """True unless a key names a view."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return any(isinstance(k, (Recorded, list, bool, np.bool_)) for k in parts)
 
 
 def _item(x: Any, key: Any) -> Any:
@@ -559,7 +565,8 @@ def _forms(module: ModuleType) -> dict[str, Any]:
 
 
 namespace = backend._complete(np, "cpu")
-vars(namespace).update(_forms(namespace))
+FORMS = _forms(namespace)
+vars(namespace).update(FORMS)
 namespace.launch = lambda name, *arguments: _recording().launch(name, *arguments)
 backend.namespaces[Recorded] = namespace
 backend.recorded_types.add(Recorded)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.compile.program import Call, Number, Program, View, map_leaves
+from tinygen.compile.program import Call, Number, Program, View, leaves, map_leaves
 
 __all__ = ["Replay", "array_at"]
 
@@ -63,7 +63,7 @@ def _numpy(call: Call, args: Any, options: Any, outs: list[Any]) -> None:
     result = call.function(*args, **options)
     if result is None:  # it wrote where it was told
         return
-    made = [result] if len(outs) == 1 and not isinstance(result, (tuple, list)) else result
+    made = [x for x in leaves(result) if np.size(x)]
     for out, x in zip(outs, made, strict=True):
         out[...] = x
 
