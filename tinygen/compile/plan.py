@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from tinygen.compile.program import Storage
@@ -12,18 +12,18 @@ __all__ = ["plan"]
 ALIGNMENT = 64  # bytes: a line of the cache
 
 
-def plan(steps: Sequence[Any]) -> tuple[dict[Storage, int], int]:
+def plan(steps: Sequence[Any], without: Set[Storage] = frozenset()) -> tuple[dict[Storage, int], int]:
     """Offsets of the program's own storages in one block, and the bytes of the block.
 
     `steps` are what runs one after the other, with the storages that each reads and writes. Two
     storages share a place if the one is last used before the other is first used. The largest are
-    placed first, each at the lowest place that is free for as long as it lives.
+    placed first, each at the lowest place that is free for as long as it lives. `without`: needs none.
     """
     born: dict[Storage, int] = {}
     dies: dict[Storage, int] = {}
     for i, step in enumerate(steps):
         for s in step.reads | step.writes:
-            if s.kind == "own":
+            if s.kind == "own" and s not in without:
                 born.setdefault(s, i)
                 dies[s] = i
     offsets: dict[Storage, int] = {}

@@ -142,6 +142,7 @@ class Program:
     arguments: list[Storage]
     results: list[View]
     boxes: list[tuple[Any, Any]]  # Tensors outside, with the arrays that they held
+    nodes: list[Any] = field(default_factory=list)  # the calls, those that share loops as one
     block: int = 0  # bytes of the program's own memory
     offsets: dict[Storage, int] = field(default_factory=dict)
 

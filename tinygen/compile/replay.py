@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygen.compile.plan import ALIGNMENT
 from tinygen.compile.program import Call, Number, Program, View, leaves, map_leaves
 
 __all__ = ["Replay", "array_at"]
@@ -22,35 +23,44 @@ class Replay:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        block = np.empty(program.block + 64, np.uint8)
-        start = -block.__array_interface__["data"][0] % 64
-        own = block[start : start + program.block]
+        block = np.empty(program.block + ALIGNMENT, np.uint8)
+        start = -block.__array_interface__["data"][0] % ALIGNMENT
+        self.block = block[start : start + program.block]
         self.memory: dict[Any, Any] = {
-            s: own[at : at + s.nbytes] for s, at in program.offsets.items()
+            s: self.block[at : at + s.nbytes] for s, at in program.offsets.items()
         }
         for s in program.outside():
             self.memory[s] = _bytes(s.source)
 
     def run(self, arguments: list[Any], results: list[Any], numbers: list[Any]) -> str | None:
         """Run once; the name of the stop at which it ended, if it did."""
+        memory = self.memory_of(arguments, results)
+        for call in self.program.calls:
+            if stopped := self.perform(call, memory, numbers):
+                return stopped
+        return None
+
+    def memory_of(self, arguments: list[Any], results: list[Any]) -> dict[Any, Any]:
+        """The bytes of every storage in this run."""
         memory = dict(self.memory)
         for storage, array in zip(self.program.arguments, arguments, strict=True):
             memory[storage] = _bytes(array)
         for view, array in zip(self.program.results, results, strict=True):
             memory[view.storage] = _bytes(array)
+        return memory
+
+    def perform(self, call: Call, memory: dict[Any, Any], numbers: list[Any]) -> str | None:
+        """Make one call; its name if it ends the run."""
 
         def found(x: Any) -> Any:
             if isinstance(x, View):
                 return array_at(x, memory[x.storage])
             return numbers[x.position] if isinstance(x, Number) else x
 
-        for call in self.program.calls:
-            args = map_leaves(found, call.args)
-            if call.kind == "stop":
-                if not args[0]:
-                    return call.name
-                continue
-            RUN[call.kind](call, args, map_leaves(found, call.options), list(map(found, call.outs)))
+        args = map_leaves(found, call.args)
+        if call.kind == "stop":
+            return None if args[0] else call.name
+        RUN[call.kind](call, args, map_leaves(found, call.options), list(map(found, call.outs)))
         return None
 
 

@@ -12,12 +12,16 @@ import numpy as np
 from tinygen import backend
 from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import WATCH, modes
+from tinygen.compile.emit import emit, expressible
+from tinygen.compile.fuse import fuse, private
+from tinygen.compile.native import Native
 from tinygen.compile.plan import plan
-from tinygen.compile.program import Call, Number, Program, Storage, View, leaves, map_leaves
+from tinygen.compile.program import Call, Program, View, leaves, map_leaves
 from tinygen.compile.recording import CompileError, Recorded, Recorder
 from tinygen.compile.replay import Replay
 from tinygen.compile.simplify import simplify
 from tinygen.errors import NonFiniteError
+from tinygen.kernels import dispatch
 
 __all__ = ["Step", "compile"]
 
@@ -114,7 +118,7 @@ class _Compiled:
     def __init__(self, program: Program, tree: Any, raw: list[Call], given: _Arguments) -> None:
         self.program, self.tree, self.raw, self.given = program, tree, raw, given
         self.checked = False
-        self.form = Replay(program)
+        self.form = _form(program)
 
     @classmethod
     def recorded(cls, function: Callable[..., Any], given: _Arguments) -> tuple[_Compiled, list[Any]]:
@@ -136,7 +140,6 @@ class _Compiled:
         raw = list(record.calls)
         program = record.program(results)
         simplify(program)
-        program.offsets, program.block = plan(program.calls)
         program.name_storages()
         return cls(program, tree, raw, given), record.drawn
 
@@ -178,6 +181,19 @@ class _Compiled:
             line = longer[min(len(self.raw), len(again.raw))].line
             raise CompileError(f"{line}: the step computes something else at its second call")
         self.checked = True
+
+
+def _form(program: Program) -> Replay:
+    """What runs the program: a native function where there is a compiler, else NumPy."""
+    if dispatch._found("cpu")[0] is None:
+        program.offsets, program.block = plan(program.calls)
+        return Replay(program)
+    program.nodes = fuse(program.calls, expressible)
+    local = private(program.nodes)
+    program.offsets, program.block = plan(program.nodes, local)
+    bases = [*program.outside(), *program.arguments, *(r.storage for r in program.results)]
+    place = {s: i for i, s in enumerate(bases, 1)}
+    return Native(program, emit(program.nodes, local, place, program.offsets))
 
 
 class _Result:

@@ -21,7 +21,7 @@ import numpy as np
 
 from tinygen.kernels.signatures import inlined, signatures
 
-__all__ = ["Unavailable", "load"]
+__all__ = ["Unavailable", "compiled", "load"]
 
 FLAGS = (
     "-std=c++17", "-O3", "-fPIC", "-shared",
@@ -42,27 +42,34 @@ def load() -> tuple[Callable[..., None], str]:
     Arguments are those of kernels.h: arrays for pointers (or None), and numbers. TypeError: an
     array of another type, or not contiguous.
     """
+    return compiled("kernels", inlined("kernels.cpp"), _open)
+
+
+def compiled(name: str, source: str, opened: Callable[[bytes], Any]) -> tuple[Any, str]:
+    """What `opened` makes of the library of a C++ source, and a line that says what was compiled.
+
+    The library comes from the cache, if it is there. Unavailable: there is no compiler, or it fails.
+    """
     compiler = _compiler()
-    source = inlined("kernels.cpp")
     command = [*compiler, *FLAGS, *_processor_flags()]
     version = _version(compiler)
     key = hashlib.sha256("\0".join([source, *command, version, _processor()]).encode())
     folder = _private_folder()
-    path = folder and folder / f"kernels-{key.hexdigest()[:32]}.so"
+    path = folder and folder / f"{name}-{key.hexdigest()[:32]}.so"
     if path and (kept := _read(path)):
         with suppress(Unavailable):  # else whatever it is, a new one may be better
-            return _open(kept), f"{version}, {path}"
+            return opened(kept), f"{version}, {path}"
     try:
         library = _build(command, source)
-        launch = _open(library)
+        made = opened(library)
     except OSError as error:  # a full disk, no temporary folder
-        raise Unavailable(f"the kernels cannot be compiled: {error}") from error
+        raise Unavailable(f"the {name} cannot be compiled: {error}") from error
     try:
         if path:
             _keep(library, path)
     except OSError as error:  # a full disk, something else of that name
-        return launch, f"{version}, for this process alone: {error}"
-    return launch, f"{version}, {path}" if path else version
+        return made, f"{version}, for this process alone: {error}"
+    return made, f"{version}, {path}" if path else version
 
 
 def _compiler() -> list[str]:
@@ -206,7 +213,7 @@ _DTYPES = {
 _memory = (ctypes.c_char * 0).from_buffer  # a third of the cost of `array.ctypes.data`
 
 
-def _loaded(library: bytes) -> ctypes.CDLL:
+def loaded(library: bytes) -> ctypes.CDLL:
     """From memory, where the system can, else from a folder of this process alone: caches may be
     mounted noexec."""
     if hasattr(os, "memfd_create"):
@@ -224,8 +231,8 @@ def _loaded(library: bytes) -> ctypes.CDLL:
 
 def _open(library: bytes) -> Callable[..., None]:
     try:
-        loaded = _loaded(library)
-        functions = {name: getattr(loaded, name) for name in signatures()}
+        library_ = loaded(library)
+        functions = {name: getattr(library_, name) for name in signatures()}
     except (OSError, AttributeError) as error:
         raise Unavailable(f"the compiled kernels cannot be loaded: {error}") from error
     for name, function in functions.items():
@@ -238,6 +245,7 @@ def _open(library: bytes) -> Callable[..., None]:
         except ctypes.ArgumentError as error:
             raise TypeError(f"{name}: {error}") from None
 
+    launch.functions = functions  # type: ignore[attr-defined]
     return launch
 
 
