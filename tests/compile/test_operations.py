@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 
@@ -11,34 +13,39 @@ from tinygen.compile import compile
 
 pytestmark = [pytest.mark.cpu_only("programs run on the CPU"), pytest.mark.filterwarnings("error")]
 
-DATA_DEPENDENT = {"index [4,3] key=array([[False"}  # shapes that follow from values
+BY_NAME = {
+    name: list(cases) for name, cases in groupby(sorted(CASES, key=lambda c: c.name), lambda c: c.name)
+}
 
 
-def differentiated(case):
-    """The value of a case and its gradients, as a step of the arrays."""
-
-    def step(*arrays, g=None):
-        inputs = [tg.tensor(x, requires_grad=True) if x.dtype.kind == "f" else x for x in arrays]
-        y = case(*inputs)
-        real = [x for x in inputs if isinstance(x, tg.Tensor)]
-        return y, tg.gradients(y, real, g)
-
-    return step
+def differentiated(case, arrays, g):
+    """The value of a case and its gradients."""
+    inputs = [tg.tensor(x, requires_grad=True) if x.dtype.kind == "f" else x for x in arrays]
+    y = case(*inputs)
+    return y, tg.gradients(y, [x for x in inputs if isinstance(x, tg.Tensor)], g)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_an_operation_in_a_program_gives_what_it_gives_eagerly(case, dtype):
-    """To a few units in the last place, of the largest element where terms are added."""
-    arrays = case.arrays(dtype)
-    step = differentiated(case)
-    g = np.random.default_rng(7).normal(size=case(*arrays).shape).astype(dtype)
-    expected = step(*arrays, g=g)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_an_operation_in_a_program_gives_what_it_gives_eagerly(name):
+    """All cases in both dtypes as one step. To a few units in the last place, of the largest element
+    where terms are added."""
+    cases = [(case, dtype) for case in BY_NAME[name] for dtype in (np.float64, np.float32)]
+
+    def step(given):
+        return [differentiated(c, *more) for (c, _), more in zip(cases, given, strict=True)]
+
+    given = []
+    for case, dtype in cases:
+        arrays = case.arrays(dtype)
+        shape = case(*arrays).shape
+        given.append((arrays, np.random.default_rng(7).normal(size=shape).astype(dtype)))
+    expected = step(given)
     compiled = compile(step)
     for _ in range(3):  # recorded, recorded again, run
-        y, gradients = compiled(*arrays, g=g)
-        for found, right in zip([y, *gradients], [expected[0], *expected[1]], strict=True):
-            assert found.dtype == right.dtype and found.shape == right.shape
-            unit = np.finfo(right.dtype).eps
-            scale = np.abs(right.data).max(initial=0.0)
-            np.testing.assert_allclose(found.data, right.data, rtol=16 * unit, atol=8 * unit * scale)
+        for (case, _), (y, found), (right, exact) in zip(cases, compiled(given), expected, strict=True):
+            for a, b in zip([y, *found], [right, *exact], strict=True):
+                assert a.dtype == b.dtype and a.shape == b.shape
+                unit, scale = np.finfo(b.dtype).eps, np.abs(b.data).max(initial=0.0)
+                np.testing.assert_allclose(
+                    a.data, b.data, rtol=16 * unit, atol=8 * unit * scale, err_msg=case.id
+                )

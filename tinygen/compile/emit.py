@@ -192,7 +192,9 @@ class _Loops:
         if known is None or (inner and known[0] not in (phase, ROW)):
             name = self._name("v")
             source = self.place(access, inner)
-            if access.storage in self.local:
+            if not access.storage.nbytes:  # of no elements
+                source = "0"
+            elif access.storage in self.local:
                 source = f"{self.scratch[access.storage]}[j]"
             lines.append(f"const {TYPES[access.dtype]} {name} = {source};")
             known = self.values[access] = (phase if inner else ROW, name)
