@@ -27,7 +27,9 @@ def of_model(model: Any, clip: float = 1.0, decay: float = 0.99) -> Run:
     model.train()
     rng = Generator(3).child("noise")
     objectives = model.objectives()
-    optimizers = {o.name: model.optimizer(o.parameters, lambda s: 1e-3 / (1 + s)) for o in objectives}
+    optimizers = {
+        o.name: model.optimizer(o.parameters, lambda s: 1e-3 / (1 + s)) for o in objectives
+    }
     averages = {name: EMA(o.parameters, decay) for name, o in optimizers.items()}
 
     def step(x: Any) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from tinygen.compile import compile
 pytestmark = [pytest.mark.cpu_only("programs run on the CPU"), pytest.mark.filterwarnings("error")]
 
 BY_NAME = {
-    name: list(cases) for name, cases in groupby(sorted(CASES, key=lambda c: c.name), lambda c: c.name)
+    name: list(cases)
+    for name, cases in groupby(sorted(CASES, key=lambda c: c.name), lambda c: c.name)
 }
 
 
@@ -42,7 +43,9 @@ def test_an_operation_in_a_program_gives_what_it_gives_eagerly(name):
     expected = step(given)
     compiled = compile(step)
     for _ in range(3):  # recorded, recorded again, run
-        for (case, _), (y, found), (right, exact) in zip(cases, compiled(given), expected, strict=True):
+        for (case, _), (y, found), (right, exact) in zip(
+            cases, compiled(given), expected, strict=True
+        ):
             for a, b in zip([y, *found], [right, *exact], strict=True):
                 assert a.dtype == b.dtype and a.shape == b.shape
                 unit, scale = np.finfo(b.dtype).eps, np.abs(b.data).max(initial=0.0)

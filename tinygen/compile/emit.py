@@ -33,8 +33,7 @@ FORMS = {
     "isfinite": "finite({0})", "isinf": "infinite({0})", "isnan": "{0} != {0}",
     "where": "{0} ? {1} : {2}",
 }  # fmt: skip
-OF_FLOATS = ("sqrt exp expm1 log log1p sin cos tanh erf ndtr power divide sign isfinite isinf isnan "
-             "absolute square").split()  # fmt: skip
+OF_FLOATS = ["sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf", "ndtr", "power", "divide", "sign", "isfinite", "isinf", "isnan", "absolute", "square"]  # fmt: skip
 OF_BITS = {"bitwise_and": "{0} && {1}", "bitwise_or": "{0} || {1}", "invert": "!{0}"}
 BLOCK = 1024  # elements of a row that are added in their own type
 ROWS = 64  # rows that are added in their own type
@@ -54,16 +53,20 @@ def expressible(call: Call) -> bool:
         if call.name in OF_BITS:
             return all(d == bool for d in call.dtypes)
         return call.name in FORMS and not (
-            call.name in OF_FLOATS and any(d.char not in FLOATS for d in call.dtypes[:-1])
-            or whole and any(d not in TYPES for d in call.dtypes)
+            (call.name in OF_FLOATS and any(d.char not in FLOATS for d in call.dtypes[:-1]))
+            or (whole and any(d not in TYPES for d in call.dtypes))
         )  # fmt: skip
     if call.kind != "reduce":
         return False
     axes, ndim = call.options["axis"], len(call.args[0].shape)
     out, given = call.outs[0].dtype, call.args[0].dtype
-    if call.name != "sum" and (given.char not in FLOATS or axes != (ndim - 1,) or not call.args[0].shape[-1]):
+    if call.name != "sum" and (
+        given.char not in FLOATS or axes != (ndim - 1,) or not call.args[0].shape[-1]
+    ):
         return False
-    return bool(axes) and axes in (tuple(range(ndim))[-1:], tuple(range(len(axes)))) and out in TYPES
+    return (
+        bool(axes) and axes in (tuple(range(ndim))[-1:], tuple(range(len(axes)))) and out in TYPES
+    )
 
 
 def _native(node: Call | Group) -> bool:
@@ -74,7 +77,9 @@ def _native(node: Call | Group) -> bool:
         return False
     table, rows = node.args
     whole = isinstance(table, View) and isinstance(rows, View)
-    return whole and table.contiguous() and rows.contiguous() and {table.dtype, rows.dtype} <= {*TYPES}
+    return (
+        whole and table.contiguous() and rows.contiguous() and {table.dtype, rows.dtype} <= {*TYPES}
+    )
 
 
 def _constant(x: Any, dtype: np.dtype[Any]) -> str:
@@ -170,7 +175,9 @@ class _Loops:
                 f"i{d} * {self._step(access, d)}" for d in range(len(rows)) if self._step(access, d)
             )
             const = "" if access.storage in self.written else "const "
-            starts.append(f"{const}{TYPES[access.dtype]}* const q{k} = p{k}{' + ' if offset else ''}{offset};")
+            starts.append(
+                f"{const}{TYPES[access.dtype]}* const q{k} = p{k}{' + ' if offset else ''}{offset};"
+            )
         for d, (n, _) in enumerate(rows):
             lines.append(f"for (i64 i{d} = 0; i{d} < {n}; ++i{d}) {{")
         lines += [*starts, *inside, *self.every_rows, *("}" for _ in rows), *self.tail]
@@ -225,7 +232,9 @@ class _Loops:
             call, role, (args, out) = group.calls[k], group.roles[k], group.accesses[k]
             if call.kind != "reduce":
                 name = self._name("v")
-                body.append(f"const {TYPES[out.dtype]} {name} = {self.expression(k, phase, True, body)};")
+                body.append(
+                    f"const {TYPES[out.dtype]} {name} = {self.expression(k, phase, True, body)};"
+                )
                 self.store(out, name, phase, body)
                 continue
             value = self.argument(call.args[0], args[0], out.dtype, phase, True, body)
@@ -241,18 +250,28 @@ class _Loops:
                 better = ">" if call.name == "max" else "<"
                 sums.append((name, TYPES[out.dtype], k))
                 body.append(f"const {TYPES[out.dtype]} x{name} = {value};")
-                body.append(f"{name} = x{name} {better} {name} || x{name} != x{name} ? x{name} : {name};")
+                body.append(
+                    f"{name} = x{name} {better} {name} || x{name} != x{name} ? x{name} : {name};"
+                )
         extremes = [k for _, _, k in sums if group.calls[k].name != "sum"]
         added = [s for s in sums if group.calls[s[2]].name == "sum"]
         blocked = n > BLOCK and bool(added)
         lines = []
         for name, kind, k in sums:
-            start = "0" if group.calls[k].name == "sum" else f"{'-' if group.calls[k].name == 'max' else ''}INFINITY"
+            start = (
+                "0"
+                if group.calls[k].name == "sum"
+                else f"{'-' if group.calls[k].name == 'max' else ''}INFINITY"
+            )
             wide = "double" if blocked and kind == "float" and start == "0" else kind
             lines.append(f"{wide} {'w' if blocked and start == '0' else ''}{name} = {start};")
         reduction = f" reduction(+:{', '.join(name for name, _, _ in added)})" if added else ""
         pragma = "" if extremes else f'_Pragma("omp simd{reduction}")'
-        inner = [f"for (i64 j = {'b' if blocked else '0'}; j < {'e' if blocked else n}; ++j) {{", *body, "}"]
+        inner = [
+            f"for (i64 j = {'b' if blocked else '0'}; j < {'e' if blocked else n}; ++j) {{",
+            *body,
+            "}",
+        ]
         if pragma:
             inner.insert(0, pragma)
         if blocked:
@@ -279,13 +298,19 @@ class _Loops:
         lines: list[str] = []
         for k, p in enumerate(self.group.phases):
             if p == phase and self._in_row(k):
-                call, role, (args, out) = self.group.calls[k], self.group.roles[k], self.group.accesses[k]
+                call, role, (args, out) = (
+                    self.group.calls[k],
+                    self.group.roles[k],
+                    self.group.accesses[k],
+                )
                 if role == "total":
                     value = self.argument(call.args[0], args[0], out.dtype, ROW, False, lines)
                     lines.append(f"{self.total(k)} += {value};")
                     continue
                 name = self._name("v")
-                lines.append(f"const {TYPES[out.dtype]} {name} = {self.expression(k, ROW, False, lines)};")
+                lines.append(
+                    f"const {TYPES[out.dtype]} {name} = {self.expression(k, ROW, False, lines)};"
+                )
                 self.store(out, name, ROW, lines)
         return lines
 
@@ -320,8 +345,12 @@ class _Loops:
         rows = prod(m for m, _ in self.dims[:-1])
         if rows <= ROWS or kind != "float":
             return f"q{self.pointer(out)}"
-        self.head.append(f"static thread_local float {name}[{n}]; memset({name}, 0, sizeof {name}); i64 r{k} = 0;")
-        flush = f"for (i64 j = 0; j < {n}; ++j) {{ {pointer}[{inner}] += {name}[j]; {name}[j] = 0; }}"
+        self.head.append(
+            f"static thread_local float {name}[{n}]; memset({name}, 0, sizeof {name}); i64 r{k} = 0;"
+        )
+        flush = (
+            f"for (i64 j = 0; j < {n}; ++j) {{ {pointer}[{inner}] += {name}[j]; {name}[j] = 0; }}"
+        )
         self.every_rows = (*self.every_rows, f"if (++r{k} % {ROWS} == 0) {{ {flush} }}")
         self.tail.append(flush)
         return name
@@ -396,7 +425,9 @@ def emit(nodes: Sequence[Call | Group], local: set[Storage], place: dict[Storage
         for i, body in enumerate(bodies)
     ]  # fmt: skip
     prelude = '#include "formulas.h"\n' + (FOLDER.parent / "compile" / "prelude.h").read_text()
-    made.text = "\n\n".join([pasted(prelude), *(f"static void {name}{body}" for body, name in functions.items()), *runs])
+    made.text = "\n\n".join(
+        [pasted(prelude), *(f"static void {name}{body}" for body, name in functions.items()), *runs]
+    )
     return made
 
 
@@ -407,7 +438,10 @@ def _group(group: Group, local: set[Storage], functions: dict[str, str], at: Any
     n, crossing = loops.dims[-1][0], _scratch(group, local)
     loops.scratch = {s: f"k{i}" for i, s in enumerate(sorted(crossing, key=lambda s: s.name))}
     kinds = {out.storage: TYPES[out.dtype] for _, out in group.accesses}
-    loops.head += [f"alignas(64) static thread_local {kinds[s]} {name}[{max(n, 1)}];" for s, name in loops.scratch.items()]
+    loops.head += [
+        f"alignas(64) static thread_local {kinds[s]} {name}[{max(n, 1)}];"
+        for s, name in loops.scratch.items()
+    ]
     body = loops.text()
     arguments = [
         f"{'' if a.storage in loops.written else 'const '}{TYPES[a.dtype]}* __restrict p{k}"

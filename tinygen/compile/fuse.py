@@ -40,7 +40,9 @@ class Group:
         self.shape, self.expressible = shape, expressible
         self.calls: list[Call] = []
         self.roles: list[str] = []
-        self.accesses: list[tuple[list[Access | None], Access]] = []  # of each argument, of the output
+        self.accesses: list[
+            tuple[list[Access | None], Access]
+        ] = []  # of each argument, of the output
         self.phases: list[int] = []
         self.reads: set[Storage] = set()
         self.writes: set[Storage] = set()
@@ -80,7 +82,11 @@ class Group:
             given = call.outs[0].shape
             if given == shape:
                 return "full"
-            return "row" if shape and shape[-1] > 1 and given in (shape[:-1], (*shape[:-1], 1)) else None
+            return (
+                "row"
+                if shape and shape[-1] > 1 and given in (shape[:-1], (*shape[:-1], 1))
+                else None
+            )
         given, axes = call.args[0].shape, call.options["axis"]
         every = tuple(range(len(given)))
         if given == shape:
@@ -89,7 +95,12 @@ class Group:
             if call.name == "sum" and axes == every:
                 return "total"
             return "column" if call.name == "sum" and axes and axes == every[: len(axes)] else None
-        if call.name == "sum" and axes == every and shape and given in (shape[:-1], (*shape[:-1], 1)):
+        if (
+            call.name == "sum"
+            and axes == every
+            and shape
+            and given in (shape[:-1], (*shape[:-1], 1))
+        ):
             return "total"
         return None
 
@@ -135,7 +146,11 @@ def fuse(calls: Sequence[Call], expressible: Any) -> list[Call | Group]:
         for node in reversed(nodes):
             if isinstance(node, Group) and node.add(call):
                 break
-            if (node.writes & (call.reads | call.writes)) or (node.reads & call.writes) or _ends(node):
+            if (
+                (node.writes & (call.reads | call.writes))
+                or (node.reads & call.writes)
+                or _ends(node)
+            ):
                 nodes.append(_alone(call, expressible))
                 break
         else:

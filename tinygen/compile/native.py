@@ -38,7 +38,10 @@ class Native(Replay):
         outside = program.outside()
         count = 1 + len(outside) + len(program.arguments) + len(program.results)
         self.bases = np.zeros(count, np.uintp)
-        self.bases[: 1 + len(outside)] = [_address(self.block), *(_address(s.source) for s in outside)]
+        self.bases[: 1 + len(outside)] = [
+            _address(self.block),
+            *(_address(s.source) for s in outside),
+        ]
         self.first = 1 + len(outside)
         self.slots = np.zeros(max(len(program.numbers), 1), np.uint64)
         self.reals = self.slots.view(np.float64)
@@ -48,7 +51,9 @@ class Native(Replay):
         self.given.append(ctypes.addressof(self.functions))
 
     def run(self, arguments: list[Any], results: list[Any], numbers: list[Any]) -> str | None:
-        self.bases[self.first :] = [a.__array_interface__["data"][0] for a in (*arguments, *results)]
+        self.bases[self.first :] = [
+            a.__array_interface__["data"][0] for a in (*arguments, *results)
+        ]
         if self.wholes:
             self.slots[self.wholes] = [numbers[i] % 2**64 for i in self.wholes]
         if self.places:

@@ -12,7 +12,9 @@ __all__ = ["plan"]
 ALIGNMENT = 64  # bytes: a line of the cache
 
 
-def plan(steps: Sequence[Any], without: Set[Storage] = frozenset()) -> tuple[dict[Storage, int], int]:
+def plan(
+    steps: Sequence[Any], without: Set[Storage] = frozenset()
+) -> tuple[dict[Storage, int], int]:
     """Offsets of the program's own storages in one block, and the bytes of the block.
 
     `steps` are what runs one after the other, with the storages that each reads and writes. Two

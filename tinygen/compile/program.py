@@ -1,8 +1,8 @@
 """A program: the list of calls that one step makes, on views of memory.
 
-    Storage   a piece of memory: of an argument, of an array outside the step, or of the program's own
-    View      an array in a storage: dtype, shape, strides and offset, as NumPy has them
-    Call      a function, what it reads, what it writes
+Storage   a piece of memory: of an argument, of an array outside the step, or of the program's own
+View      an array in a storage: dtype, shape, strides and offset, as NumPy has them
+Call      a function, what it reads, what it writes
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class Call:
     options: dict[str, Any]
     outs: list[View]
     line: str = ""
-    dtypes: tuple[np.dtype[Any], ...] = ()  # in which a ufunc computes: of each input, of the output
+    dtypes: tuple[
+        np.dtype[Any], ...
+    ] = ()  # in which a ufunc computes: of each input, of the output
     reads: set[Storage] = field(init=False)
     writes: set[Storage] = field(init=False)
 
@@ -96,7 +98,9 @@ class Call:
         return self.kind == "stop" or any(s.kind != "own" for s in self.writes)
 
     def __str__(self) -> str:
-        shown = [_short(x) for x in self.args] + [f"{k}={_short(v)}" for k, v in self.options.items()]
+        shown = [_short(x) for x in self.args] + [
+            f"{k}={_short(v)}" for k, v in self.options.items()
+        ]
         outs = ", ".join(map(str, self.outs))
         return f"{outs + ' = ' if outs else ''}{self.name}({', '.join(shown)})"
 
@@ -148,14 +152,18 @@ class Program:
 
     def outside(self) -> list[Storage]:
         """The storages outside the program, each once, in the order of their use."""
-        used = [x.storage for c in self.calls for x in [*leaves(c.args), *c.outs] if isinstance(x, View)]
+        used = [
+            x.storage for c in self.calls for x in [*leaves(c.args), *c.outs] if isinstance(x, View)
+        ]
         return list(dict.fromkeys(s for s in used if s.kind == "outside"))
 
     def name_storages(self) -> None:
         """Short names by kind and number: a0 for an argument, x0 outside, r0 a result, t0 its own."""
         counts: dict[str, int] = {}
         letters = {"argument": "a", "outside": "x", "result": "r", "own": "t"}
-        used = [x.storage for c in self.calls for x in [*leaves(c.args), *c.outs] if isinstance(x, View)]
+        used = [
+            x.storage for c in self.calls for x in [*leaves(c.args), *c.outs] if isinstance(x, View)
+        ]
         for s in dict.fromkeys([*self.arguments, *used, *(r.storage for r in self.results)]):
             letter = letters[s.kind]
             s.name = f"{letter}{counts.get(letter, 0)}"

@@ -192,7 +192,9 @@ class Recorder:
             self._shadows[storage] = shadow
         _, storage, shadow = self._found[id(root)]
         at = _address(x) - _address(root)
-        return Recorded(np.ndarray(x.shape, x.dtype, shadow, at if x.size else 0, x.strides), storage)
+        return Recorded(
+            np.ndarray(x.shape, x.dtype, shadow, at if x.size else 0, x.strides), storage
+        )
 
     def lifted(self, x: Any) -> Any:
         """An input of an operation, with a Tensor's array lifted in its place."""
@@ -206,7 +208,9 @@ class Recorder:
         """`x.data = y` in a step: the values go into the array that x has."""
         own = self.lift(box)
         if not isinstance(array, Recorded) or own.shape != array.shape or own.dtype != array.dtype:
-            raise CompileError(f"{callers_line()} puts another array in the place of a Tensor's data")
+            raise CompileError(
+                f"{callers_line()} puts another array in the place of a Tensor's data"
+            )
         own[...] = array
 
     def _watch(self, tensor: Any) -> None:
@@ -236,7 +240,9 @@ class Recorder:
         number = Number(len(self.numbers), isinstance(value, int))
         self.numbers.append(number)
         self.drawn.append(value)
-        return Recorded(np.asarray(value, np.uint64 if number.whole and value >= 0 else None), number, weak=True)
+        return Recorded(
+            np.asarray(value, np.uint64 if number.whole and value >= 0 else None), number, weak=True
+        )
 
     def result(self, x: Recorded) -> View:
         """What the step returns: a copy in memory that the caller gets."""
@@ -249,7 +255,12 @@ class Recorder:
     def program(self, results: list[View]) -> Program:
         arguments = [s for s in self._shadows if s.kind == "argument"]
         return Program(
-            list(self.calls), self.makers, self.numbers, arguments, results, list(self.boxes.values())
+            list(self.calls),
+            self.makers,
+            self.numbers,
+            arguments,
+            results,
+            list(self.boxes.values()),
         )
 
     # -- views and values -------------------------------------------------------------------------
@@ -272,7 +283,14 @@ class Recorder:
         return Recorded(root, storage, weak)
 
     def note(
-        self, kind: str, name: str, function: Any, args: Any, options: Any, outs: Any, dtypes: Any = ()
+        self,
+        kind: str,
+        name: str,
+        function: Any,
+        args: Any,
+        options: Any,
+        outs: Any,
+        dtypes: Any = (),
     ) -> None:
         args, options = map_leaves(self.view, args), map_leaves(self.view, options)
         outs = [self.view(x) for x in outs]
@@ -288,7 +306,9 @@ class Recorder:
         inputs = [self.lift(np.asarray(x) if isinstance(x, list) else x) for x in inputs]
         target = None if out is None else self.lift(out)
         result = ufunc(*map(_value, inputs), out=None if target is None else target._value)
-        kinds = tuple(type(_value(x)) if _is_weak(x) else np.asarray(_value(x)).dtype for x in inputs)
+        kinds = tuple(
+            type(_value(x)) if _is_weak(x) else np.asarray(_value(x)).dtype for x in inputs
+        )
         dtypes = ufunc.resolve_dtypes((*kinds, None))
         if target is None:
             weak = all(map(_is_weak, inputs))
@@ -324,7 +344,9 @@ class Recorder:
                 if isinstance(x, (bool, float)):
                     _asked(f"what {name} finds in an array")
                 return x
-            of = [g for g in given if isinstance(x, np.ndarray) and np.may_share_memory(x, g._value)]
+            of = [
+                g for g in given if isinstance(x, np.ndarray) and np.may_share_memory(x, g._value)
+            ]
             if of:
                 return Recorded(x, of[0].storage)
             made = self.own(x)
@@ -389,7 +411,9 @@ class Recorder:
         x, function = self.lift(x), getattr(backend.numpy_namespace, name)
         options = {"axis": axis, "keepdims": bool(keepdims)} | ({"dtype": dtype} if dtype else {})
         target = self.own(function(_value(x), **options))
-        axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        axes = (
+            tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        )
         options["axis"] = tuple(sorted(a % x.ndim for a in axes))
         self.note("reduce", name, function, (x,), options, [target])
         return target
@@ -413,7 +437,11 @@ class Recorder:
         backend_launch = _native_launch()
         backend_launch(name, *map(_value, arguments))
         pairs = list(zip(signatures()[name], arguments, strict=True))
-        outs = [x for (kind, _), x in pairs if kind.endswith("*") and x is not None and kind[:5] != "const"]
+        outs = [
+            x
+            for (kind, _), x in pairs
+            if kind.endswith("*") and x is not None and kind[:5] != "const"
+        ]
         self.note("kernel", name, partial(backend_launch, name), arguments, {}, outs)
 
     def stop_unless(self, condition: Any, what: str) -> None:
@@ -494,12 +522,16 @@ def _forms(module: ModuleType) -> dict[str, Any]:
         return x if not isinstance(x, Recorded) or x.flags.c_contiguous else x.copy()
 
     def reduction(name: str) -> Any:
-        def reduce(x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+        def reduce(
+            x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False
+        ) -> Any:
             return _recording().reduce(name, x, axis, keepdims, dtype)
 
         return reduce
 
-    def mean(x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+    def mean(
+        x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False
+    ) -> Any:
         if x.dtype.kind != "f" and dtype is None:
             dtype = np.dtype(float)
         total = _recording().reduce("sum", x, axis, keepdims, dtype)

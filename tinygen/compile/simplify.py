@@ -90,7 +90,12 @@ def _without_repeats(program: Program) -> list[Call]:
         _replaced(call, moved)
         pure = call.kind in ("ufunc", "copy", "reduce", "product") and len(call.outs) == 1
         out = call.outs[0] if pure else None
-        if out and out.storage.kind == "own" and times[out.storage] == 1 and out.storage not in results:
+        if (
+            out
+            and out.storage.kind == "own"
+            and times[out.storage] == 1
+            and out.storage not in results
+        ):
             key = (call.kind, call.name, call.dtypes, *map(repr_of, call.options.items()), out.dtype,
                    out.shape, out.strides, *((repr_of(x), versions[x.storage] if isinstance(x, View)
                    else 0) for x in leaves(call.args)))  # fmt: skip

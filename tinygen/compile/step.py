@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,13 @@ class Step:
         with self._lock:
             made = self._made.get(given.key)
             if made is None or made.is_stale():
-                made, numbers = _Compiled.recorded(self.function, given)
-                self._made[given.key] = made
-            elif not made.checked:
-                again, numbers = _Compiled.recorded(self.function, given)
-                made.check(again)
+                trace = _Trace(self.function, given)
+                made = self._made[given.key] = _Compiled(trace)
+                numbers = trace.drawn
+            elif made.trace is not None:  # recorded once: again, for what differs
+                trace = _Trace(self.function, given)
+                made.trace.check(trace)
+                made.trace, numbers = None, trace.drawn
             else:
                 numbers = made.draw(given)
             self.program = made.program
@@ -112,36 +115,51 @@ class _Arguments:
         return map_leaves(of, self.tree)
 
 
-class _Compiled:
-    """A program, and what its runs need."""
+class _Trace:
+    """One call of the function on recorded arrays: what it computed, and the numbers that it drew."""
 
-    def __init__(self, program: Program, tree: Any, raw: list[Call], given: _Arguments) -> None:
-        self.program, self.tree, self.raw, self.given = program, tree, raw, given
-        self.checked = False
-        self.form = _form(program)
-
-    @classmethod
-    def recorded(cls, function: Callable[..., Any], given: _Arguments) -> tuple[_Compiled, list[Any]]:
-        """The program of one call, and the numbers that it drew."""
+    def __init__(self, function: Callable[..., Any], given: _Arguments) -> None:
+        self.objects = given.objects
         record = Recorder()
+        results: list[View] = []
+
+        def hand_out(x: Any) -> Any:
+            array = x._data if isinstance(x, Tensor) else x
+            if not isinstance(array, Recorded):
+                return x
+            results.append(record.result(array))
+            return _Result(len(results) - 1, isinstance(x, Tensor))
+
         with record.recording():
             args, kwargs = given.recorded(record)
-            returned = function(*args, **kwargs)
-            results: list[View] = []
+            self.tree = map_leaves(hand_out, function(*args, **kwargs))
+        self.drawn, self.calls = record.drawn, [replace(call) for call in record.calls]
+        self.program = record.program(results)
 
-            def hand_out(x: Any) -> Any:
-                array = x._data if isinstance(x, Tensor) else x
-                if not isinstance(array, Recorded):
-                    return x
-                results.append(record.result(array))
-                return _Result(len(results) - 1, isinstance(x, Tensor))
+    def check(self, again: _Trace) -> None:
+        """CompileError if a second recording differs: something changes from call to call that the
+        program takes for a constant."""
+        for a, b in zip(self.calls, again.calls, strict=False):
+            if differing := _difference(a, b):
+                raise CompileError(
+                    f"{b.line}: {differing} from one call to the next; make it an argument of the step, "
+                    "or give it by tinygen.backend.varying"
+                )
+        if len(self.calls) != len(again.calls):
+            longer = max(self.calls, again.calls, key=len)
+            line = longer[min(len(self.calls), len(again.calls))].line
+            raise CompileError(f"{line}: the step computes something else at its second call")
 
-            tree = map_leaves(hand_out, returned)
-        raw = list(record.calls)
-        program = record.program(results)
-        simplify(program)
-        program.name_storages()
-        return cls(program, tree, raw, given), record.drawn
+
+class _Compiled:
+    """A program, what runs it, and what its runs need."""
+
+    def __init__(self, trace: _Trace) -> None:
+        self.trace: _Trace | None = trace  # until it was checked
+        self.objects, self.tree, self.program = trace.objects, trace.tree, trace.program
+        simplify(self.program)
+        self.program.name_storages()
+        self.form = _form(self.program)
 
     def is_stale(self) -> bool:
         """True if a Tensor outside the step has been given another array."""
@@ -156,8 +174,7 @@ class _Compiled:
 
     def run(self, arrays: list[Any], numbers: list[Any]) -> Any:
         results = [np.empty(r.shape, r.dtype) for r in self.program.results]
-        stopped = self.form.run(arrays, results, numbers)
-        if stopped:
+        if stopped := self.form.run(arrays, results, numbers):
             raise NonFiniteError(f"the step was not finished: {stopped}")
 
         def result(x: Any) -> Any:
@@ -166,21 +183,6 @@ class _Compiled:
             return Tensor(results[x.position]) if x.tensor else results[x.position]
 
         return map_leaves(result, self.tree)
-
-    def check(self, again: _Compiled) -> None:
-        """CompileError if a second recording differs from the first: something changes from call to
-        call that the program takes for a constant."""
-        for a, b in zip(self.raw, again.raw, strict=False):
-            if differing := _difference(a, b):
-                raise CompileError(
-                    f"{b.line}: {differing} from one call to the next; make it an argument of the step, "
-                    "or give it by tinygen.backend.varying"
-                )
-        if len(self.raw) != len(again.raw):
-            longer = max(self.raw, again.raw, key=len)
-            line = longer[min(len(self.raw), len(again.raw))].line
-            raise CompileError(f"{line}: the step computes something else at its second call")
-        self.checked = True
 
 
 def _form(program: Program) -> Replay:

@@ -96,9 +96,7 @@ class Optimizer:
         """The numbers of a step with those of this kind of optimiser."""
         return now
 
-    def _apply(
-        self, now: Now, p: Array, g: Array, state: list[Array], slow: Array | None
-    ) -> None:
+    def _apply(self, now: Now, p: Array, g: Array, state: list[Array], slow: Array | None) -> None:
         """Update one parameter, its state and its average, block by block."""
         for p_, g_, *rest in _blocks([p, g, *state, *([] if slow is None else [slow])]):
             self._update(now, p_, g_, *rest[: len(state)])
@@ -209,9 +207,7 @@ class Adam(Optimizer):
             keep=self._keep(now.lr),
         )
 
-    def _apply(
-        self, now: Now, p: Array, g: Array, state: list[Array], slow: Array | None
-    ) -> None:
+    def _apply(self, now: Now, p: Array, g: Array, state: list[Array], slow: Array | None) -> None:
         mean, square = state
         b1, b2 = self.betas
         step = kernels.AdamStep(
