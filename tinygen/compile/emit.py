@@ -2,503 +2,287 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from math import inf, isnan, prod
+from itertools import accumulate
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinygen.compile.fuse import Access, Group
-from tinygen.compile.program import Call, Number, Storage, View
-from tinygen.kernels.signatures import FOLDER, pasted, signatures
+from tinygen.compile.fuse import Access, Group, Member
+from tinygen.compile.program import Call, Number, Storage, View, views
+from tinygen.kernels.signatures import pasted, signatures
 
 __all__ = ["Emitted", "emit", "expressible"]
 
-TYPES = {
-    np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.int64): "i64",
-    np.dtype(np.int32): "i32", np.dtype(np.uint32): "u32", np.dtype(np.uint64): "u64",
-    np.dtype(np.bool_): "bool",
-}  # fmt: skip
-FLOATS = ("f", "d")
-FORMS = {
-    "add": "{0} + {1}", "subtract": "{0} - {1}", "multiply": "{0} * {1}", "divide": "{0} / {1}",
-    "negative": "-{0}", "positive": "{0}", "absolute": "absolute({0})", "square": "{0} * {0}",
-    "sqrt": "square_root({0})", "exp": "exp_of({0})", "expm1": "expm1_of({0})", "log": "log_of({0})",
-    "log1p": "log1p_of({0})", "sin": "sin_of({0})", "cos": "cos_of({0})", "tanh": "tanh_of({0})",
-    "erf": "erf_of({0})", "ndtr": "ndtr_of({0})", "sign": "sign_of({0})",
-    "power": "power_of({0}, {1})", "maximum": "larger({0}, {1})", "minimum": "smaller({0}, {1})",
-    "greater": "{0} > {1}", "greater_equal": "{0} >= {1}", "less": "{0} < {1}",
-    "less_equal": "{0} <= {1}", "equal": "{0} == {1}", "not_equal": "{0} != {1}",
-    "logical_not": "!{0}", "logical_and": "{0} && {1}", "logical_or": "{0} || {1}",
-    "isfinite": "finite({0})", "isinf": "infinite({0})", "isnan": "{0} != {0}",
-    "where": "{0} ? {1} : {2}",
-}  # fmt: skip
-OF_FLOATS = ["sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf", "ndtr", "power", "divide", "sign", "isfinite", "isinf", "isnan", "absolute", "square"]  # fmt: skip
-OF_BITS = {"bitwise_and": "{0} && {1}", "bitwise_or": "{0} || {1}", "invert": "!{0}"}
-BLOCK = 1024  # elements of a row that are added in their own type
-ROWS = 64  # rows that are added in their own type
-SCRATCH = 1 << 15  # bytes of a row that may lie on the stack
+PRELUDE = (Path(__file__).parent / "prelude.h").read_text()
+NAMES = {name: kind for kind, name in re.findall(r"^((?:ONE|TWO)\w*)\((\w+), ", PRELUDE, re.MULTILINE)}
+"""Functions that have a form in C++, each with what it is of: any numbers, floats, truth values."""
+
+TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.bool_): "bool"}
+TYPES |= {np.dtype(f"{name}int{n}"): f"{name or 'i'}{n}" for name in ("", "u") for n in (32, 64)}
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+BOOL = np.dtype(np.bool_)
 
 
-# -- what can be said in C++ -------------------------------------------------------------------------
 def expressible(call: Call) -> bool:
     """True if the call can stand in a loop."""
-    views = [x for x in (*call.args, *call.outs) if isinstance(x, View)]
-    if any(v.dtype not in TYPES or any(s % v.dtype.itemsize for s in v.strides) for v in views):
+    for v in views(call):
+        if v.dtype not in TYPES or any(s % v.dtype.itemsize for s in v.strides):
+            return False
+    if call.kind == "reduce":
+        axes, ndim = call.options["axis"], len(call.args[0].shape)
+        every = tuple(range(ndim))
+        return call.name == "sum" and axes != () and axes in (every, every[-1:], every[:-1])
+    if call.kind not in ("ufunc", "copy") or call.name not in (*NAMES, "where"):
         return False
-    if call.kind == "copy":
-        return True
-    if call.kind == "ufunc":
-        whole = any(d.char not in FLOATS for d in call.dtypes)
-        if call.name in OF_BITS:
-            return all(d == bool for d in call.dtypes)
-        return call.name in FORMS and not (
-            (call.name in OF_FLOATS and any(d.char not in FLOATS for d in call.dtypes[:-1]))
-            or (whole and any(d not in TYPES for d in call.dtypes))
-        )  # fmt: skip
-    if call.kind != "reduce":
-        return False
-    axes, ndim = call.options["axis"], len(call.args[0].shape)
-    out, given = call.outs[0].dtype, call.args[0].dtype
-    if call.name != "sum" and (
-        given.char not in FLOATS or axes != (ndim - 1,) or not call.args[0].shape[-1]
-    ):
-        return False
-    return (
-        bool(axes) and axes in (tuple(range(ndim))[-1:], tuple(range(len(axes)))) and out in TYPES
-    )
+    kind = NAMES.get(call.name, "")
+    takes = FLOATS if "FLOAT" in kind else (BOOL,) if "BIT" in kind else TYPES
+    return all(d in takes for d in call.dtypes[:-1]) and all(d in TYPES for d in call.dtypes)
 
 
-def _native(node: Call | Group) -> bool:
-    """True if the node has a form in C++."""
-    if isinstance(node, Group) or node.kind in ("product", "kernel", "stop"):
-        return True
-    if node.kind != "take":
-        return False
-    table, rows = node.args
-    whole = isinstance(table, View) and isinstance(rows, View)
-    return (
-        whole and table.contiguous() and rows.contiguous() and {table.dtype, rows.dtype} <= {*TYPES}
-    )
-
-
-def _constant(x: Any, dtype: np.dtype[Any]) -> str:
-    """A number as the type of an array."""
-    kind = TYPES[dtype]
+def _constant(x: Any) -> str:
     value = x.item() if isinstance(x, np.generic) else x
-    if isinstance(value, float):
-        if isnan(value):
-            return f"({kind})NAN"
-        if value in (inf, -inf):
-            return f"({kind}){'-' if value < 0 else ''}INFINITY"
-        return f"({kind}){value.hex()}" if dtype != bool else str(value != 0).lower()
-    if isinstance(value, bool):
-        return f"({kind}){int(value)}"
-    return f"({kind}){value}LL" if abs(value) < 2**63 else f"({kind}){value}ULL"
+    if not isinstance(value, float):
+        return f"{int(value)}{'LL' if value < 2**63 else 'ULL'}"
+    return value.hex() if abs(value) < np.inf else str(value).replace("nan", "nan_")
 
 
-def _as(text: str, of: np.dtype[Any], to: np.dtype[Any]) -> str:
-    """An expression of one type as another."""
-    if of == to:
-        return text
-    return f"({text} != 0)" if to == bool else f"({TYPES[to]})({text})"
+def _as(text: str, dtype: np.dtype[Any]) -> str:
+    """An expression as a number of that type."""
+    return f"({text} != 0)" if dtype == BOOL else f"({TYPES[dtype]})({text})"
 
 
-# -- loops -------------------------------------------------------------------------------------------
 class _Loops:
-    """The text of one group: a function of the pointers that it walks."""
+    """The text of one group: a function of the pointers that it walks, and of numbers."""
 
     def __init__(self, group: Group, local: set[Storage]) -> None:
         self.group, self.local = group, local
-        self.pointers: list[Access] = []  # the arguments of the function
+        self.pointers: list[Access] = []
         self.numbers: list[Number] = []
-        self.written: set[Storage] = set()
-        self.dims = self._dims()
+        self.written = {m.out.storage for m in group.members}
         self.head: list[str] = []  # before the loops
         self.tail: list[str] = []  # after them
-        self.values: dict[Access, tuple[int, str]] = {}  # phase and name of what is known
-        self.count = 0
+        self.known: dict[Access, tuple[Any, str]] = {}  # where a value was computed, and its name
+        self.names = accumulate(iter(int, 1), lambda n, _: n + 1)  # 0, 1, 2, ...
+        made = {m.out.storage: m.phase for m in group.members if m.role == "full"}
+        crossing = (a for m in group.members for a in m.args if a and made.get(a.storage, m.phase) != m.phase)
+        self.kept = dict.fromkeys(a.storage for a in crossing if a.storage in local)  # rows of them
+        self.dims = self._dims()
 
-    def _dims(self) -> list[tuple[int, tuple[int, ...]]]:
-        """The loops, (length, places of the shape): neighbours that all arrays walk in one go are one."""
-        shape, group = self.group.shape, self.group
-        if not shape:
-            return [(1, ())]
-        whole = all(role == "full" for role in group.roles)
-        cut = {len(shape) - 1} if not whole else set()
-        for call, role in zip(group.calls, group.roles, strict=True):
-            if role == "column":
-                cut.add(len(call.options["axis"]))
-        dims: list[tuple[int, tuple[int, ...]]] = [(shape[0], (0,))]
-        walked = [a for args, out in group.accesses for a in (*args, out) if a is not None]
+    def _dims(self) -> list[tuple[int, int]]:
+        """The loops as (length, axis): neighbours that all arrays walk in one go are one."""
+        shape, members = self.group.shape, self.group.members
+        rows = any(m.role != "full" for m in members)
+        walked = [a for m in members for a in (*m.args, m.out) if a]
+        dims = [(1, 0)] if not shape else [(shape[0], 0)]
         for axis in range(1, len(shape)):
-            (n, places), m = dims[-1], shape[axis]
-            joined = all(a.strides[places[-1]] == a.strides[axis] * m for a in walked)
-            if axis in cut or not (joined or n == 1 or m == 1):
-                dims.append((m, (axis,)))
+            (n, before), m = dims[-1], shape[axis]
+            joined = all(a.steps[before] == a.steps[axis] * m for a in walked)
+            if (rows and axis == len(shape) - 1) or not (joined or n == 1 or m == 1):
+                dims.append((m, axis))
             elif m != 1:
-                dims[-1] = (n * m, (axis,))
+                dims[-1] = n * m, axis
         return dims
 
-    def _step(self, access: Access, dim: int) -> int:
-        """Elements from one step of a loop to the next."""
-        places = self.dims[dim][1]
-        return access.strides[places[0]] // access.dtype.itemsize if places else 0
-
-    def _name(self, prefix: str) -> str:
-        self.count += 1
-        return f"{prefix}{self.count}"
-
-    def pointer(self, access: Access) -> int:
+    def _at(self, access: Access) -> str:
+        """The element that the loops are at: i0, i1, ... of the outer ones, j of a row."""
         if access not in self.pointers:
             self.pointers.append(access)
-        return self.pointers.index(access)
+        steps = [access.steps[axis] if access.steps else 0 for _, axis in self.dims]
+        names = [*(f"i{d}" for d in range(len(steps) - 1)), "j"]
+        place = [f"{i} * {step}LL" if step != 1 else i for i, step in zip(names, steps) if step]
+        return f"p{self.pointers.index(access)}[{' + '.join(place) or 0}]"
 
-    def place(self, access: Access, inner: bool) -> str:
-        """The element that the loops are at: in row scope, or in the innermost loop."""
-        k = self.pointer(access)
-        step = self._step(access, -1) if inner else 0
-        return f"q{k}[{'j' if step == 1 else f'j * {step}' if step else '0'}]"
-
-    def text(self) -> str:
-        """The body of the function."""
-        group = self.group
-        last = max(group.phases)
-        inside = [*self.row(-1)]
-        for phase in range(last + 1):
-            inside += self.loop(phase) + self.row(phase)
-        rows = self.dims[:-1]
-        lines = [*self.head]
-        starts = []
-        for k, access in enumerate(self.pointers):
-            offset = " + ".join(
-                f"i{d} * {self._step(access, d)}" for d in range(len(rows)) if self._step(access, d)
-            )
-            const = "" if access.storage in self.written else "const "
-            starts.append(
-                f"{const}{TYPES[access.dtype]}* const q{k} = p{k}{' + ' if offset else ''}{offset};"
-            )
-        for d, (n, _) in enumerate(rows):
-            lines.append(f"for (i64 i{d} = 0; i{d} < {n}; ++i{d}) {{")
-        lines += [*starts, *inside, *self.every_rows, *("}" for _ in rows), *self.tail]
-        return "\n    ".join(lines)
-
-    every_rows: tuple[str, ...] = ()
-
-    def argument(self, x: Any, access: Access | None, dtype: np.dtype[Any], phase: int, inner: bool,
-                 lines: list[str]) -> str:  # fmt: skip
-        """An argument of a call as an expression of the dtype; what is loaded is loaded once."""
+    def _argument(self, k: int, m: Member, dtype: np.dtype[Any], where: Any, lines: list[str]) -> str:
+        """Argument k as an expression of the dtype; what is loaded is loaded once."""
+        x, access = m.call.args[k], m.args[k]
         if isinstance(x, Number):
             if x not in self.numbers:
                 self.numbers.append(x)
-            kind = "whole" if x.whole else "number"
-            return f"({TYPES[dtype]})m{self.numbers.index(x)}.{kind}"
+            return _as(f"m{self.numbers.index(x)}.{'whole' if x.whole else 'number'}", dtype)
         if access is None:
-            return _constant(x, dtype)
-        known = self.values.get(access)
-        if known is None or (inner and known[0] not in (phase, ROW)):
-            name = self._name("v")
-            source = self.place(access, inner)
-            if not access.storage.nbytes:  # of no elements
-                source = "0"
-            elif access.storage in self.local:
-                source = f"{self.scratch[access.storage]}[j]"
-            lines.append(f"const {TYPES[access.dtype]} {name} = {source};")
-            known = self.values[access] = (phase if inner else ROW, name)
-        return _as(known[1], access.dtype, dtype)
+            return _as(_constant(x), dtype)
+        known = self.known.get(access)
+        if known is None or known[0] not in (where, "row"):
+            kept = f"k{[*self.kept].index(access.storage)}[j]" if access.storage in self.kept else None
+            known = where, self._name(access.dtype, kept or self._at(access) if access.storage.nbytes else "0", lines)
+            self.known[access] = known
+        return known[1] if dtype == access.dtype else _as(known[1], dtype)
 
-    scratch: dict[Storage, str]
-
-    def expression(self, k: int, phase: int, inner: bool, lines: list[str]) -> str:
-        call, (args, out) = self.group.calls[k], self.group.accesses[k]
-        dtypes = call.dtypes or (out.dtype,) * (len(args) + 1)
-        parts = [
-            self.argument(x, a, d, phase, inner, lines)
-            for x, a, d in zip(call.args, args, dtypes, strict=False)
-        ]
-        form = {**FORMS, **OF_BITS, "copy": "{0}"}[call.name]
-        kind = dtypes[-1] if call.name != "where" else out.dtype
-        return _as(f"({TYPES[kind]})({form.format(*parts)})", kind, out.dtype)
-
-    def loop(self, phase: int) -> list[str]:
-        """The loop over a row that does the work of a phase."""
-        group, n = self.group, self.dims[-1][0]
-        members = [k for k, p in enumerate(group.phases) if p == phase and not self._in_row(k)]
-        if not members:
-            return []
-        body: list[str] = []
-        sums: list[tuple[str, str, int]] = []
-        for k in members:
-            call, role, (args, out) = group.calls[k], group.roles[k], group.accesses[k]
-            if call.kind != "reduce":
-                name = self._name("v")
-                body.append(
-                    f"const {TYPES[out.dtype]} {name} = {self.expression(k, phase, True, body)};"
-                )
-                self.store(out, name, phase, body)
-                continue
-            value = self.argument(call.args[0], args[0], out.dtype, phase, True, body)
-            if role == "column":
-                body.append(f"{self.column(k)}[{self._column_index(k)}] += {value};")
-                continue
-            if call.name == "sum":
-                name = self._name("s")
-                sums.append((name, TYPES[out.dtype], k))
-                body.append(f"{name} += {value};")
-            else:
-                name = self._name("s")
-                better = ">" if call.name == "max" else "<"
-                sums.append((name, TYPES[out.dtype], k))
-                body.append(f"const {TYPES[out.dtype]} x{name} = {value};")
-                body.append(
-                    f"{name} = x{name} {better} {name} || x{name} != x{name} ? x{name} : {name};"
-                )
-        extremes = [k for _, _, k in sums if group.calls[k].name != "sum"]
-        added = [s for s in sums if group.calls[s[2]].name == "sum"]
-        blocked = n > BLOCK and bool(added)
-        lines = []
-        for name, kind, k in sums:
-            start = (
-                "0"
-                if group.calls[k].name == "sum"
-                else f"{'-' if group.calls[k].name == 'max' else ''}INFINITY"
-            )
-            wide = "double" if blocked and kind == "float" and start == "0" else kind
-            lines.append(f"{wide} {'w' if blocked and start == '0' else ''}{name} = {start};")
-        reduction = f" reduction(+:{', '.join(name for name, _, _ in added)})" if added else ""
-        pragma = "" if extremes else f'_Pragma("omp simd{reduction}")'
-        inner = [
-            f"for (i64 j = {'b' if blocked else '0'}; j < {'e' if blocked else n}; ++j) {{",
-            *body,
-            "}",
-        ]
-        if pragma:
-            inner.insert(0, pragma)
-        if blocked:
-            lines.append(f"for (i64 b = 0; b < {n}; b += {BLOCK}) {{")
-            lines.append(f"const i64 e = b + {BLOCK} < {n} ? b + {BLOCK} : {n};")
-            lines += [f"{kind} {name} = 0;" for name, kind, _ in added]
-            lines += [*inner, *(f"w{name} += {name};" for name, _, _ in added), "}"]
-        else:
-            lines += inner
-        for name, kind, k in sums:
-            final = f"w{name}" if blocked and group.calls[k].name == "sum" else name
-            if group.roles[k] == "total":
-                total = self.total(k)
-                lines.append(f"{total} += {final};")
-                continue
-            out = group.accesses[k][1]
-            done = self._name("v")
-            lines.append(f"const {TYPES[out.dtype]} {done} = ({TYPES[out.dtype]}){final};")
-            self.store(out, done, ROW, lines)
-        return lines
-
-    def row(self, phase: int) -> list[str]:
-        """What is computed once for every row after the loop of a phase."""
-        lines: list[str] = []
-        for k, p in enumerate(self.group.phases):
-            if p == phase and self._in_row(k):
-                call, role, (args, out) = (
-                    self.group.calls[k],
-                    self.group.roles[k],
-                    self.group.accesses[k],
-                )
-                if role == "total":
-                    value = self.argument(call.args[0], args[0], out.dtype, ROW, False, lines)
-                    lines.append(f"{self.total(k)} += {value};")
-                    continue
-                name = self._name("v")
-                lines.append(
-                    f"const {TYPES[out.dtype]} {name} = {self.expression(k, ROW, False, lines)};"
-                )
-                self.store(out, name, ROW, lines)
-        return lines
-
-    def _in_row(self, k: int) -> bool:
-        call, role = self.group.calls[k], self.group.roles[k]
-        if role == "total":
-            return call.args[0].shape != self.group.shape
-        return role == "row" and call.kind != "reduce"
-
-    def store(self, out: Access, name: str, phase: int, lines: list[str]) -> None:
-        self.values[out] = (phase, name)
-        if out.storage not in self.local:
-            self.written.add(out.storage)
-            lines.append(f"{self.place(out, phase != ROW)} = {name};")
-        elif out.storage in self.scratch:
-            lines.append(f"{self.scratch[out.storage]}[j] = {name};")
-
-    def column(self, k: int) -> str:
-        """The sums of the columns so far: of some rows in their own type, added to the whole after."""
-        out = self.group.accesses[k][1]
-        self.written.add(out.storage)
-        n, kind, step = self.dims[-1][0], TYPES[out.dtype], self._step(out, -1)
-        name, pointer = f"c{k}", f"p{self.pointer(out)}"
-        inner = "j" if step == 1 else f"j * {step}"
-        kept = [d for d in range(len(self.dims) - 1) if self._step(out, d)]
-        if kept:  # more than one axis is left: added where they lie
-            loops = "".join(f"for (i64 i{d} = 0; i{d} < {self.dims[d][0]}; ++i{d}) " for d in kept)
-            place = " + ".join([*(f"i{d} * {self._step(out, d)}" for d in kept), inner])
-            self.head.append(f"{loops}for (i64 j = 0; j < {n}; ++j) {pointer}[{place}] = 0;")
-            return f"q{self.pointer(out)}"
-        self.head.append(f"for (i64 j = 0; j < {n}; ++j) {pointer}[{inner}] = 0;")
-        rows = prod(m for m, _ in self.dims[:-1])
-        if rows <= ROWS or kind != "float":
-            return f"q{self.pointer(out)}"
-        self.head.append(
-            f"static thread_local float {name}[{n}]; memset({name}, 0, sizeof {name}); i64 r{k} = 0;"
-        )
-        flush = (
-            f"for (i64 j = 0; j < {n}; ++j) {{ {pointer}[{inner}] += {name}[j]; {name}[j] = 0; }}"
-        )
-        self.every_rows = (*self.every_rows, f"if (++r{k} % {ROWS} == 0) {{ {flush} }}")
-        self.tail.append(flush)
+    def _name(self, dtype: np.dtype[Any], text: str, lines: list[str]) -> str:
+        name = f"v{next(self.names)}"
+        lines.append(f"const {TYPES[dtype]} {name} = {text};")
         return name
 
-    def _column_index(self, k: int) -> str:
-        step = self._step(self.group.accesses[k][1], -1)
-        scratch = any(f"r{k} =" in line for line in self.head)
-        return "j" if scratch or step == 1 else f"j * {step}"
+    def _compute(self, m: Member, where: Any, lines: list[str]) -> None:
+        """The lines of an elementwise call, or of the addition to a sum."""
+        if m.call.kind == "reduce":
+            kind = "double" if m.out.dtype in FLOATS else TYPES[m.out.dtype]
+            n, total = self.dims[-1][0], f"s{self.group.members.index(m)}"
+            start = f"{kind} {total} = 0;"
+            if m.role == "column":
+                start = f"static thread_local {kind} {total}[{n}]; memset({total}, 0, sizeof {total});"
+                self.tail.append(f"for (i64 j = 0; j < {n}; ++j) {self._at(m.out)} = {total}[j];")
+            elif m.role == "total":
+                self.tail.append(f"{self._at(m.out)} = {total};")
+            if m.role != "row":
+                self.head.append(start)
+            sign = "[j]" if m.role == "column" else ""
+            lines.append(f"{total}{sign} += {self._argument(0, m, m.out.dtype, where, lines)};")
+            return
+        dtypes = m.call.dtypes or (m.out.dtype,) * 2
+        args = [self._argument(k, m, dtypes[k], where, lines) for k in range(len(m.args))]
+        value = f"({TYPES[dtypes[-1]]})np_{m.call.name}({', '.join(args)})"
+        self._store(m.out, self._name(m.out.dtype, _as(value, m.out.dtype), lines), where, lines)
 
-    def total(self, k: int) -> str:
-        out = self.group.accesses[k][1]
-        self.written.add(out.storage)
-        wide = "double" if out.dtype.kind == "f" else TYPES[out.dtype]
-        self.head.append(f"{wide} z{k} = 0;")
-        self.tail.append(f"p{self.pointer(out)}[0] = ({TYPES[out.dtype]})z{k};")
-        return f"z{k}"
+    def _store(self, out: Access, name: str, where: Any, lines: list[str]) -> None:
+        self.known[out] = where, name
+        if out.storage in self.kept:
+            lines.append(f"k{[*self.kept].index(out.storage)}[j] = {name};")
+        if out.storage not in self.local:
+            lines.append(f"{self._at(out)} = {name};")
+
+    def _phase(self, phase: int) -> list[str]:
+        """The loop over a row that does the work of a phase, and what is computed after it."""
+        members = [m for m in self.group.members if m.phase == phase]
+        body: list[str] = []
+        for m in members:
+            if not m.in_row:
+                self._compute(m, phase, body)
+        sums = [(f"s{self.group.members.index(m)}", m) for m in members if m.call.kind == "reduce" and not m.in_row]
+        added = [name for name, m in sums if m.role != "column"]
+        lines = [f"{'double' if m.out.dtype in FLOATS else TYPES[m.out.dtype]} {name} = 0;"
+                 for name, m in sums if m.role == "row"]  # fmt: skip
+        if body:
+            reduction = f" reduction(+:{', '.join(added)})" if added else ""
+            lines.append(f'_Pragma("omp simd{reduction}")')
+            lines += [f"for (i64 j = 0; j < {self.dims[-1][0]}; ++j) {{", *body, "}"]
+        for name, m in sums:
+            if m.role == "row":
+                self._store(m.out, self._name(m.out.dtype, name, lines), "row", lines)
+        for m in members:
+            if m.in_row:
+                self._compute(m, "row", lines)
+        return lines
+
+    def text(self) -> str:
+        """The function without its name."""
+        last = max(m.phase for m in self.group.members)
+        inside = [line for phase in range(-1, last + 1) for line in self._phase(phase)]
+        loops = [f"for (i64 i{d} = 0; i{d} < {n}; ++i{d}) {{" for d, (n, _) in enumerate(self.dims[:-1])]
+        kinds = {m.out.storage: TYPES[m.out.dtype] for m in self.group.members}
+        rows = [f"alignas(64) static thread_local {kinds[s]} k{i}[{max(self.dims[-1][0], 1)}];"
+                for i, s in enumerate(self.kept)]  # fmt: skip
+        pointers = [f"{'' if a.storage in self.written else 'const '}{TYPES[a.dtype]}* __restrict p{i}"
+                    for i, a in enumerate(self.pointers)]  # fmt: skip
+        arguments = ", ".join([*pointers, *(f"Slot m{i}" for i in range(len(self.numbers)))])
+        lines = [*rows, *self.head, *loops, *inside, *("}" for _ in loops), *self.tail]
+        return f"({arguments}) {{\n    " + "\n    ".join(lines) + "\n}"
 
 
-ROW = -2  # where a value is known: in the whole row
-
-
-def _scratch(group: Group, local: set[Storage]) -> set[Storage]:
-    """Local arrays that a later phase reads: their row is kept."""
-    made: dict[Storage, int] = {}
-    crossing: set[Storage] = set()
-    for role, phase, (args, out) in zip(group.roles, group.phases, group.accesses, strict=True):
-        for a in args:
-            if a is not None and a.storage in made and made[a.storage] != phase:
-                crossing.add(a.storage)
-        if role == "full":
-            made[out.storage] = phase
-    return crossing & local
-
-
-# -- the whole ---------------------------------------------------------------------------------------
 class Emitted:
     """The text of a program. `segments`: numbers of native functions `run0`, `run1`, ..., and between
-    them the calls that NumPy makes; `kernels`: whose addresses the function takes, by their order."""
+    them the calls that NumPy makes; `kernels`, whose addresses they take, in order; `stops`, by code."""
 
-    def __init__(self) -> None:
-        self.text = ""
+    def __init__(self, local: set[Storage], bases: dict[Storage, tuple[int, int]]) -> None:
+        self.local, self.bases = local, bases
         self.segments: list[int | Call] = []
         self.kernels: list[str] = []
         self.stops: list[str] = []
+        self.functions: dict[str, str] = {}  # loops that are alike are one function
+        self.bodies: list[list[str]] = []
 
+    @property
+    def text(self) -> str:
+        runs = [
+            f'extern "C" int run{i}(char* const* at, const Slot* numbers, void* const* call) {{\n    '
+            + "\n    ".join([*body, "return 0;\n}"]) for i, body in enumerate(self.bodies)
+        ]  # fmt: skip
+        loops = [f"static void {name}{text}" for text, name in self.functions.items()]
+        return "\n\n".join([pasted('#include "formulas.h"\n' + PRELUDE), *loops, *runs])
 
-def emit(nodes: Sequence[Call | Group], local: set[Storage], place: dict[Storage, int],
-         offsets: dict[Storage, int]) -> Emitted:  # fmt: skip
-    """The text; `place`: which base pointer a storage lies at, 0 being the program's own block."""
-    made = Emitted()
-    functions: dict[str, str] = {}
-    bodies: list[list[str]] = []
-
-    def at(storage: Storage, offset: int, kind: str) -> str:
-        return f"({kind}*)(at[{place.get(storage, 0)}] + {offsets.get(storage, 0) + offset}LL)"
-
-    for node in nodes:
-        if not _native(node):
+    def add(self, node: Call | Group) -> None:
+        line = self._loops(node) if isinstance(node, Group) else FORMS.get(node.kind, _none)(self, node)
+        if line is None:
             assert isinstance(node, Call)
-            made.segments.append(node)
-            continue
-        if not made.segments or not isinstance(made.segments[-1], int):
-            made.segments.append(len(bodies))
-            bodies.append([])
-        if isinstance(node, Group):
-            bodies[-1].append(_group(node, local, functions, at))
-        else:
-            bodies[-1].append(_single(node, made, at))
-    runs = [
-        f'extern "C" int run{i}(char* const* at, const Slot* numbers, void* const* call) {{\n    '
-        + "\n    ".join(body) + "\n    return 0;\n}"
-        for i, body in enumerate(bodies)
-    ]  # fmt: skip
-    prelude = '#include "formulas.h"\n' + (FOLDER.parent / "compile" / "prelude.h").read_text()
-    made.text = "\n\n".join(
-        [pasted(prelude), *(f"static void {name}{body}" for body, name in functions.items()), *runs]
-    )
-    return made
+            self.segments.append(node)
+            return
+        if not self.segments or isinstance(self.segments[-1], Call):
+            self.segments.append(len(self.bodies))
+            self.bodies.append([])
+        self.bodies[-1].append(line)
 
+    def at(self, x: View | Access, kind: str = "") -> str:
+        base, offset = self.bases[x.storage] if x.storage.nbytes else (0, 0)
+        return f"({kind or TYPES[x.dtype]}*)(at[{base}] + {offset + x.offset}LL)"
 
-def _group(group: Group, local: set[Storage], functions: dict[str, str], at: Any) -> str:
-    if not prod(group.shape) and all(role == "full" for role in group.roles):
-        return ";"
-    loops = _Loops(group, local)
-    n, crossing = loops.dims[-1][0], _scratch(group, local)
-    loops.scratch = {s: f"k{i}" for i, s in enumerate(sorted(crossing, key=lambda s: s.name))}
-    kinds = {out.storage: TYPES[out.dtype] for _, out in group.accesses}
-    loops.head += [
-        f"alignas(64) static thread_local {kinds[s]} {name}[{max(n, 1)}];"
-        for s, name in loops.scratch.items()
-    ]
-    body = loops.text()
-    arguments = [
-        f"{'' if a.storage in loops.written else 'const '}{TYPES[a.dtype]}* __restrict p{k}"
-        for k, a in enumerate(loops.pointers)
-    ] + [f"Slot m{k}" for k in range(len(loops.numbers))]
-    text = f"({', '.join(arguments)}) {{\n    {body}\n}}"
-    name = functions.setdefault(text, f"loops{len(functions)}")
-    given = [at(a.storage, a.offset, TYPES[a.dtype]) for a in loops.pointers]
-    given += [f"numbers[{x.position}]" for x in loops.numbers]
-    return f"{name}({', '.join(given)});"
+    def _loops(self, group: Group) -> str:
+        loops = _Loops(group, self.local)
+        name = self.functions.setdefault(loops.text(), f"loops{len(self.functions)}")
+        numbers = [f"numbers[{x.position}]" for x in loops.numbers]
+        return f"{name}({', '.join([*map(self.at, loops.pointers), *numbers])});"
 
+    def stop_if(self, condition: str, name: str) -> str:
+        self.stops.append(name)
+        return f"if ({condition}) return {len(self.stops)};"
 
-def _single(call: Call, made: Emitted, at: Any) -> str:
-    """A product, a kernel, rows by number, or a stop."""
-
-    def view(x: View, kind: str | None = None) -> str:
-        return at(x.storage, x.offset, kind or TYPES[x.dtype])
-
-    def stop_if(condition: str, name: str) -> str:
-        made.stops.append(name)
-        return f"if ({condition}) return {len(made.stops)};"
-
-    if call.kind == "stop":
-        return stop_if(f"!*{view(call.args[0])}", call.name)
-    if call.kind == "take":
+    def take(self, call: Call) -> str | None:
         (table, rows), (out,) = call.args, call.outs
-        columns = prod(table.shape[1:])
-        done = f"take({view(out)}, {view(table)}, {view(rows)}, {rows.size}, {table.shape[0]}, {columns})"
-        return stop_if(f"!{done}", f"an index out of range at {call.line}")
-    if call.kind == "product":
+        if not all(isinstance(x, View) and x.contiguous() and x.dtype in TYPES for x in call.args):
+            return None
+        sizes = f"{rows.size}, {table.shape[0]}, {prod(table.shape[1:])}"
+        done = f"take({self.at(out)}, {self.at(table)}, {self.at(rows)}, {sizes})"
+        return self.stop_if(f"!{done}", f"an index out of range at {call.line}")
+
+    def product(self, call: Call) -> str:
         (a, b), (out,) = call.args, call.outs
         (m, k), n, kind = a.shape, b.shape[1], TYPES[out.dtype]
-        if not m or not n:
-            return ";"
-        place = 0 if kind == "float" else 1
-        sides = ", ".join(f"{view(x)}, {_leading(x)}" for x in (a, b))
-        return f"product<{kind}>(call[{place}], {m}, {n}, {k}, {sides}, {view(out)});"
-    if call.name not in made.kernels:
-        made.kernels.append(call.name)
-    kinds = [kind for kind, _ in signatures()[call.name]]
-    given = []
-    for kind, x in zip(kinds, call.args, strict=True):
-        if isinstance(x, View):
-            given.append(view(x, kind.removesuffix("*")))
-        elif isinstance(x, Number):
-            given.append(f"({kind})numbers[{x.position}].{'whole' if x.whole else 'number'}")
-        elif x is None:
-            given.append("nullptr")
-        else:
-            dtype = next(d for d, name in TYPES.items() if name == kind)
-            given.append(_constant(x, dtype))
-    return f"((void (*)({', '.join(kinds)}))call[{2 + made.kernels.index(call.name)}])({', '.join(given)});"
+        sides = ", ".join(f"{self.at(x)}, {_as_read(x)}" for x in (a, b))
+        given = f"call[{FLOATS.index(out.dtype)}], {m}, {n}, {k}, {sides}, {self.at(out)}"
+        return f"product<{kind}>({given});" if out.size else ";"
+
+    def kernel(self, call: Call) -> str:
+        if call.name not in self.kernels:
+            self.kernels.append(call.name)
+        kinds = [kind for kind, _ in signatures()[call.name]]
+        given = []
+        for kind, x in zip(kinds, call.args, strict=True):
+            if isinstance(x, Number):
+                given.append(f"({kind})numbers[{x.position}].{'whole' if x.whole else 'number'}")
+            elif isinstance(x, View):
+                given.append(self.at(x, kind.removesuffix("*")))
+            else:
+                given.append("nullptr" if x is None else f"({kind}){_constant(x)}")
+        function = f"(void (*)({', '.join(kinds)}))call[{2 + self.kernels.index(call.name)}]"
+        return f"({function})({', '.join(given)});"
 
 
-def _leading(x: View) -> str:
+def _none(made: Emitted, call: Call) -> None:
+    """What has no form in C++."""
+
+
+FORMS: dict[str, Any] = {
+    "take": Emitted.take, "product": Emitted.product, "kernel": Emitted.kernel,
+    "stop": lambda made, call: made.stop_if(f"!*{made.at(call.args[0])}", call.name),
+}  # fmt: skip
+
+
+def _as_read(x: View) -> str:
     """How BLAS reads a matrix: from row to row, and whether its rows are columns."""
     (rows, columns), (down, right), size = x.shape, x.strides, x.dtype.itemsize
     if (right == size or columns == 1) and (rows == 1 or down >= columns * size):
         return f"{max(down // size if rows > 1 else columns, columns, 1)}, false"
     return f"{max(right // size if columns > 1 else rows, rows, 1)}, true"
+
+
+def emit(
+    nodes: Sequence[Call | Group], local: set[Storage], bases: dict[Storage, tuple[int, int]]
+) -> Emitted:
+    """The text; `bases`: of a storage, the number of its base pointer and its offset from there."""
+    made = Emitted(local, bases)
+    for node in nodes:
+        made.add(node)
+    return made

@@ -136,6 +136,11 @@ def leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
+def views(call: Call) -> list[View]:
+    """Every view that a call reads or writes."""
+    return [x for x in (*leaves((call.args, call.options)), *call.outs) if isinstance(x, View)]
+
+
 @dataclass
 class Program:
     """The calls of a step in order; the functions that give its numbers; what it returns."""
@@ -152,18 +157,14 @@ class Program:
 
     def outside(self) -> list[Storage]:
         """The storages outside the program, each once, in the order of their use."""
-        used = [
-            x.storage for c in self.calls for x in [*leaves(c.args), *c.outs] if isinstance(x, View)
-        ]
+        used = [x.storage for call in self.calls for x in views(call)]
         return list(dict.fromkeys(s for s in used if s.kind == "outside"))
 
     def name_storages(self) -> None:
         """Short names by kind and number: a0 for an argument, x0 outside, r0 a result, t0 its own."""
         counts: dict[str, int] = {}
         letters = {"argument": "a", "outside": "x", "result": "r", "own": "t"}
-        used = [
-            x.storage for c in self.calls for x in [*leaves(c.args), *c.outs] if isinstance(x, View)
-        ]
+        used = [x.storage for call in self.calls for x in views(call)]
         for s in dict.fromkeys([*self.arguments, *used, *(r.storage for r in self.results)]):
             letter = letters[s.kind]
             s.name = f"{letter}{counts.get(letter, 0)}"

@@ -409,14 +409,13 @@ class Recorder:
     def reduce(self, name: str, x: Any, axis: Any, keepdims: bool, dtype: Any = None) -> Any:
         """A sum or an extreme along axes."""
         x, function = self.lift(x), getattr(backend.numpy_namespace, name)
-        options = {"axis": axis, "keepdims": bool(keepdims)} | ({"dtype": dtype} if dtype else {})
+        axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        options = {"axis": tuple(sorted(a % x.ndim for a in axes)), "keepdims": True}
+        options |= {"dtype": dtype} if dtype else {}
         target = self.own(function(_value(x), **options))
-        axes = (
-            tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        )
-        options["axis"] = tuple(sorted(a % x.ndim for a in axes))
         self.note("reduce", name, function, (x,), options, [target])
-        return target
+        shape = [n for a, n in enumerate(target.shape) if a not in options["axis"]]
+        return target if keepdims else Recorded(target._value.reshape(shape), target.storage)
 
     def product(self, a: Any, b: Any, out: Any = None) -> Any:
         """A matrix product; matrices that BLAS cannot read where they lie are copied first."""

@@ -193,9 +193,10 @@ def _form(program: Program) -> Replay:
     program.nodes = fuse(program.calls, expressible)
     local = private(program.nodes)
     program.offsets, program.block = plan(program.nodes, local)
-    bases = [*program.outside(), *program.arguments, *(r.storage for r in program.results)]
-    place = {s: i for i, s in enumerate(bases, 1)}
-    return Native(program, emit(program.nodes, local, place, program.offsets))
+    others = [*program.outside(), *program.arguments, *(r.storage for r in program.results)]
+    bases = {s: (i, 0) for i, s in enumerate(others, 1)}
+    bases |= {s: (0, at) for s, at in program.offsets.items()}
+    return Native(program, emit(program.nodes, local, bases))
 
 
 class _Result:
