@@ -29,7 +29,7 @@ def differentiated(case, arrays, g):
 @pytest.mark.parametrize("name", BY_NAME)
 def test_an_operation_in_a_program_gives_what_it_gives_eagerly(name):
     """All cases in both dtypes as one step. To a few units in the last place, of the largest element
-    where terms are added."""
+    where terms are added; log_mass is a difference of terms near 0.1."""
     cases = [(case, dtype) for case in BY_NAME[name] for dtype in (np.float64, np.float32)]
 
     def step(given):
@@ -48,7 +48,8 @@ def test_an_operation_in_a_program_gives_what_it_gives_eagerly(name):
         ):
             for a, b in zip([y, *found], [right, *exact], strict=True):
                 assert a.dtype == b.dtype and a.shape == b.shape
-                unit, scale = np.finfo(b.dtype).eps, np.abs(b.data).max(initial=0.0)
+                unit = np.finfo(b.dtype).eps
+                scale = max(np.abs(b.data).max(initial=0.0), 0.1 if name == "log_mass" else 0.0)
                 np.testing.assert_allclose(
                     a.data, b.data, rtol=16 * unit, atol=8 * unit * scale, err_msg=case.id
                 )

@@ -18,7 +18,9 @@ from tinygen.kernels.signatures import pasted, signatures
 __all__ = ["Emitted", "emit", "expressible"]
 
 PRELUDE = (Path(__file__).parent / "prelude.h").read_text()
-NAMES = {name: kind for kind, name in re.findall(r"^((?:ONE|TWO)\w*)\((\w+), ", PRELUDE, re.MULTILINE)}
+NAMES = {
+    name: kind for kind, name in re.findall(r"^((?:ONE|TWO)\w*)\((\w+), ", PRELUDE, re.MULTILINE)
+}
 """Functions that have a form in C++, each with what it is of: any numbers, floats, truth values."""
 
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.bool_): "bool"}
@@ -68,7 +70,12 @@ class _Loops:
         self.known: dict[Access, tuple[Any, str]] = {}  # where a value was computed, and its name
         self.names = accumulate(iter(int, 1), lambda n, _: n + 1)  # 0, 1, 2, ...
         made = {m.out.storage: m.phase for m in group.members if m.role == "full"}
-        crossing = (a for m in group.members for a in m.args if a and made.get(a.storage, m.phase) != m.phase)
+        crossing = (
+            a
+            for m in group.members
+            for a in m.args
+            if a and made.get(a.storage, m.phase) != m.phase
+        )
         self.kept = dict.fromkeys(a.storage for a in crossing if a.storage in local)  # rows of them
         self.dims = self._dims()
 
@@ -93,10 +100,12 @@ class _Loops:
             self.pointers.append(access)
         steps = [access.steps[axis] if access.steps else 0 for _, axis in self.dims]
         names = [*(f"i{d}" for d in range(len(steps) - 1)), "j"]
-        place = [f"{i} * {step}LL" if step != 1 else i for i, step in zip(names, steps) if step]
+        place = [f"{i} * {step}LL" if step != 1 else i for i, step in zip(names, steps, strict=True) if step]
         return f"p{self.pointers.index(access)}[{' + '.join(place) or 0}]"
 
-    def _argument(self, k: int, m: Member, dtype: np.dtype[Any], where: Any, lines: list[str]) -> str:
+    def _argument(
+        self, k: int, m: Member, dtype: np.dtype[Any], where: Any, lines: list[str]
+    ) -> str:
         """Argument k as an expression of the dtype; what is loaded is loaded once."""
         x, access = m.call.args[k], m.args[k]
         if isinstance(x, Number):
@@ -107,8 +116,15 @@ class _Loops:
             return _as(_constant(x), dtype)
         known = self.known.get(access)
         if known is None or known[0] not in (where, "row"):
-            kept = f"k{[*self.kept].index(access.storage)}[j]" if access.storage in self.kept else None
-            known = where, self._name(access.dtype, kept or self._at(access) if access.storage.nbytes else "0", lines)
+            kept = (
+                f"k{[*self.kept].index(access.storage)}[j]" if access.storage in self.kept else None
+            )
+            known = (
+                where,
+                self._name(
+                    access.dtype, kept or self._at(access) if access.storage.nbytes else "0", lines
+                ),
+            )
             self.known[access] = known
         return known[1] if dtype == access.dtype else _as(known[1], dtype)
 
@@ -124,7 +140,9 @@ class _Loops:
             n, total = self.dims[-1][0], f"s{self.group.members.index(m)}"
             start = f"{kind} {total} = 0;"
             if m.role == "column":
-                start = f"static thread_local {kind} {total}[{n}]; memset({total}, 0, sizeof {total});"
+                start = (
+                    f"static thread_local {kind} {total}[{n}]; memset({total}, 0, sizeof {total});"
+                )
                 self.tail.append(f"for (i64 j = 0; j < {n}; ++j) {self._at(m.out)} = {total}[j];")
             elif m.role == "total":
                 self.tail.append(f"{self._at(m.out)} = {total};")
@@ -152,7 +170,11 @@ class _Loops:
         for m in members:
             if not m.in_row:
                 self._compute(m, phase, body)
-        sums = [(f"s{self.group.members.index(m)}", m) for m in members if m.call.kind == "reduce" and not m.in_row]
+        sums = [
+            (f"s{self.group.members.index(m)}", m)
+            for m in members
+            if m.call.kind == "reduce" and not m.in_row
+        ]
         added = [name for name, m in sums if m.role != "column"]
         lines = [f"{'double' if m.out.dtype in FLOATS else TYPES[m.out.dtype]} {name} = 0;"
                  for name, m in sums if m.role == "row"]  # fmt: skip
@@ -172,7 +194,9 @@ class _Loops:
         """The function without its name."""
         last = max(m.phase for m in self.group.members)
         inside = [line for phase in range(-1, last + 1) for line in self._phase(phase)]
-        loops = [f"for (i64 i{d} = 0; i{d} < {n}; ++i{d}) {{" for d, (n, _) in enumerate(self.dims[:-1])]
+        loops = [
+            f"for (i64 i{d} = 0; i{d} < {n}; ++i{d}) {{" for d, (n, _) in enumerate(self.dims[:-1])
+        ]
         kinds = {m.out.storage: TYPES[m.out.dtype] for m in self.group.members}
         rows = [f"alignas(64) static thread_local {kinds[s]} k{i}[{max(self.dims[-1][0], 1)}];"
                 for i, s in enumerate(self.kept)]  # fmt: skip
@@ -205,7 +229,11 @@ class Emitted:
         return "\n\n".join([pasted('#include "formulas.h"\n' + PRELUDE), *loops, *runs])
 
     def add(self, node: Call | Group) -> None:
-        line = self._loops(node) if isinstance(node, Group) else FORMS.get(node.kind, _none)(self, node)
+        line = (
+            self._loops(node)
+            if isinstance(node, Group)
+            else FORMS.get(node.kind, _none)(self, node)
+        )
         if line is None:
             assert isinstance(node, Call)
             self.segments.append(node)

@@ -55,6 +55,10 @@ class Group:
         self.writes: set[Storage] = set()
         self.add(first)
 
+    @property
+    def calls(self) -> list[Call]:
+        return [m.call for m in self.members]
+
     def add(self, call: Call) -> bool:
         """Take the call in, if it fits; it may not depend on anything between the group and itself."""
         place = self._place(call)
@@ -95,7 +99,9 @@ class Group:
 
     def _walk(self, x: View, over: tuple[int, ...]) -> Access:
         """How the loops walk a view that is broadcast to the space of its call."""
-        steps = [0 if n == 1 else s // x.dtype.itemsize for n, s in zip(x.shape, x.strides, strict=True)]
+        steps = [
+            0 if n == 1 else s // x.dtype.itemsize for n, s in zip(x.shape, x.strides, strict=True)
+        ]
         after = len(self.shape) - len(over)  # 1 for an array of one number a row
         steps = [0] * (len(over) - len(steps)) + steps + [0] * after
         return Access(x.storage, x.dtype, x.offset, tuple(steps))

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Call", "Number", "Program", "Storage", "View", "map_leaves"]
+__all__ = ["Call", "Number", "Program", "Storage", "View", "leaves", "map_leaves", "views"]
+
+LETTERS = {"argument": "a", "outside": "x", "result": "r", "own": "t"}
 
 
 @dataclass(eq=False)
@@ -23,7 +26,8 @@ class Storage:
 
     kind: str
     nbytes: int
-    source: Any = None  # the array outside, or the position of the argument
+    source: Any = None  # the array outside
+    start: int = 0  # its address while it is recorded
     name: str = ""
 
 
@@ -38,19 +42,27 @@ class View(NamedTuple):
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return reduce(int.__mul__, self.shape, 1)
 
     def contiguous(self) -> bool:
         """True if the elements lie one after the other in C order."""
-        expected = self.dtype.itemsize
-        for n, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if n != 1 and stride != expected:
-                return False
-            expected *= n
-        return True
+        n, steps = self.dtype.itemsize, []
+        for length in reversed(self.shape):
+            steps.append(n)
+            n *= length
+        pairs = zip(self.shape, self.strides, reversed(steps), strict=True)
+        return all(length == 1 or stride == step for length, stride, step in pairs)
+
+    def is_matrix(self) -> bool:
+        """True if BLAS can read it where it lies: its rows, or its columns, are contiguous."""
+        (rows, columns), (down, right), size = self.shape, self.strides, self.dtype.itemsize
+        by_row = (right == size or columns == 1) and (rows == 1 or down >= columns * size)
+        by_column = (down == size or rows == 1) and (columns == 1 or right >= rows * size)
+        return (by_row or by_column) and down % size == right % size == self.offset % size == 0
 
     def __str__(self) -> str:
-        return f"{self.storage.name}:{self.dtype}{list(self.shape)}"
+        name = self.storage.name + (f"+{self.offset}" if self.offset else "")
+        return f"{name}:{self.dtype}{list(self.shape)}"
 
 
 class Number(NamedTuple):
@@ -67,8 +79,8 @@ class Number(NamedTuple):
 class Call:
     """One call. args hold Views, Numbers, constants; `outs` are the Views that it writes.
 
-    kind: 'ufunc' and 'copy' (elementwise), 'reduce', 'product', 'kernel', 'stop' (ends the run unless
-    its argument is true), or 'numpy', any other function of NumPy.
+    kind: 'ufunc' and 'copy' (elementwise), 'reduce', 'product', 'kernel', 'take' (rows by number),
+    'stop' (ends the run unless its argument is true), or 'numpy', any other function of NumPy.
     """
 
     kind: str
@@ -81,64 +93,50 @@ class Call:
     dtypes: tuple[
         np.dtype[Any], ...
     ] = ()  # in which a ufunc computes: of each input, of the output
-    reads: set[Storage] = field(init=False)
-    writes: set[Storage] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.settle()
-
-    def settle(self) -> None:
-        """Read off the arguments which memory the call reads and writes."""
-        self.reads = {x.storage for x in leaves(self.args) if isinstance(x, View)}
-        self.writes = {x.storage for x in self.outs}
 
     @property
-    def lasting(self) -> bool:
-        """True if it is seen outside the program."""
-        return self.kind == "stop" or any(s.kind != "own" for s in self.writes)
+    def reads(self) -> set[Storage]:
+        return {x.storage for x in leaves((self.args, self.options)) if isinstance(x, View)}
+
+    @property
+    def writes(self) -> set[Storage]:
+        return {x.storage for x in self.outs}
 
     def __str__(self) -> str:
-        shown = [_short(x) for x in self.args] + [
-            f"{k}={_short(v)}" for k, v in self.options.items()
-        ]
+        shown = [*map(_short, self.args), *(f"{k}={_short(v)}" for k, v in self.options.items())]
         outs = ", ".join(map(str, self.outs))
-        return f"{outs + ' = ' if outs else ''}{self.name}({', '.join(shown)})"
+        return f"{outs}{' = ' if outs else ''}{self.name}({', '.join(shown)})"
 
 
 def _short(x: Any) -> str:
-    if isinstance(x, (tuple, list)) and not isinstance(x, (View, Number)):
-        return f"[{', '.join(map(_short, x))}]"
-    return str(x)
+    nest = isinstance(x, (tuple, list)) and not isinstance(x, (View, Number))
+    return f"[{', '.join(map(_short, x))}]" if nest else str(x)
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """The same nest of tuples, lists, dicts and slices with the function of every leaf."""
-    if isinstance(tree, (View, Number)):
-        return function(tree)
-    if isinstance(tree, tuple):
-        parts = [map_leaves(function, x) for x in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    if isinstance(tree, list):
-        return [map_leaves(function, x) for x in tree]
+    """The same nest of tuples, lists and dicts with the function of every leaf."""
     if isinstance(tree, dict):
         return {key: map_leaves(function, x) for key, x in tree.items()}
-    return function(tree)
+    if not isinstance(tree, (tuple, list)) or isinstance(tree, (View, Number)):
+        return function(tree)
+    parts = [map_leaves(function, x) for x in tree]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
 
 
 def leaves(tree: Any) -> Iterator[Any]:
     """Every leaf of such a nest."""
+    if isinstance(tree, dict):
+        tree = list(tree.values())
     if isinstance(tree, (tuple, list)) and not isinstance(tree, (View, Number)):
         for x in tree:
             yield from leaves(x)
-    elif isinstance(tree, dict):
-        yield from leaves(list(tree.values()))
     else:
         yield tree
 
 
 def views(call: Call) -> list[View]:
     """Every view that a call reads or writes."""
-    return [x for x in (*leaves((call.args, call.options)), *call.outs) if isinstance(x, View)]
+    return [x for x in leaves((call.args, call.options, call.outs)) if isinstance(x, View)]
 
 
 @dataclass
@@ -151,21 +149,35 @@ class Program:
     arguments: list[Storage]
     results: list[View]
     boxes: list[tuple[Any, Any]]  # Tensors outside, with the arrays that they held
-    nodes: list[Any] = field(default_factory=list)  # the calls, those that share loops as one
-    block: int = 0  # bytes of the program's own memory
-    offsets: dict[Storage, int] = field(default_factory=dict)
+    nodes: list[Any] = field(default_factory=list)  # the calls, those that share loops as a Group
+    offsets: dict[Storage, int] = field(default_factory=dict)  # in the program's own memory
+    block: int = 0  # bytes of that
 
     def outside(self) -> list[Storage]:
         """The storages outside the program, each once, in the order of their use."""
         used = [x.storage for call in self.calls for x in views(call)]
         return list(dict.fromkeys(s for s in used if s.kind == "outside"))
 
-    def name_storages(self) -> None:
-        """Short names by kind and number: a0 for an argument, x0 outside, r0 a result, t0 its own."""
-        counts: dict[str, int] = {}
-        letters = {"argument": "a", "outside": "x", "result": "r", "own": "t"}
+    def __str__(self) -> str:
+        """A line for each call, those that share loops under one number.
+
+        a0 is an argument, x0 an array outside, r0 a result, n0 a number, t0 an array of the program's
+        own, with its place in the block of memory, or `-` if it is only ever in registers.
+        """
+        counts = dict.fromkeys(LETTERS.values(), 0)
         used = [x.storage for call in self.calls for x in views(call)]
-        for s in dict.fromkeys([*self.arguments, *used, *(r.storage for r in self.results)]):
-            letter = letters[s.kind]
-            s.name = f"{letter}{counts.get(letter, 0)}"
-            counts[letter] = counts.get(letter, 0) + 1
+        for s in dict.fromkeys([*self.arguments, *used]):
+            letter = LETTERS[s.kind]
+            at = f"@{self.offsets.get(s, '-')}" if s.kind == "own" else ""
+            s.name = f"{letter}{counts[letter]}{at}"
+            counts[letter] += 1
+        lines = [
+            f"{len(self.calls)} calls, {len(self.nodes)} in loops of their own, {self.block} bytes"
+        ]
+        for i, node in enumerate(self.nodes):
+            calls = getattr(node, "calls", [node])
+            lines += [
+                f"{i if k == 0 else '':>4}  {'| ' if calls[1:] else ''}{c}"
+                for k, c in enumerate(calls)
+            ]
+        return "\n".join(lines)

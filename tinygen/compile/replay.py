@@ -10,12 +10,7 @@ import numpy as np
 from tinygen.compile.plan import ALIGNMENT
 from tinygen.compile.program import Call, Number, Program, View, leaves, map_leaves
 
-__all__ = ["Replay", "array_at"]
-
-
-def array_at(view: View, memory: Any) -> Any:
-    """The array of a view in the memory (bytes) of its storage."""
-    return np.ndarray(view.shape, view.dtype, memory, view.offset if view.size else 0, view.strides)
+__all__ = ["Replay"]
 
 
 class Replay:
@@ -26,41 +21,42 @@ class Replay:
         block = np.empty(program.block + ALIGNMENT, np.uint8)
         start = -block.__array_interface__["data"][0] % ALIGNMENT
         self.block = block[start : start + program.block]
-        self.memory: dict[Any, Any] = {
-            s: self.block[at : at + s.nbytes] for s, at in program.offsets.items()
-        }
-        for s in program.outside():
-            self.memory[s] = _bytes(s.source)
+        self.memory: dict[Any, Any] = {s: _bytes(s.source) for s in program.outside()}
+        for s, at in program.offsets.items():
+            self.memory[s] = self.block[at : at + s.nbytes]
 
     def run(self, arguments: list[Any], results: list[Any], numbers: list[Any]) -> str | None:
         """Run once; the name of the stop at which it ended, if it did."""
-        memory = self.memory_of(arguments, results)
         for call in self.program.calls:
-            if stopped := self.perform(call, memory, numbers):
+            if stopped := self.perform(call, arguments, results, numbers):
                 return stopped
         return None
 
-    def memory_of(self, arguments: list[Any], results: list[Any]) -> dict[Any, Any]:
-        """The bytes of every storage in this run."""
-        memory = dict(self.memory)
-        for storage, array in zip(self.program.arguments, arguments, strict=True):
-            memory[storage] = _bytes(array)
-        for view, array in zip(self.program.results, results, strict=True):
-            memory[view.storage] = _bytes(array)
-        return memory
-
-    def perform(self, call: Call, memory: dict[Any, Any], numbers: list[Any]) -> str | None:
+    def perform(self, call: Call, arguments: Any, results: Any, numbers: Any) -> str | None:
         """Make one call; its name if it ends the run."""
 
         def found(x: Any) -> Any:
-            if isinstance(x, View):
-                return array_at(x, memory[x.storage])
-            return numbers[x.position] if isinstance(x, Number) else x
+            if not isinstance(x, View):
+                return numbers[x.position] if isinstance(x, Number) else x
+            s = x.storage
+            if s.kind == "argument":
+                memory = _bytes(arguments[self.program.arguments.index(s)])
+            elif s.kind == "result":
+                memory = _bytes(
+                    next(
+                        a
+                        for a, r in zip(results, self.program.results, strict=True)
+                        if r.storage is s
+                    )
+                )
+            else:
+                memory = self.memory.get(s, b"")
+            return np.ndarray(x.shape, x.dtype, memory, x.offset if x.size else 0, x.strides)
 
-        args = map_leaves(found, call.args)
+        args, options, outs = map_leaves(found, (call.args, call.options, call.outs))
         if call.kind == "stop":
             return None if args[0] else call.name
-        RUN[call.kind](call, args, map_leaves(found, call.options), list(map(found, call.outs)))
+        RUN.get(call.kind, _numpy)(call, args, options, outs)
         return None
 
 
@@ -71,30 +67,22 @@ def _bytes(array: Any) -> Any:
 
 def _numpy(call: Call, args: Any, options: Any, outs: list[Any]) -> None:
     result = call.function(*args, **options)
-    if result is None:  # it wrote where it was told
-        return
-    made = [x for x in leaves(result) if np.size(x)]
-    for out, x in zip(outs, made, strict=True):
+    made = [
+        x for x in leaves(result) if x is not None and np.size(x)
+    ]  # nothing if it wrote already
+    for out, x in zip(outs if result is not None else [], made, strict=True):
         out[...] = x
 
 
-def _ufunc(call: Call, args: Any, options: Any, outs: list[Any]) -> None:
+def _into(call: Call, args: Any, options: Any, outs: list[Any]) -> None:
     if isinstance(call.function, np.ufunc):
         call.function(*args, out=outs[0])
     else:
-        outs[0][...] = call.function(*args)
-
-
-def _reduce(call: Call, args: Any, options: Any, outs: list[Any]) -> None:
-    outs[0][...] = call.function(*args, **options)
+        _numpy(call, args, options, outs)
 
 
 RUN: dict[str, Callable[..., None]] = {
-    "ufunc": _ufunc,
+    "ufunc": _into,
+    "product": _into,
     "copy": lambda call, args, options, outs: np.copyto(outs[0], args[0], casting="unsafe"),
-    "reduce": _reduce,
-    "product": lambda call, args, options, outs: np.matmul(*args, out=outs[0]),
-    "take": _reduce,
-    "kernel": lambda call, args, options, outs: call.function(*args),
-    "numpy": _numpy,
 }

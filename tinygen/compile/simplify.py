@@ -9,57 +9,59 @@ from tinygen.compile.program import Call, Number, Program, Storage, View, leaves
 
 __all__ = ["simplify"]
 
+PURE = ("ufunc", "copy", "reduce", "product", "take")
+
 
 def simplify(program: Program) -> None:
     """Copies that nobody needs, calls that were made before, and calls whose results nobody reads go."""
-    program.calls = _without_copies(program)
-    program.calls = _without_repeats(program)
-    program.calls = _without_dead(program)
+    program.calls = _without_copies(program.calls)
+    program.calls = _without_repeats(program.calls)
+    program.calls = _without_dead(program.calls)
 
 
-def _without_dead(program: Program) -> list[Call]:
+def _without_dead(calls: list[Call]) -> list[Call]:
     """From the end: a call stays if it is seen outside, or writes what a later one reads."""
-    read: set[Storage] = {r.storage for r in program.results}
+    read: set[Storage] = set()
     kept: list[Call] = []
-    for call in reversed(program.calls):
-        if call.lasting or call.writes & read:
+    for call in reversed(calls):
+        seen = call.kind == "stop" or any(s.kind != "own" for s in call.writes)
+        if seen or call.writes & read:
             kept.append(call)
             read |= call.reads
     return kept[::-1]
 
 
-def _replaced(call: Call, moved: dict[Storage, View]) -> None:
-    """Let the call read at the views in place of the storages that were left out."""
+def _moved(call: Call, to: dict[Storage, View]) -> None:
+    """Let the call read other views in the place of storages that were left out."""
 
     def found(x: Any) -> Any:
-        if not isinstance(x, View) or x.storage not in moved:
+        if not isinstance(x, View) or x.storage not in to:
             return x
-        to = moved[x.storage]
-        return x._replace(storage=to.storage, offset=x.offset + to.offset)
+        base = to[x.storage]
+        return x._replace(storage=base.storage, offset=x.offset + base.offset)
 
-    call.args, call.options = map_leaves(found, call.args), map_leaves(found, call.options)
-    call.settle()
+    call.args, call.options = map_leaves(found, (call.args, call.options))
 
 
-def _without_copies(program: Program) -> list[Call]:
+def _without_copies(calls: list[Call]) -> list[Call]:
     """A copy of contiguous elements is the array itself, unless one of the two is written later."""
     written: dict[Storage, list[int]] = {}
-    read_last: dict[Storage, int] = {r.storage: len(program.calls) for r in program.results}
-    for i, call in enumerate(program.calls):
+    read_last: Counter[Storage] = Counter()
+    for i, call in enumerate(calls):
         for s in call.writes:
             written.setdefault(s, []).append(i)
+        read_last.update(dict.fromkeys(call.reads - {*read_last}, 0))
         for s in call.reads:
             read_last[s] = i
     moved: dict[Storage, View] = {}
     kept = []
-    for i, call in enumerate(program.calls):
-        _replaced(call, moved)
-        if call.kind == "copy" and _is_whole(call) and len(written[call.outs[0].storage]) == 1:
+    for i, call in enumerate(calls):
+        _moved(call, moved)
+        if _is_whole(call) and len(written[call.outs[0].storage]) == 1:
             source, to = call.args[0], call.outs[0].storage
-            changes = [k for k in written.get(source.storage, ()) if i < k <= read_last.get(to, i)]
-            if not changes:
+            if not any(i < k <= read_last[to] for k in written.get(source.storage, ())):
                 moved[to] = source
-                read_last[source.storage] = max(read_last[source.storage], read_last.get(to, i))
+                read_last[source.storage] = max(read_last[source.storage], read_last[to])
                 continue
         kept.append(call)
     return kept
@@ -67,48 +69,40 @@ def _without_copies(program: Program) -> list[Call]:
 
 def _is_whole(call: Call) -> bool:
     """True for a copy of contiguous elements of one dtype into all of an array of the program's own."""
+    if call.kind != "copy" or not isinstance(call.args[0], View):
+        return False
     source, (out,) = call.args[0], call.outs
-    return (
-        isinstance(source, View)
-        and out.storage.kind == "own"
-        and (source.dtype, source.shape) == (out.dtype, out.shape)
-        and out.storage.nbytes == out.size * out.dtype.itemsize
-        and source.contiguous()
-        and out.contiguous()
-    )
+    alike = (source.dtype, source.shape) == (out.dtype, out.shape)
+    whole = out.storage.kind == "own" and out.storage.nbytes == out.size * out.dtype.itemsize
+    return alike and whole and source.contiguous() and out.contiguous()
 
 
-def _without_repeats(program: Program) -> list[Call]:
+def _without_repeats(calls: list[Call]) -> list[Call]:
     """A call with the arguments of an earlier one, whose memory was not written since, is that one."""
     versions: Counter[Storage] = Counter()
-    times = Counter(s for call in program.calls for s in call.writes)
-    results = {r.storage for r in program.results}
+    times = Counter(s for call in calls for s in call.writes)
     seen: dict[Any, View] = {}
     moved: dict[Storage, View] = {}
     kept = []
-    for call in program.calls:
-        _replaced(call, moved)
-        pure = call.kind in ("ufunc", "copy", "reduce", "product") and len(call.outs) == 1
-        out = call.outs[0] if pure else None
+    for call in calls:
+        _moved(call, moved)
         if (
-            out
-            and out.storage.kind == "own"
-            and times[out.storage] == 1
-            and out.storage not in results
+            call.kind in PURE
+            and call.outs[0].storage.kind == "own"
+            and times[call.outs[0].storage] == 1
         ):
-            key = (call.kind, call.name, call.dtypes, *map(repr_of, call.options.items()), out.dtype,
-                   out.shape, out.strides, *((repr_of(x), versions[x.storage] if isinstance(x, View)
-                   else 0) for x in leaves(call.args)))  # fmt: skip
+            (out,) = call.outs
+            given = [(_told(x), versions[getattr(x, "storage", None)]) for x in leaves(call.args)]  # type: ignore[index]
+            key = call.name, call.dtypes, repr(call.options), out[1:], *given
             if key in seen:
                 moved[out.storage] = seen[key]
                 continue
             seen[key] = out
-        for s in call.writes:
-            versions[s] += 1
+        versions.update(call.writes)
         kept.append(call)
     return kept
 
 
-def repr_of(x: Any) -> Any:
-    """What tells two arguments apart."""
+def _told(x: Any) -> Any:
+    """What tells an argument from another."""
     return x if isinstance(x, (View, Number)) else (type(x), repr(x))

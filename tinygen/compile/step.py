@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tinygen.compile.fuse import fuse, private
 from tinygen.compile.native import Native
 from tinygen.compile.plan import plan
 from tinygen.compile.program import Call, Program, View, leaves, map_leaves
-from tinygen.compile.recording import CompileError, Recorded, Recorder
+from tinygen.compile.recording import CompileError, Recorded, Recorder, is_number
 from tinygen.compile.replay import Replay
 from tinygen.compile.simplify import simplify
 from tinygen.errors import NonFiniteError
@@ -82,37 +83,48 @@ class _Arguments:
         self.tree = (args, kwargs)
         self.arrays: list[Any] = []
         self.floats: list[float] = []
-        self.objects: list[Any] = []
+        self.objects: list[Any] = []  # kept, so that their identities stay their own
         self.elsewhere = False  # not on the CPU
-        kinds = [self._kind(x) for x in leaves((args, kwargs))]
+        kinds = [self._kind(x) for x in leaves(self.tree)]
         self.key = (*kinds, len(args), *kwargs, modes.get()[-1])
 
     def _kind(self, x: Any) -> Any:
-        array = x._data if isinstance(x, Tensor) and x.node is None else x
-        if isinstance(array, np.ndarray):
-            self.arrays.append(array if array.flags.c_contiguous else np.ascontiguousarray(array))
-            return type(x), array.shape, array.dtype
-        if isinstance(array, (float, np.floating)):
-            self.floats.append(float(array))
+        x = x._data if _is_constant(x) else x
+        if isinstance(x, np.ndarray):
+            self.arrays.append(x if x.flags.c_contiguous else np.ascontiguousarray(x))
+            return np.ndarray, x.shape, x.dtype
+        if isinstance(x, (float, np.floating)):
+            self.floats.append(float(x))
             return float
-        if array is None or isinstance(array, (bool, int, str, np.generic)):
-            return type(array), array
-        self.elsewhere |= backend.is_gpu_array(array)
-        self.objects.append(array)  # kept, so that its identity stays its own
-        return type(array), id(array)
+        if x is None or isinstance(x, (bool, int, str, np.generic)):
+            return type(x), x
+        self.elsewhere |= backend.is_gpu_array(x)
+        self.objects.append(x)
+        return type(x), id(x)
 
     def recorded(self, record: Recorder) -> Any:
         """The same arguments as recorded arrays and numbers."""
-        arrays = iter([record.argument(a, i) for i, a in enumerate(self.arrays)])
+        arrays = iter([record.argument(a) for a in self.arrays])
 
         def of(x: Any) -> Any:
             if isinstance(x, np.ndarray):
                 return next(arrays)
-            if isinstance(x, Tensor) and x.node is None:
+            if _is_constant(x):
                 return Tensor(next(arrays))
             return record.number(float(x)) if isinstance(x, (float, np.floating)) else x
 
         return map_leaves(of, self.tree)
+
+
+def _is_constant(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.node is None
+
+
+class _Result:
+    """Stands for an array in what a step returns."""
+
+    def __init__(self, position: int, tensor: bool) -> None:
+        self.position, self.tensor = position, tensor
 
 
 class _Trace:
@@ -120,14 +132,14 @@ class _Trace:
 
     def __init__(self, function: Callable[..., Any], given: _Arguments) -> None:
         self.objects = given.objects
-        record = Recorder()
-        results: list[View] = []
+        record, results = Recorder(), []
 
         def hand_out(x: Any) -> Any:
             array = x._data if isinstance(x, Tensor) else x
             if not isinstance(array, Recorded):
                 return x
-            results.append(record.result(array))
+            made = record.new(np.empty(array.shape, array.dtype), "result")
+            results.append(record.view(record.write(made, array)))
             return _Result(len(results) - 1, isinstance(x, Tensor))
 
         with record.recording():
@@ -139,16 +151,26 @@ class _Trace:
     def check(self, again: _Trace) -> None:
         """CompileError if a second recording differs: something changes from call to call that the
         program takes for a constant."""
-        for a, b in zip(self.calls, again.calls, strict=False):
-            if differing := _difference(a, b):
+        for a, b in zip_longest(self.calls, again.calls):
+            if differing := "another computation is made" if not a or not b else _difference(a, b):
                 raise CompileError(
-                    f"{b.line}: {differing} from one call to the next; make it an argument of the step, "
-                    "or give it by tinygen.backend.varying"
+                    f"{(b or a).line}: {differing} from one call to the next; make it an argument of "
+                    "the step, or give it by tinygen.backend.varying"
                 )
-        if len(self.calls) != len(again.calls):
-            longer = max(self.calls, again.calls, key=len)
-            line = longer[min(len(self.calls), len(again.calls))].line
-            raise CompileError(f"{line}: the step computes something else at its second call")
+
+
+def _difference(a: Call, b: Call) -> str | None:
+    if a.name != b.name:
+        return f"{a.name} becomes {b.name}"
+    xs, ys = (list(leaves((c.args, c.options, c.outs))) for c in (a, b))
+    for x, y in zip_longest(xs, ys):
+        if isinstance(x, View) and isinstance(y, View) and x[1:] == y[1:]:
+            s, t = x.storage.source, y.storage.source
+            if s is not t and (s is None or t is None or s.tobytes() != t.tobytes()):
+                return f"an array that {a.name} takes, made by NumPy alone, changes"
+        elif repr(x) != repr(y):
+            return f"what {a.name} takes changes, {x} to {y},"
+    return None
 
 
 class _Compiled:
@@ -158,7 +180,6 @@ class _Compiled:
         self.trace: _Trace | None = trace  # until it was checked
         self.objects, self.tree, self.program = trace.objects, trace.tree, trace.program
         simplify(self.program)
-        self.program.name_storages()
         self.form = _form(self.program)
 
     def is_stale(self) -> bool:
@@ -167,10 +188,8 @@ class _Compiled:
 
     def draw(self, given: _Arguments) -> list[Any]:
         """The numbers of the next run."""
-        numbers: list[Any] = list(given.floats)
-        for make in self.program.makers:
-            numbers += [x for x in leaves(make()) if isinstance(x, (int, float, np.generic))]
-        return numbers
+        made = [make() for make in self.program.makers]
+        return [*given.floats, *filter(is_number, leaves(made))]
 
     def run(self, arrays: list[Any], numbers: list[Any]) -> Any:
         results = [np.empty(r.shape, r.dtype) for r in self.program.results]
@@ -187,40 +206,13 @@ class _Compiled:
 
 def _form(program: Program) -> Replay:
     """What runs the program: a native function where there is a compiler, else NumPy."""
-    if dispatch._found("cpu")[0] is None:
-        program.offsets, program.block = plan(program.calls)
-        return Replay(program)
-    program.nodes = fuse(program.calls, expressible)
-    local = private(program.nodes)
+    native = dispatch.native() is not None
+    program.nodes = fuse(program.calls, expressible) if native else list(program.calls)
+    local = private(program.nodes) if native else set()
     program.offsets, program.block = plan(program.nodes, local)
+    if not native:
+        return Replay(program)
     others = [*program.outside(), *program.arguments, *(r.storage for r in program.results)]
     bases = {s: (i, 0) for i, s in enumerate(others, 1)}
     bases |= {s: (0, at) for s, at in program.offsets.items()}
     return Native(program, emit(program.nodes, local, bases))
-
-
-class _Result:
-    """Stands for an array in what a step returns."""
-
-    def __init__(self, position: int, tensor: bool) -> None:
-        self.position, self.tensor = position, tensor
-
-
-def _difference(a: Call, b: Call) -> str | None:
-    if a.name != b.name:
-        return f"{a.name} becomes {b.name}"
-    xs, ys = ([*leaves(c.args), *leaves(c.options), *c.outs] for c in (a, b))
-    for x, y in zip(xs, ys, strict=True):
-        if isinstance(x, View) and isinstance(y, View):
-            if x[1:] != y[1:] or x.storage.kind != y.storage.kind:
-                return f"an array of {a.name} changes its layout"
-            s, t = x.storage.source, y.storage.source
-            if x.storage.kind == "outside" and s is not t and not _alike(s, t):
-                return f"an array that {a.name} takes, made by NumPy alone, changes"
-        elif type(x) is not type(y) or repr(x) != repr(y):
-            return f"a number that {a.name} takes changes, {x} to {y},"
-    return None
-
-
-def _alike(a: Any, b: Any) -> bool:
-    return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
