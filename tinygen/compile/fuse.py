@@ -59,11 +59,22 @@ class Group:
     def calls(self) -> list[Call]:
         return [m.call for m in self.members]
 
-    def add(self, call: Call) -> bool:
-        """Take the call in, if it fits; it may not depend on anything between the group and itself."""
+    def takes(self, call: Call) -> bool:
+        """True if the call fits, where it depends on nothing between the group and itself."""
+        return len(self.members) < MOST and self._member(call) is not None
+
+    def add(self, call: Call) -> None:
+        """Take the call in."""
+        member = self._member(call)
+        assert member is not None, call
+        self.members.append(member)
+        self.reads |= call.reads
+        self.writes |= call.writes
+
+    def _member(self, call: Call) -> Member | None:
         place = self._place(call)
-        if place is None or len(self.members) >= MOST:
-            return False
+        if place is None:
+            return None
         role, in_row = place
         args = [self._walk(x, _space(call)) if isinstance(x, View) else None for x in call.args]
         out = self._walk(call.outs[0], _space(call))
@@ -75,14 +86,11 @@ class Group:
             ways = {a for a in (*mine, *theirs) if a.storage in shared}
             ended = m.role in ENDED or (role in ENDED and out in ways)
             if len(ways) > len(shared) or (shared and ended):
-                return False
+                return None
             if shared:
                 after = m.role == "row" and not in_row  # a sum is known after its loop
                 phase = max(phase, m.phase + after)
-        self.members.append(Member(call, role, in_row, args, out, phase))
-        self.reads |= call.reads
-        self.writes |= call.writes
-        return True
+        return Member(call, role, in_row, args, out, phase)
 
     def _place(self, call: Call) -> tuple[str, bool] | None:
         """The role of the call in these loops, and whether it is in_row; None if it is not for them."""
@@ -117,20 +125,28 @@ def _space(call: Call) -> tuple[int, ...]:
 def fuse(calls: Sequence[Call], expressible: Callable[[Call], bool]) -> list[Call | Group]:
     """The calls in an order that computes the same, with groups in the place of those that share loops.
 
-    A call moves up to the nearest group that takes it, past calls that it has nothing to do with.
+    A call moves up, past calls that it has nothing to do with, to the group whose results it takes; or
+    to the nearest that walks one of its arrays.
     expressible: whether a call can stand in a loop.
     """
     nodes: list[Call | Group] = []
     for call in calls:
-        for node in reversed(nodes) if expressible(call) else ():
-            if isinstance(node, Group) and node.add(call):
+        if not expressible(call):
+            nodes.append(call)
+            continue
+        near, arrays = None, {x.storage for x in views(call) if x.size > 1}
+        for node in reversed(nodes):
+            group = node if isinstance(node, Group) else None
+            before = node.writes & (call.reads | call.writes) or node.reads & call.writes
+            if before or getattr(node, "kind", "") == "stop":
+                near = group if group and group.takes(call) else near
                 break
-            depends = node.writes & (call.reads | call.writes) or node.reads & call.writes
-            if depends or getattr(node, "kind", "") == "stop":
-                nodes.append(Group(call))
-                break
+            if group and not near and arrays & (node.reads | node.writes) and group.takes(call):
+                near = group
+        if near:
+            near.add(call)
         else:
-            nodes.append(Group(call) if expressible(call) else call)
+            nodes.append(Group(call))
     return nodes
 
 

@@ -32,7 +32,7 @@ def _without_dead(calls: list[Call]) -> list[Call]:
 
 
 def _moved(call: Call, to: dict[Storage, View]) -> None:
-    """Let the call read other views in the place of storages that were left out."""
+    """Let the call use other views in the place of storages that were left out."""
 
     def found(x: Any) -> Any:
         if not isinstance(x, View) or x.storage not in to:
@@ -40,28 +40,33 @@ def _moved(call: Call, to: dict[Storage, View]) -> None:
         base = to[x.storage]
         return x._replace(storage=base.storage, offset=x.offset + base.offset)
 
-    call.args, call.options = map_leaves(found, (call.args, call.options))
+    call.args, call.options, call.outs = map_leaves(found, (call.args, call.options, call.outs))
 
 
 def _without_copies(calls: list[Call]) -> list[Call]:
-    """A copy of contiguous elements is the array itself, unless one of the two is written later."""
+    """A copy of contiguous elements is the array itself, unless one of the two is written while the
+    other is still to be read."""
     written: dict[Storage, list[int]] = {}
-    read_last: Counter[Storage] = Counter()
+    read: dict[Storage, list[int]] = {}
     for i, call in enumerate(calls):
         for s in call.writes:
             written.setdefault(s, []).append(i)
-        read_last.update(dict.fromkeys(call.reads - {*read_last}, 0))
         for s in call.reads:
-            read_last[s] = i
+            read.setdefault(s, []).append(i)
     moved: dict[Storage, View] = {}
     kept = []
     for i, call in enumerate(calls):
         _moved(call, moved)
-        if _is_whole(call) and len(written[call.outs[0].storage]) == 1:
+        if _is_whole(call):
             source, to = call.args[0], call.outs[0].storage
-            if not any(i < k <= read_last[to] for k in written.get(source.storage, ())):
+            of_source, of_copy = (written.setdefault(s, []) for s in (source.storage, to))
+            last, last_of_copy = (max(read.setdefault(s, [i])) for s in (source.storage, to))
+            fixed = not any(i < k <= last_of_copy for k in of_source)
+            own = source.storage.kind == "own" and last <= i
+            if of_copy[0] == i and fixed and (len(of_copy) == 1 or own):
                 moved[to] = source
-                read_last[source.storage] = max(read_last[source.storage], read_last[to])
+                of_source += of_copy[1:]
+                read[source.storage] += read[to]
                 continue
         kept.append(call)
     return kept
