@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cpu_only("the text of the package")
 
 PACKAGE = Path(tinygen.__file__).parent
 FLOORS = [  # from the ground up; a file imports from its own floor and from those below
-    "_interrupt errors", "backend npz", "kernels", "random", "autodiff", "ops", "optim", "nn",
+    "_interrupt errors", "backend npz", "kernels", "random", "autodiff", "ops", "optim", "nn", "compile",
     "checkpoint folder", "distributions metrics data pictures", "training", "models", "evaluation",
     "__main__",
 ]  # fmt: skip

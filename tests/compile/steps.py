@@ -20,6 +20,7 @@ class Run(NamedTuple):
     step: Callable[..., Any]
     arrays: Callable[[], dict[str, np.ndarray]]
     counters: Callable[[], list[Any]]
+    model: Any = None
 
 
 def of_model(model: Any, clip: float = 1.0, decay: float = 0.99) -> Run:
@@ -52,7 +53,7 @@ def of_model(model: Any, clip: float = 1.0, decay: float = 0.99) -> Run:
             found |= {f"{name}/{k}": v for k, v in averages[name].state_dict().items()}
         return found
 
-    return Run(step, arrays, lambda: [rng.state, *(o.steps for o in optimizers.values())])
+    return Run(step, arrays, lambda: [rng.state, *(o.steps for o in optimizers.values())], model)
 
 
 def by_hand(optimizer: str = "Adam", dtype: Any = np.float32) -> Run:

@@ -465,6 +465,10 @@ FORMS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 FORMS |= {"amax": FORMS["max"], "amin": FORMS["min"]}
 namespace: Any = backend._complete(np, "cpu")
-vars(namespace).update(FORMS, launch=lambda *arguments: _recording().launch(*arguments))
+vars(namespace).update(
+    FORMS,
+    launch=lambda *arguments: _recording().launch(*arguments),
+    call=lambda *arguments: _recording().other(*arguments),
+)
 backend.namespaces[Recorded] = namespace
 backend.recorded_types.add(Recorded)

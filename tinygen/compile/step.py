@@ -194,7 +194,8 @@ class _Compiled:
     def run(self, arrays: list[Any], numbers: list[Any]) -> Any:
         results = [np.empty(r.shape, r.dtype) for r in self.program.results]
         if stopped := self.form.run(arrays, results, numbers):
-            raise NonFiniteError(f"the step was not finished: {stopped}")
+            kind = IndexError if stopped.startswith("an index") else NonFiniteError
+            raise kind(f"the step was not finished: {stopped}")
 
         def result(x: Any) -> Any:
             if not isinstance(x, _Result):
