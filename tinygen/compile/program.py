@@ -144,11 +144,11 @@ class Program:
     """The calls of a step in order; the functions that give its numbers; what it returns."""
 
     calls: list[Call]
-    makers: list[Callable[[], Any]]
+    makers: list[tuple[Callable[[], Any], int]]  # with how many they give in a tuple, 0 for one alone
     numbers: list[Number]
     arguments: list[Storage]
     results: list[View]
-    boxes: list[tuple[Any, Any]]  # Tensors outside, with the arrays that they held
+    boxes: tuple[list[Any], list[Any]]  # Tensors outside, and the arrays that they held
     nodes: list[Any] = field(default_factory=list)  # the calls, those that share loops as a Group
     offsets: dict[Storage, int] = field(default_factory=dict)  # in the program's own memory
     block: int = 0  # bytes of that

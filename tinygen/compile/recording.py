@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import prod
 from typing import Any, NoReturn
 
 import numpy as np
@@ -117,7 +118,7 @@ class Recorder:
         self.namespace = namespace
         self.calls: list[Call] = []
         self.arguments: list[Storage] = []
-        self.makers: list[Callable[[], Any]] = []
+        self.makers: list[tuple[Callable[[], Any], int]] = []
         self.numbers: list[Number] = []
         self.drawn: list[Any] = []  # the values of the numbers, this time
         self.boxes: dict[int, tuple[Any, Any]] = {}  # Tensors outside, with their arrays
@@ -137,7 +138,7 @@ class Recorder:
                     leaf.grad = None
 
     def program(self, results: list[View]) -> Program:
-        boxes = list(self.boxes.values())
+        boxes = [box for box, _ in self.boxes.values()], [array for _, array in self.boxes.values()]
         return Program(self.calls, self.makers, self.numbers, self.arguments, results, boxes)
 
     # -- arrays and numbers from outside ----------------------------------------------------------
@@ -194,9 +195,11 @@ class Recorder:
             self._old.setdefault(id(node.grad), node.grad)
 
     def varying(self, make: Callable[[], Any]) -> Any:
-        """The numbers that `make` gives, as inputs of the program."""
-        self.makers.append(make)
-        return map_leaves(lambda x: self.number(x) if is_number(x) else x, make())
+        """The number, or the tuple that begins with numbers, of `make` as inputs of the program."""
+        made = make()
+        count = len([x for x in made if x is not None]) if isinstance(made, tuple) else 0
+        self.makers.append((make, count))
+        return map_leaves(lambda x: None if x is None else self.number(x), made)
 
     def number(self, value: Any) -> Recorded:
         whole = isinstance(value, int)
@@ -330,6 +333,10 @@ class Recorder:
             tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
         )
         axes = tuple(sorted(a % x.ndim for a in axes))
+        if axes == tuple(range(len(axes))) and 0 < len(axes) < x.ndim - 1 and x.flags.c_contiguous:
+            flat = _reshape(x, (prod(x.shape[: len(axes)]), prod(x.shape[len(axes) :])))
+            made = self.reduce(name, flat, 0, dtype)
+            return _reshape(made, (1,) * len(axes) * bool(keepdims) + x.shape[len(axes) :])
         options = {"axis": axes, "keepdims": True} | ({"dtype": dtype} if dtype else {})
         made = self.make("reduce", name, function, (x,), function(_value(x), **options), options)
         kept = [n for a, n in enumerate(made.shape) if a not in axes]
@@ -337,6 +344,9 @@ class Recorder:
 
     def product(self, a: Any, b: Any) -> Any:
         """A matrix product; matrices that BLAS cannot read where they lie are copied first."""
+        if 1 in (a.ndim, b.ndim) and a.ndim <= 2 >= b.ndim:
+            made = self.product(a.reshape(-1, a.shape[-1]), b.reshape(b.shape[0], -1))
+            return _reshape(made, a.shape[:-1] + b.shape[1:])
         if not a.ndim == b.ndim == 2 or a.dtype != b.dtype or a.dtype.char not in "fd":
             return self.other(np.matmul, (a, b), {})
         a, b = (x if self.view(x).is_matrix() else self.copy(x) for x in (a, b))
@@ -431,6 +441,13 @@ def _concatenate(xs: Any, axis: int = 0) -> Any:
     return out
 
 
+def _tile(x: Any, times: tuple[int, ...]) -> Any:
+    pairs = [(k, n) for k, n in zip(times, x.shape, strict=True)]
+    out = _recording().new(np.empty([m for pair in pairs for m in pair], x.dtype))
+    _recording().write(out, x.reshape([m for n in x.shape for m in (1, n)]))
+    return _reshape(out, [k * n for k, n in pairs])
+
+
 def _where(condition: Any, *choices: Any) -> Any:
     if not choices:
         _asked("the places where a condition holds")
@@ -459,7 +476,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     "max": lambda *args, **options: _recording().reduce("max", *args, **options),
     "min": lambda *args, **options: _recording().reduce("min", *args, **options),
     "reshape": _reshape, "ravel": lambda x: _reshape(x, -1), "concatenate": _concatenate,
-    "where": _where, "clip": _clip, "take": lambda *args, **options: _recording().take(*args, **options),
+    "where": _where, "tile": _tile, "clip": _clip, "take": lambda *args, **options: _recording().take(*args, **options),
     "copyto": lambda target, value: _recording().write(target, value),
     **dict.fromkeys(("nonzero", "unique", "flatnonzero", "argwhere"), _refuse("so many elements as it finds")),
 }  # fmt: skip

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import zip_longest
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tinygen.compile.fuse import fuse, private
 from tinygen.compile.native import Native
 from tinygen.compile.plan import plan
 from tinygen.compile.program import Call, Program, View, leaves, map_leaves
-from tinygen.compile.recording import CompileError, Recorded, Recorder, is_number
+from tinygen.compile.recording import CompileError, Recorded, Recorder
 from tinygen.compile.replay import Replay
 from tinygen.compile.simplify import simplify
 from tinygen.errors import NonFiniteError
@@ -184,12 +185,16 @@ class _Compiled:
 
     def is_stale(self) -> bool:
         """True if a Tensor outside the step has been given another array."""
-        return any(box._data is not array for box, array in self.program.boxes)
+        boxes, arrays = self.program.boxes
+        return not all(map(is_, [box._data for box in boxes], arrays))
 
     def draw(self, given: _Arguments) -> list[Any]:
         """The numbers of the next run."""
-        made = [make() for make in self.program.makers]
-        return [*given.floats, *filter(is_number, leaves(made))]
+        numbers: list[Any] = list(given.floats)
+        for make, count in self.program.makers:
+            made = make()
+            numbers += made[:count] if count else (made,)
+        return numbers
 
     def run(self, arrays: list[Any], numbers: list[Any]) -> Any:
         results = [np.empty(r.shape, r.dtype) for r in self.program.results]
