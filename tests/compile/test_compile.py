@@ -257,7 +257,9 @@ def test_a_number_that_was_baked_in_is_found_and_its_line_named():
     count = iter(range(10))
     step = tg.compile(lambda x: x * float(next(count)))
     step(np.ones(2))
-    with pytest.raises(CompileError, match=r"test_compile\.py:\d+: what multiply takes changes, 0\.0 to 1\.0"):
+    with pytest.raises(
+        CompileError, match=r"test_compile\.py:\d+: what multiply takes changes, 0\.0 to 1\.0"
+    ):
         step(np.ones(2))
 
 

@@ -134,7 +134,7 @@ def fuse(calls: Sequence[Call], expressible: Callable[[Call], bool]) -> list[Cal
         if not expressible(call):
             nodes.append(call)
             continue
-        near, arrays = None, {x.storage for x in views(call) if x.size > 1}
+        near, arrays = None, {x.storage for x in views(call) if x.shape and max(x.shape) > 1}
         for node in reversed(nodes):
             group = node if isinstance(node, Group) else None
             before = node.writes & (call.reads | call.writes) or node.reads & call.writes

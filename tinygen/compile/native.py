@@ -22,32 +22,30 @@ class Native(Replay):
 
     def __init__(self, program: Program, emitted: Emitted) -> None:
         super().__init__(program)
-        self.stops = emitted.stops
         library, self.description = compiled("program", emitted.text, loaded)
-        self.segments: list[Any] = [
-            s if isinstance(s, Call) else _run(library[f"run{s}"]) for s in emitted.segments
-        ]
+        self.stops, self.segments = emitted.stops, [
+            s if isinstance(s, Call) else _function(library, f"run{s}") for s in emitted.segments
+        ]  # fmt: skip
         launch: Any = dispatch.native()
-        kernels = [
-            ctypes.cast(launch.functions[name], ctypes.c_void_p).value for name in emitted.kernels
-        ]
+        kernels = [ctypes.cast(launch.functions[k], ctypes.c_void_p).value for k in emitted.kernels]
         functions = [*_products(), *kernels]
         self.functions = (ctypes.c_void_p * len(functions))(*functions)
-        fixed = [_address(self.block), *(_address(s.source) for s in program.outside())]
-        self.first = len(fixed)  # of the base pointers that differ from run to run
-        count = self.first + len(program.arguments) + len(program.results)
-        self.bases = np.array(fixed + [0] * (count - self.first), np.uintp)
-        self.whole = np.zeros(max(len(program.numbers), 1), np.uint64)  # the table of numbers
-        self.reals = self.whole.view(np.float64)
-        self.given = [_address(self.bases), _address(self.whole), ctypes.addressof(self.functions)]
+        fixed = [self.block, *(s.source for s in program.outside())]
+        self.fixed, count = len(fixed), len(fixed) + len(program.arguments) + len(program.results)
+        self.bases = np.zeros(
+            count, np.uintp
+        )  # pointers: those after `fixed` differ from run to run
+        self.bases[: self.fixed] = [_address(a) for a in fixed]
+        self.numbers = {"whole": np.zeros(len(program.numbers) + 1, np.uint64)}  # one table of them
+        self.numbers["number"] = self.numbers["whole"].view(np.float64)
+        tables = [self.bases, self.numbers["whole"]]
+        self.given = [*map(_address, tables), ctypes.addressof(self.functions)]
 
     def run(self, arguments: list[Any], results: list[Any], numbers: list[Any]) -> str | None:
-        self.bases[self.first :] = [_address(a) for a in (*arguments, *results)]
+        arrays = arguments + results
+        self.bases[self.fixed :] = [a.__array_interface__["data"][0] for a in arrays]
         for number, value in zip(self.program.numbers, numbers, strict=True):
-            if number.whole:
-                self.whole[number.position] = value % 2**64
-            else:
-                self.reals[number.position] = value
+            self.numbers[number.field][number.position] = value
         for segment in self.segments:
             if isinstance(segment, Call):
                 if stopped := self.perform(segment, arguments, results, numbers):
@@ -57,13 +55,14 @@ class Native(Replay):
         return None
 
 
-def _run(function: Any) -> Any:
-    function.argtypes = [ctypes.c_void_p] * 3
-    return function
-
-
 def _address(array: Any) -> int:
     return int(array.__array_interface__["data"][0])
+
+
+def _function(library: ctypes.CDLL, name: str) -> Any:
+    function = library[name]
+    function.argtypes = [ctypes.c_void_p] * 3
+    return function
 
 
 @cache
@@ -71,9 +70,8 @@ def _products() -> list[int]:
     """The addresses of BLAS's sgemm and dgemm, which SciPy hands out."""
     from scipy.linalg import cython_blas
 
-    api = ctypes.pythonapi
-    name: Any = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", api))
-    kinds = [ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p]
-    pointer: Any = ctypes.PYFUNCTYPE(*kinds)(("PyCapsule_GetPointer", api))
+    pointer, name = ctypes.pythonapi.PyCapsule_GetPointer, ctypes.pythonapi.PyCapsule_GetName
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     capsules = [cython_blas.__pyx_capi__[f"{kind}gemm"] for kind in "sd"]
     return [pointer(capsule, name(capsule)) for capsule in capsules]

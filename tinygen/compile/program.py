@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,10 +39,6 @@ class View(NamedTuple):
     strides: tuple[int, ...]
     offset: int
 
-    @property
-    def size(self) -> int:
-        return reduce(int.__mul__, self.shape, 1)
-
     def contiguous(self) -> bool:
         """True if the elements lie one after the other in C order."""
         n, steps = self.dtype.itemsize, []
@@ -69,7 +64,7 @@ class Number(NamedTuple):
     """A number that is asked for before every run: its place in the table of those."""
 
     position: int
-    whole: bool
+    field: str  # 'number' of any size, or 'whole', an unsigned one of 64 bits
 
     def __str__(self) -> str:
         return f"n{self.position}"
@@ -84,15 +79,18 @@ class Call:
     """
 
     kind: str
-    name: str
     function: Callable[..., Any]
     args: tuple[Any, ...]
-    options: dict[str, Any]
     outs: list[View]
+    name: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
     line: str = ""
     dtypes: tuple[
         np.dtype[Any], ...
     ] = ()  # in which a ufunc computes: of each input, of the output
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.kind
 
     @property
     def reads(self) -> set[Storage]:
@@ -144,7 +142,9 @@ class Program:
     """The calls of a step in order; the functions that give its numbers; what it returns."""
 
     calls: list[Call]
-    makers: list[tuple[Callable[[], Any], int]]  # with how many they give in a tuple, 0 for one alone
+    makers: list[
+        tuple[Callable[[], Any], int]
+    ]  # with how many they give in a tuple, 0 for one alone
     numbers: list[Number]
     arguments: list[Storage]
     results: list[View]

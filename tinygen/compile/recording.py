@@ -78,19 +78,16 @@ class Recorded(NDArrayOperatorsMixin):
             _asked(f"the values of an array (.{name})")
         if name.startswith("_") or not hasattr(np.ndarray, name):
             raise AttributeError(f"a recorded array has no attribute {name!r}")
-        return partial(getattr(namespace, name), self)
+        function = getattr(namespace, name)
+        if name in ("reshape", "transpose"):  # which take numbers one by one as well
+            return lambda *sizes: function(self, sizes[0] if len(sizes) == 1 else sizes or None)
+        return partial(function, self)
 
     T = property(lambda self: np.transpose(self))
 
     def astype(self, dtype: Any, copy: bool = True) -> Recorded:
         same = self.dtype == dtype and not (copy or self.weak)
         return self if same else _recording().copy(self, dtype)
-
-    def reshape(self, *shape: Any) -> Any:
-        return namespace.reshape(self, shape[0] if len(shape) == 1 else shape)
-
-    def transpose(self, *axes: Any) -> Any:
-        return namespace.transpose(self, axes[0] if len(axes) == 1 else axes or None)
 
     def __getitem__(self, key: Any) -> Any:
         return _recording().item(self, key)
@@ -121,7 +118,8 @@ class Recorder:
         self.makers: list[tuple[Callable[[], Any], int]] = []
         self.numbers: list[Number] = []
         self.drawn: list[Any] = []  # the values of the numbers, this time
-        self.boxes: dict[int, tuple[Any, Any]] = {}  # Tensors outside, with their arrays
+        self.boxes: dict[int, Any] = {}  # Tensors outside, and
+        self.held: list[Any] = []  # their arrays
         self._found: dict[int, tuple[Any, Storage, Any]] = {}  # arrays outside, each with its copy
         self._leaves: dict[int, Any] = {}  # of the graph, whose gradients are left behind
         self._old: dict[int, Any] = {}  # gradients from before the step
@@ -138,7 +136,7 @@ class Recorder:
                     leaf.grad = None
 
     def program(self, results: list[View]) -> Program:
-        boxes = [box for box, _ in self.boxes.values()], [array for _, array in self.boxes.values()]
+        boxes = list(self.boxes.values()), self.held
         return Program(self.calls, self.makers, self.numbers, self.arguments, results, boxes)
 
     # -- arrays and numbers from outside ----------------------------------------------------------
@@ -152,7 +150,6 @@ class Recorder:
         """An array or the data of a Tensor as a recorded array: by reference, not as a constant."""
         if isinstance(x, Boxed):
             if isinstance(x._data, np.ndarray):
-                self.boxes.setdefault(id(x), (x, x._data))
                 self._watch(x)
             x = x._data
         if not isinstance(x, np.ndarray):
@@ -185,11 +182,14 @@ class Recorder:
         self.write(own, array)
 
     def _watch(self, tensor: Any) -> None:
-        """Note a leaf, whose gradient the step will leave, and the gradient that it has before."""
+        """Note a Tensor outside; a leaf, whose gradient the step will leave; and the gradient that it
+        has before."""
         if id(tensor) in self._old:
             raise CompileError(
                 f"{callers_line()} adds to a gradient from before: zero_grad() first"
             )
+        if self.boxes.setdefault(id(tensor), tensor) is tensor and len(self.boxes) > len(self.held):
+            self.held.append(tensor._data)
         node: Any = getattr(tensor, "node", None)
         if hasattr(node, "grad") and self._leaves.setdefault(id(node), node).grad is not None:
             self._old.setdefault(id(node.grad), node.grad)
@@ -202,10 +202,11 @@ class Recorder:
         return map_leaves(lambda x: None if x is None else self.number(x), made)
 
     def number(self, value: Any) -> Recorded:
-        whole = isinstance(value, int)
-        self.numbers.append(Number(len(self.numbers), whole))
+        """A number as an input of the program."""
+        whole = isinstance(value, int) and value >= 0
+        self.numbers.append(Number(len(self.numbers), "whole" if whole else "number"))
         self.drawn.append(value)
-        array = np.asarray(value, np.uint64 if whole and value >= 0 else None)
+        array = np.asarray(value, np.uint64 if whole else None)
         return Recorded(array, self.numbers[-1], weak=True)
 
     # -- how a call is noted ----------------------------------------------------------------------
@@ -217,18 +218,10 @@ class Recorder:
         at = _address(value) - storage.start if value.size else 0
         return View(storage, value.dtype, value.shape, value.strides, at)
 
-    def note(
-        self,
-        kind: str,
-        name: str,
-        function: Any,
-        args: Any,
-        options: Any,
-        outs: Any,
-        dtypes: Any = (),
-    ) -> None:
-        args, options, outs = map_leaves(self.view, (args, options, outs))
-        self.calls.append(Call(kind, name, function, args, options, outs, callers_line(), dtypes))
+    def note(self, kind: str, function: Any, args: Any, outs: Any, **more: Any) -> None:
+        """Enter a call; `more`: its name, options and dtypes."""
+        args, outs, more = map_leaves(self.view, (args, outs, more))
+        self.calls.append(Call(kind, function, args, outs, line=callers_line(), **more))
 
     def new(self, value: Any, kind: str = "own", weak: bool = False) -> Recorded:
         """A new array of the program, which the next call writes."""
@@ -236,20 +229,17 @@ class Recorder:
         value = value if value.base is None or not value.size else value.copy()
         return Recorded(value, Storage(kind, value.nbytes, start=_address(value)), weak)
 
-    def make(
-        self, kind: str, name: str, function: Any, args: Any, value: Any, options: Any = (),
-        dtypes: Any = (), weak: bool = False,
-    ) -> Recorded:  # fmt: skip
+    def make(self, kind: str, function: Any, args: Any, value: Any, **more: Any) -> Recorded:
         """A new array with this value, which the call computes."""
-        target = self.new(value, weak=weak)
-        self.note(kind, name, function, args, dict(options), [target], dtypes)
+        target = self.new(value, weak=more.pop("weak", False))
+        self.note(kind, function, args, [target], **more)
         return target
 
     def write(self, target: Any, value: Any) -> Any:
         """The value, broadcast and cast, into the array."""
         target, value = self.lift(target), self.lift(value)
         np.copyto(target._value, _value(value), casting="unsafe")
-        self.note("copy", "copy", np.copyto, (value,), {}, [target])
+        self.note("copy", np.copyto, (value,), [target])
         return target
 
     # -- calls ------------------------------------------------------------------------------------
@@ -267,7 +257,8 @@ class Recorder:
         dtypes = ufunc.resolve_dtypes((*kinds, None))
         if dtypes[-1] != result.dtype:  # NumPy 1 has other rules for arrays without axes
             dtypes = (result.dtype,) * len(dtypes)
-        return self.make("ufunc", ufunc.__name__, ufunc, inputs, result, (), dtypes, all(weak))
+        more = {"name": ufunc.__name__, "dtypes": dtypes, "weak": all(weak)}
+        return self.make("ufunc", ufunc, inputs, result, **more)
 
     def other(self, function: Any, args: Any, options: Any, changes: bool = False) -> Any:
         """Any function: arrays that share memory with an argument are views of it, others are new.
@@ -281,9 +272,9 @@ class Recorder:
 
         def wrap(x: Any) -> Any:
             if not isinstance(x, (np.ndarray, np.generic)):
-                return (
-                    _asked(f"what {name} finds in an array") if isinstance(x, (bool, float)) else x
-                )
+                if isinstance(x, (bool, float)):
+                    _asked(f"what {name} finds in an array")
+                return x
             for g in given if isinstance(x, np.ndarray) else ():
                 if np.may_share_memory(x, g._value):
                     return Recorded(x, g.storage)
@@ -293,7 +284,7 @@ class Recorder:
 
         wrapped = map_leaves(wrap, result)
         if new:
-            self.note("numpy", name, function, args, options, new)
+            self.note("numpy", function, args, new, name=name, options=options)
         return wrapped
 
     def copy(self, x: Any, dtype: Any = None) -> Recorded:
@@ -304,7 +295,7 @@ class Recorder:
     def item(self, x: Recorded, key: Any) -> Any:
         key = map_leaves(self.lift, key)
         if _names_view(key):
-            return Recorded(x._value[key if _has_ellipsis(key) else (*_parts(key), ...)], x.storage)
+            return Recorded(x._value[(*_parts(key), None)][..., 0], x.storage)
         for k in leaves(key):
             if isinstance(k, Recorded) and k.dtype == bool and k.storage.kind != "outside":  # type: ignore[union-attr]
                 _asked("elements by a condition, so many as fulfil it; use where")
@@ -322,11 +313,10 @@ class Recorder:
         x, rows = self.lift(x), self.lift(rows)
         if axis != 0:
             return self.other(np.take, (x, rows), {"axis": axis})
-        return self.make("take", "take", _item, (x, rows), np.take(_value(x), _value(rows), axis=0))
+        return self.make("take", _item, (x, rows), np.take(_value(x), _value(rows), axis=0))
 
-    def reduce(
-        self, name: str, x: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims: Any = False
-    ) -> Any:  # fmt: skip
+    def reduce(self, name: str, x: Any, axis: Any = None, dtype: Any = None, out: None = None,
+               keepdims: Any = False) -> Any:  # fmt: skip
         """A sum or an extreme along axes."""
         x, function = self.lift(x), getattr(backend.numpy_namespace, name)
         axes = (
@@ -338,7 +328,8 @@ class Recorder:
             made = self.reduce(name, flat, 0, dtype)
             return _reshape(made, (1,) * len(axes) * bool(keepdims) + x.shape[len(axes) :])
         options = {"axis": axes, "keepdims": True} | ({"dtype": dtype} if dtype else {})
-        made = self.make("reduce", name, function, (x,), function(_value(x), **options), options)
+        value = function(_value(x), **options)
+        made = self.make("reduce", function, (x,), value, name=name, options=options)
         kept = [n for a, n in enumerate(made.shape) if a not in axes]
         return made if keepdims else Recorded(made._value.reshape(kept), made.storage)
 
@@ -350,7 +341,7 @@ class Recorder:
         if not a.ndim == b.ndim == 2 or a.dtype != b.dtype or a.dtype.char not in "fd":
             return self.other(np.matmul, (a, b), {})
         a, b = (x if self.view(x).is_matrix() else self.copy(x) for x in (a, b))
-        return self.make("product", "matmul", np.matmul, (a, b), np.matmul(a._value, b._value))
+        return self.make("product", np.matmul, (a, b), np.matmul(a._value, b._value))
 
     def launch(self, name: str, *arguments: Any) -> None:
         """A kernel: what it writes are the pointers that are not const in kernels.h."""
@@ -360,11 +351,11 @@ class Recorder:
             kind.endswith("*") and not kind.startswith("const") for kind, _ in signatures()[name]
         ]
         outs = [x for x, out in zip(arguments, written, strict=True) if out and x is not None]
-        self.note("kernel", name, launch, arguments, {}, outs)
+        self.note("kernel", launch, arguments, outs, name=name)
 
     def stop_unless(self, condition: Any, what: str) -> None:
         """End the program here, before anything that follows, unless the condition is true."""
-        self.note("stop", f"stop unless {what}", None, (condition,), {}, [])
+        self.note("stop", None, (condition,), [], name=f"stop unless {what}")
 
 
 def _address(array: Any) -> int:
@@ -382,10 +373,6 @@ def is_number(x: Any, but: tuple[type, ...] = ()) -> bool:
 
 def _parts(key: Any) -> tuple[Any, ...]:
     return key if isinstance(key, tuple) else (key,)
-
-
-def _has_ellipsis(key: Any) -> bool:
-    return any(k is Ellipsis for k in _parts(key))
 
 
 def _names_view(key: Any) -> bool:
@@ -455,7 +442,7 @@ def _where(condition: Any, *choices: Any) -> Any:
     args = tuple(map(record.lift, (condition, *choices)))
     value = np.where(*map(_value, args))
     dtypes = (np.dtype(bool), *(value.dtype,) * 3)
-    return record.make("ufunc", "where", np.where, args, value, (), dtypes)
+    return record.make("ufunc", np.where, args, value, name="where", dtypes=dtypes)
 
 
 def _clip(x: Any, low: Any = None, high: Any = None) -> Any:

@@ -12,6 +12,8 @@ from tinygen.compile.program import Call, Number, Program, View, leaves, map_lea
 
 __all__ = ["Replay"]
 
+EMPTY = np.empty(0, np.uint8)
+
 
 class Replay:
     """A program whose `run(arguments, results, numbers)` calls NumPy."""
@@ -50,8 +52,8 @@ class Replay:
                     )
                 )
             else:
-                memory = self.memory.get(s, b"")
-            return np.ndarray(x.shape, x.dtype, memory, x.offset if x.size else 0, x.strides)
+                memory = self.memory.get(s, EMPTY)
+            return np.ndarray(x.shape, x.dtype, memory, x.offset if memory.size else 0, x.strides)
 
         args, options, outs = map_leaves(found, (call.args, call.options, call.outs))
         if call.kind == "stop":
@@ -62,7 +64,7 @@ class Replay:
 
 def _bytes(array: Any) -> Any:
     """The memory of an array that owns it, as bytes."""
-    return array.ravel(order="K").view(np.uint8) if array.size else np.empty(0, np.uint8)
+    return array.ravel(order="K").view(np.uint8) if array.size else EMPTY
 
 
 def _numpy(call: Call, args: Any, options: Any, outs: list[Any]) -> None:

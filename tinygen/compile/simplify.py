@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import prod
 from typing import Any
 
 from tinygen.compile.program import Call, Number, Program, Storage, View, leaves, map_leaves
@@ -78,7 +79,7 @@ def _is_whole(call: Call) -> bool:
         return False
     source, (out,) = call.args[0], call.outs
     alike = (source.dtype, source.shape) == (out.dtype, out.shape)
-    whole = out.storage.kind == "own" and out.storage.nbytes == out.size * out.dtype.itemsize
+    whole = out.storage.kind == "own" and out.storage.nbytes == prod(out.shape) * out.dtype.itemsize
     return alike and whole and source.contiguous() and out.contiguous()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tinygen import backend
 from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import WATCH, modes
-from tinygen.compile.emit import emit, expressible
+from tinygen.compile.emit import Emitted, expressible
 from tinygen.compile.fuse import fuse, private
 from tinygen.compile.native import Native
 from tinygen.compile.plan import plan
@@ -221,4 +221,4 @@ def _form(program: Program) -> Replay:
     others = [*program.outside(), *program.arguments, *(r.storage for r in program.results)]
     bases = {s: (i, 0) for i, s in enumerate(others, 1)}
     bases |= {s: (0, at) for s, at in program.offsets.items()}
-    return Native(program, emit(program.nodes, local, bases))
+    return Native(program, Emitted(program.nodes, local, bases))
