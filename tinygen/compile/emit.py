@@ -79,7 +79,7 @@ class _Loops:
         """The loops as (length, axis): neighbours that all arrays walk in one go are one."""
         shape, members = self.group.shape or (1,), self.group.members
         rows = any(m.role != "full" for m in members)
-        walked = [a for m in members for a in (*m.args, m.out) if a]
+        walked = [a for m in members for a in m.walked]
         dims = [(shape[0], 0)]
         for axis in range(1, len(shape)):
             (n, before), m = dims[-1], shape[axis]

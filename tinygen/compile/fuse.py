@@ -44,6 +44,10 @@ class Member(NamedTuple):
     out: Access
     phase: int
 
+    @property
+    def walked(self) -> list[Access]:
+        return [a for a in (*self.args, self.out) if a]
+
 
 class Group:
     """Calls that run in one nest of loops over `shape`."""
@@ -53,44 +57,38 @@ class Group:
         self.members: list[Member] = []
         self.reads: set[Storage] = set()
         self.writes: set[Storage] = set()
-        self.add(first)
+        member = self.member(first)
+        assert member is not None, first
+        self.add(member)
 
     @property
     def calls(self) -> list[Call]:
         return [m.call for m in self.members]
 
-    def takes(self, call: Call) -> bool:
-        """True if the call fits, where it depends on nothing between the group and itself."""
-        return len(self.members) < MOST and self._member(call) is not None
-
-    def add(self, call: Call) -> None:
-        """Take the call in."""
-        member = self._member(call)
-        assert member is not None, call
+    def add(self, member: Member) -> None:
         self.members.append(member)
-        self.reads |= call.reads
-        self.writes |= call.writes
+        self.reads |= member.call.reads
+        self.writes |= member.call.writes
 
-    def _member(self, call: Call) -> Member | None:
-        place = self._place(call)
+    def member(self, call: Call) -> Member | None:
+        """The call as it would run in these loops; None if it does not fit. It may not depend on
+        anything between the group and itself."""
+        place = self._place(call) if len(self.members) < MOST else None
         if place is None:
             return None
-        role, in_row = place
         args = [self._walk(x, _space(call)) if isinstance(x, View) else None for x in call.args]
-        out = self._walk(call.outs[0], _space(call))
-        phase = -1 if in_row else 0
-        for m in self.members:  # what one writes and the other walks, both walk alike
-            mine, theirs = [a for a in (*args, out) if a], [a for a in (*m.args, m.out) if a]
-            shared = {m.out.storage} & {a.storage for a in mine}
-            shared |= {out.storage} & {a.storage for a in theirs}
-            ways = {a for a in (*mine, *theirs) if a.storage in shared}
-            ended = m.role in ENDED or (role in ENDED and out in ways)
+        new = Member(call, *place, args, self._walk(call.outs[0], _space(call)), -place[1])
+        for old in self.members:  # what one writes and the other walks, both walk alike
+            shared = {old.out.storage} & {a.storage for a in new.walked}
+            shared |= {new.out.storage} & {a.storage for a in old.walked}
+            ways = {a for a in new.walked + old.walked if a.storage in shared}
+            ended = old.role in ENDED or (new.role in ENDED and new.out in ways)
             if len(ways) > len(shared) or (shared and ended):
                 return None
             if shared:
-                after = m.role == "row" and not in_row  # a sum is known after its loop
-                phase = max(phase, m.phase + after)
-        return Member(call, role, in_row, args, out, phase)
+                after = old.role == "row" and not new.in_row  # a sum is known after its loop
+                new = new._replace(phase=max(new.phase, old.phase + after))
+        return new
 
     def _place(self, call: Call) -> tuple[str, bool] | None:
         """The role of the call in these loops, and whether it is in_row; None if it is not for them."""
@@ -107,9 +105,8 @@ class Group:
 
     def _walk(self, x: View, over: tuple[int, ...]) -> Access:
         """How the loops walk a view that is broadcast to the space of its call."""
-        steps = [
-            0 if n == 1 else s // x.dtype.itemsize for n, s in zip(x.shape, x.strides, strict=True)
-        ]
+        pairs = zip(x.shape, x.strides, strict=True)
+        steps = [0 if n == 1 else s // x.dtype.itemsize for n, s in pairs]
         after = len(self.shape) - len(over)  # 1 for an array of one number a row
         steps = [0] * (len(over) - len(steps)) + steps + [0] * after
         return Access(x.storage, x.dtype, x.offset, tuple(steps))
@@ -136,15 +133,17 @@ def fuse(calls: Sequence[Call], expressible: Callable[[Call], bool]) -> list[Cal
             continue
         near, arrays = None, {x.storage for x in views(call) if x.shape and max(x.shape) > 1}
         for node in reversed(nodes):
-            group = node if isinstance(node, Group) else None
             before = node.writes & (call.reads | call.writes) or node.reads & call.writes
-            if before or getattr(node, "kind", "") == "stop":
-                near = group if group and group.takes(call) else near
+            before = before or getattr(node, "kind", "") == "stop"
+            if isinstance(node, Group) and (
+                before or (not near and arrays & (node.reads | node.writes))
+            ):
+                member = node.member(call)
+                near = (node, member) if member else near
+            if before:
                 break
-            if group and not near and arrays & (node.reads | node.writes) and group.takes(call):
-                near = group
         if near:
-            near.add(call)
+            near[0].add(near[1])
         else:
             nodes.append(Group(call))
     return nodes
@@ -155,9 +154,8 @@ def private(nodes: Sequence[Call | Group]) -> set[Storage]:
     ways: dict[Storage, set[Any]] = {}
     for i, node in enumerate(nodes):
         for m in node.members if isinstance(node, Group) else ():
-            for a in (*m.args, m.out):
-                if a is not None:
-                    ways.setdefault(a.storage, set()).add((i, a))
+            for a in m.walked:
+                ways.setdefault(a.storage, set()).add((i, a))
             if m.role in ENDED:
                 ways[m.out.storage].add(None)
         for x in views(node) if isinstance(node, Call) else ():

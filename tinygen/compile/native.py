@@ -46,10 +46,11 @@ class Native(Replay):
         self.bases[self.fixed :] = [a.__array_interface__["data"][0] for a in arrays]
         for number, value in zip(self.program.numbers, numbers, strict=True):
             self.numbers[number.field][number.position] = value
+        if len(self.segments) > 1:
+            self.bind(arguments, results)
         for segment in self.segments:
             if isinstance(segment, Call):
-                if stopped := self.perform(segment, arguments, results, numbers):
-                    return stopped
+                self.perform(segment, numbers)
             elif code := segment(*self.given):
                 return self.stops[code - 1]
         return None
