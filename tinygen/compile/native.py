@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinygen.compile.emit import Emitted
-from tinygen.compile.program import Call, Program
+from tinygen.compile.program import Call, Program, address
 from tinygen.compile.replay import Replay
 from tinygen.kernels import dispatch
 from tinygen.kernels.native import compiled, loaded
@@ -35,11 +35,11 @@ class Native(Replay):
         self.bases = np.zeros(
             count, np.uintp
         )  # pointers: those after `fixed` differ from run to run
-        self.bases[: self.fixed] = [_address(a) for a in fixed]
+        self.bases[: self.fixed] = [address(a) for a in fixed]
         self.numbers = {"whole": np.zeros(len(program.numbers) + 1, np.uint64)}  # one table of them
         self.numbers["number"] = self.numbers["whole"].view(np.float64)
         tables = [self.bases, self.numbers["whole"]]
-        self.given = [*map(_address, tables), ctypes.addressof(self.functions)]
+        self.given = [*map(address, tables), ctypes.addressof(self.functions)]
 
     def run(self, arguments: list[Any], results: list[Any], numbers: list[Any]) -> str | None:
         arrays = arguments + results
@@ -54,10 +54,6 @@ class Native(Replay):
             elif code := segment(*self.given):
                 return self.stops[code - 1]
         return None
-
-
-def _address(array: Any) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def _function(library: ctypes.CDLL, name: str) -> Any:

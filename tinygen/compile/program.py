@@ -13,7 +13,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Call", "Number", "Program", "Storage", "View", "leaves", "map_leaves", "views"]
+__all__ = [
+    "Call",
+    "Number",
+    "Program",
+    "Storage",
+    "View",
+    "address",
+    "leaves",
+    "map_leaves",
+    "views",
+]
+
+
+def address(array: Any) -> int:
+    """Where the memory of an array begins."""
+    return int(array.__array_interface__["data"][0])
+
 
 LETTERS = {"argument": "a", "outside": "x", "result": "r", "own": "t"}
 
@@ -139,19 +155,23 @@ def views(call: Call) -> list[View]:
 
 @dataclass
 class Program:
-    """The calls of a step in order; the functions that give its numbers; what it returns."""
+    """The calls of a step in order, and what they need.
 
-    calls: list[Call]
-    makers: list[
-        tuple[Callable[[], Any], int]
-    ]  # with how many they give in a tuple, 0 for one alone
-    numbers: list[Number]
-    arguments: list[Storage]
-    results: list[View]
-    boxes: tuple[list[Any], list[Any]]  # Tensors outside, and the arrays that they held
-    nodes: list[Any] = field(default_factory=list)  # the calls, those that share loops as a Group
-    offsets: dict[Storage, int] = field(default_factory=dict)  # in the program's own memory
-    block: int = 0  # bytes of that
+    makers: functions that give its numbers, each with how many in a tuple, or 0 for one alone.
+    boxes: Tensors outside, with the arrays that they held.
+    nodes: the calls, those that share loops as a Group.
+    offsets: places of its own storages in a block of so many bytes of memory.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    arguments: list[Storage] = field(default_factory=list)
+    results: list[View] = field(default_factory=list)
+    numbers: list[Number] = field(default_factory=list)
+    makers: list[tuple[Callable[[], Any], int]] = field(default_factory=list)
+    boxes: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    nodes: list[Any] = field(default_factory=list)
+    offsets: dict[Storage, int] = field(default_factory=dict)
+    block: int = 0
 
     def outside(self) -> list[Storage]:
         """The storages outside the program, each once, in the order of their use."""

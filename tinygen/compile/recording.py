@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import prod
+from operator import getitem, setitem
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,11 +22,22 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from tinygen import backend
 from tinygen.autodiff.anomaly import callers_line
 from tinygen.autodiff.promotion import Boxed
-from tinygen.compile.program import Call, Number, Program, Storage, View, leaves, map_leaves
+from tinygen.compile.program import (
+    Call,
+    Number,
+    Program,
+    Storage,
+    View,
+    address,
+    leaves,
+    map_leaves,
+)
 from tinygen.kernels import dispatch
 from tinygen.kernels.signatures import signatures
 
 __all__ = ["CompileError", "Recorded", "Recorder"]
+
+NUMBERS = (bool, int, float)
 
 
 class CompileError(RuntimeError):
@@ -112,14 +124,8 @@ class Recorder:
     """What is recorded of one step."""
 
     def __init__(self) -> None:
-        self.namespace = namespace
-        self.calls: list[Call] = []
-        self.arguments: list[Storage] = []
-        self.makers: list[tuple[Callable[[], Any], int]] = []
-        self.numbers: list[Number] = []
+        self.namespace, self.program = namespace, Program()
         self.drawn: list[Any] = []  # the values of the numbers, this time
-        self.boxes: dict[int, Any] = {}  # Tensors outside, and
-        self.held: list[Any] = []  # their arrays
         self._found: dict[int, tuple[Any, Storage, Any]] = {}  # arrays outside, each with its copy
         self._leaves: dict[int, Any] = {}  # of the graph, whose gradients are left behind
         self._old: dict[int, Any] = {}  # gradients from before the step
@@ -135,16 +141,12 @@ class Recorder:
                 if leaf.grad is not None and isinstance(leaf.grad._data, Recorded):
                     leaf.grad = None
 
-    def program(self, results: list[View]) -> Program:
-        boxes = list(self.boxes.values()), self.held
-        return Program(self.calls, self.makers, self.numbers, self.arguments, results, boxes)
-
     # -- arrays and numbers from outside ----------------------------------------------------------
     def argument(self, array: Any) -> Recorded:
         """An argument of the step."""
         value = array.copy()
-        self.arguments.append(Storage("argument", array.nbytes, start=_address(value)))
-        return Recorded(value, self.arguments[-1])
+        self.program.arguments.append(Storage("argument", array.nbytes, start=address(value)))
+        return Recorded(value, self.program.arguments[-1])
 
     def lift(self, x: Any) -> Any:
         """An array or the data of a Tensor as a recorded array: by reference, not as a constant."""
@@ -160,10 +162,10 @@ class Recorder:
         if id(root) not in self._found:
             copy = np.empty(root.nbytes, np.uint8)
             np.ndarray(root.shape, root.dtype, copy, 0, root.strides)[...] = root
-            storage = Storage("outside", root.nbytes, root, _address(copy))
+            storage = Storage("outside", root.nbytes, root, address(copy))
             self._found[id(root)] = root, storage, copy
         _, storage, copy = self._found[id(root)]
-        at = _address(x) - _address(root) if x.size else 0
+        at = address(x) - address(root) if x.size else 0
         return Recorded(np.ndarray(x.shape, x.dtype, copy, at, x.strides), storage)
 
     def lifted(self, x: Any) -> Any:
@@ -188,8 +190,7 @@ class Recorder:
             raise CompileError(
                 f"{callers_line()} adds to a gradient from before: zero_grad() first"
             )
-        if self.boxes.setdefault(id(tensor), tensor) is tensor and len(self.boxes) > len(self.held):
-            self.held.append(tensor._data)
+        self.program.boxes.setdefault(id(tensor), (tensor, tensor._data))
         node: Any = getattr(tensor, "node", None)
         if hasattr(node, "grad") and self._leaves.setdefault(id(node), node).grad is not None:
             self._old.setdefault(id(node.grad), node.grad)
@@ -198,16 +199,16 @@ class Recorder:
         """The number, or the tuple that begins with numbers, of `make` as inputs of the program."""
         made = make()
         count = len([x for x in made if x is not None]) if isinstance(made, tuple) else 0
-        self.makers.append((make, count))
+        self.program.makers.append((make, count))
         return map_leaves(lambda x: None if x is None else self.number(x), made)
 
     def number(self, value: Any) -> Recorded:
         """A number as an input of the program."""
         whole = isinstance(value, int) and value >= 0
-        self.numbers.append(Number(len(self.numbers), "whole" if whole else "number"))
+        number = Number(len(self.drawn), "whole" if whole else "number")
+        self.program.numbers.append(number)
         self.drawn.append(value)
-        array = np.asarray(value, np.uint64 if whole else None)
-        return Recorded(array, self.numbers[-1], weak=True)
+        return Recorded(np.asarray(value, np.uint64 if whole else None), number, weak=True)
 
     # -- how a call is noted ----------------------------------------------------------------------
     def view(self, x: Any) -> Any:
@@ -215,19 +216,19 @@ class Recorder:
         if not isinstance(x, Recorded) or isinstance(x.storage, Number):
             return x.storage if isinstance(x, Recorded) else x
         value, storage = x._value, x.storage
-        at = _address(value) - storage.start if value.size else 0
+        at = address(value) - storage.start if value.size else 0
         return View(storage, value.dtype, value.shape, value.strides, at)
 
     def note(self, kind: str, function: Any, args: Any, outs: Any, **more: Any) -> None:
         """Enter a call; `more`: its name, options and dtypes."""
         args, outs, more = map_leaves(self.view, (args, outs, more))
-        self.calls.append(Call(kind, function, args, outs, line=callers_line(), **more))
+        self.program.calls.append(Call(kind, function, args, outs, line=callers_line(), **more))
 
     def new(self, value: Any, kind: str = "own", weak: bool = False) -> Recorded:
         """A new array of the program, which the next call writes."""
         value = np.asarray(value)
         value = value if value.base is None or not value.size else value.copy()
-        return Recorded(value, Storage(kind, value.nbytes, start=_address(value)), weak)
+        return Recorded(value, Storage(kind, value.nbytes, start=address(value)), weak)
 
     def make(self, kind: str, function: Any, args: Any, value: Any, **more: Any) -> Recorded:
         """A new array with this value, which the call computes."""
@@ -252,7 +253,7 @@ class Recorder:
             return self.product(*inputs)
         values = [_value(x) for x in inputs]
         result = np.asarray(ufunc(*values))
-        weak = [x.weak if isinstance(x, Recorded) else is_number(x, (np.generic,)) for x in inputs]
+        weak = [x.weak if isinstance(x, Recorded) else type(x) in NUMBERS for x in inputs]
         kinds = [type(x) if w else np.asarray(x).dtype for x, w in zip(values, weak, strict=True)]
         dtypes = ufunc.resolve_dtypes((*kinds, None))
         if dtypes[-1] != result.dtype:  # NumPy 1 has other rules for arrays without axes
@@ -272,9 +273,7 @@ class Recorder:
 
         def wrap(x: Any) -> Any:
             if not isinstance(x, (np.ndarray, np.generic)):
-                if isinstance(x, (bool, float)):
-                    _asked(f"what {name} finds in an array")
-                return x
+                return _asked(f"what {name} finds") if isinstance(x, (bool, float)) else x
             for g in given if isinstance(x, np.ndarray) else ():
                 if np.may_share_memory(x, g._value):
                     return Recorded(x, g.storage)
@@ -300,29 +299,27 @@ class Recorder:
             if isinstance(k, Recorded) and k.dtype == bool and k.storage.kind != "outside":  # type: ignore[union-attr]
                 _asked("elements by a condition, so many as fulfil it; use where")
         rows = isinstance(key, Recorded) and key.dtype.kind in "iu"
-        return self.take(x, key, 0) if rows else self.other(_item, (x, key), {})
+        return self.take(x, key, 0) if rows else self.other(getitem, (x, key), {})
 
     def set_item(self, x: Recorded, key: Any, value: Any) -> None:
         if _names_view(key):
             self.write(self.item(x, key), value)
         else:
-            self.other(_set_item, (x, key, value), {}, changes=True)
+            self.other(setitem, (x, key, value), {}, changes=True)
 
     def take(self, x: Any, rows: Any, axis: int | None = None) -> Any:
         """Rows of x by their numbers."""
         x, rows = self.lift(x), self.lift(rows)
         if axis != 0:
             return self.other(np.take, (x, rows), {"axis": axis})
-        return self.make("take", _item, (x, rows), np.take(_value(x), _value(rows), axis=0))
+        return self.make("take", getitem, (x, rows), np.take(_value(x), _value(rows), axis=0))
 
     def reduce(self, name: str, x: Any, axis: Any = None, dtype: Any = None, out: None = None,
                keepdims: Any = False) -> Any:  # fmt: skip
         """A sum or an extreme along axes."""
         x, function = self.lift(x), getattr(backend.numpy_namespace, name)
-        axes = (
-            tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-        )
-        axes = tuple(sorted(a % x.ndim for a in axes))
+        given = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        axes = tuple(sorted(a % x.ndim for a in given))
         if axes == tuple(range(len(axes))) and 0 < len(axes) < x.ndim - 1 and x.flags.c_contiguous:
             flat = _reshape(x, (prod(x.shape[: len(axes)]), prod(x.shape[len(axes) :])))
             made = self.reduce(name, flat, 0, dtype)
@@ -347,10 +344,8 @@ class Recorder:
         """A kernel: what it writes are the pointers that are not const in kernels.h."""
         arguments, launch = tuple(map(self.lift, arguments)), partial(dispatch.native(), name)
         launch(*map(_value, arguments))
-        written = [
-            kind.endswith("*") and not kind.startswith("const") for kind, _ in signatures()[name]
-        ]
-        outs = [x for x, out in zip(arguments, written, strict=True) if out and x is not None]
+        kinds = zip(arguments, [kind for kind, _ in signatures()[name]], strict=True)
+        outs = [x for x, kind in kinds if kind[-1] == "*" and kind[:5] != "const" and x is not None]
         self.note("kernel", launch, arguments, outs, name=name)
 
     def stop_unless(self, condition: Any, what: str) -> None:
@@ -358,17 +353,8 @@ class Recorder:
         self.note("stop", None, (condition,), [], name=f"stop unless {what}")
 
 
-def _address(array: Any) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
 def _value(x: Any) -> Any:
     return x if not isinstance(x, Recorded) else x._value.item() if x.weak else x._value
-
-
-def is_number(x: Any, but: tuple[type, ...] = ()) -> bool:
-    """True for a number, of Python or NumPy, except those of NumPy in `but`."""
-    return isinstance(x, (int, float, np.generic)) and not isinstance(x, but)
 
 
 def _parts(key: Any) -> tuple[Any, ...]:
@@ -379,14 +365,6 @@ def _names_view(key: Any) -> bool:
     """True for a key of numbers, slices, None and Ellipsis."""
     fancy = (Recorded, np.ndarray, list, bool, np.bool_)
     return not any(isinstance(k, fancy) for k in _parts(key))
-
-
-def _item(x: Any, key: Any) -> Any:
-    return x[key]
-
-
-def _set_item(x: Any, key: Any, value: Any) -> None:
-    x[key] = value
 
 
 # -- the namespace: NumPy, with its own forms of what makes new arrays ------------------------------
@@ -406,7 +384,7 @@ def _contiguous(x: Any, dtype: Any = None) -> Any:
 
 
 def _mean(
-    x: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims: bool = False
+    x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False
 ) -> Any:
     dtype = dtype or (None if x.dtype.kind == "f" else np.dtype(float))
     total = namespace.sum(x, axis, dtype, out, keepdims)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -56,10 +55,8 @@ class Step:
         self._lock = threading.Lock()  # a program has one memory
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if backend.recorder.get() is not None or modes.get()[-1] & WATCH:
-            return self.function(*args, **kwargs)
         given = _Arguments(args, kwargs)
-        if given.elsewhere:
+        if backend.recorder.get() or modes.get()[-1] & WATCH or given.elsewhere:
             return self.function(*args, **kwargs)
         with self._lock:
             made = self._made.get(given.key)
@@ -105,14 +102,14 @@ class _Arguments:
 
     def recorded(self, record: Recorder) -> Any:
         """The same arguments as recorded arrays and numbers."""
-        arrays = iter([record.argument(a) for a in self.arrays])
+        arrays = map(record.argument, self.arrays)
 
         def of(x: Any) -> Any:
-            if isinstance(x, np.ndarray):
-                return next(arrays)
+            if isinstance(x, (float, np.floating)):
+                return record.number(float(x))
             if _is_constant(x):
                 return Tensor(next(arrays))
-            return record.number(float(x)) if isinstance(x, (float, np.floating)) else x
+            return next(arrays) if isinstance(x, np.ndarray) else x
 
         return map_leaves(of, self.tree)
 
@@ -121,19 +118,21 @@ def _is_constant(x: Any) -> bool:
     return isinstance(x, Tensor) and x.node is None
 
 
+@dataclass
 class _Result:
     """Stands for an array in what a step returns."""
 
-    def __init__(self, position: int, tensor: bool) -> None:
-        self.position, self.tensor = position, tensor
+    position: int
+    tensor: bool
 
 
 class _Trace:
     """One call of the function on recorded arrays: what it computed, and the numbers that it drew."""
 
     def __init__(self, function: Callable[..., Any], given: _Arguments) -> None:
-        self.objects = given.objects
-        record, results = Recorder(), []
+        record = Recorder()
+        self.objects, self.program = given.objects, record.program
+        results = self.program.results
 
         def hand_out(x: Any) -> Any:
             array = x._data if isinstance(x, Tensor) else x
@@ -146,8 +145,7 @@ class _Trace:
         with record.recording():
             args, kwargs = given.recorded(record)
             self.tree = map_leaves(hand_out, function(*args, **kwargs))
-        self.drawn, self.calls = record.drawn, [replace(call) for call in record.calls]
-        self.program = record.program(results)
+        self.drawn, self.calls = record.drawn, [replace(call) for call in self.program.calls]
 
     def check(self, again: _Trace) -> None:
         """CompileError if a second recording differs: something changes from call to call that the
@@ -185,8 +183,10 @@ class _Compiled:
 
     def is_stale(self) -> bool:
         """True if a Tensor outside the step has been given another array."""
-        boxes, arrays = self.program.boxes
-        return not all(map(is_, [box._data for box in boxes], arrays))
+        for box, array in self.program.boxes.values():
+            if box._data is not array:
+                return True
+        return False
 
     def draw(self, given: _Arguments) -> list[Any]:
         """The numbers of the next run."""
