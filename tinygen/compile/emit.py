@@ -209,8 +209,8 @@ class Emitted:
         self.functions: dict[str, str] = {}  # loops that are alike are one function
         bodies: list[list[str]] = []
         for node in nodes:
-            form = self._loops if isinstance(node, Group) else getattr(self, f"_{node.kind}", None)
-            line = form and form(node)
+            kind = "loops" if isinstance(node, Group) else node.kind
+            line = getattr(self, f"_{kind}", lambda call: None)(node)
             if line is None:
                 self.segments.append(node)  # type: ignore[arg-type]
                 continue

@@ -133,8 +133,8 @@ def fuse(calls: Sequence[Call], expressible: Callable[[Call], bool]) -> list[Cal
             continue
         near, arrays = None, {x.storage for x in views(call) if x.shape and max(x.shape) > 1}
         for node in reversed(nodes):
-            before = node.writes & (call.reads | call.writes) or node.reads & call.writes
-            before = before or getattr(node, "kind", "") == "stop"
+            before = bool(node.writes & (call.reads | call.writes) or node.reads & call.writes)
+            before |= getattr(node, "kind", "") == "stop"
             if isinstance(node, Group) and (
                 before or (not near and arrays & (node.reads | node.writes))
             ):

@@ -191,9 +191,7 @@ class Program:
             at = f"@{self.offsets.get(s, '-')}" if s.kind == "own" else ""
             s.name = f"{letter}{counts[letter]}{at}"
             counts[letter] += 1
-        lines = [
-            f"{len(self.calls)} calls, {len(self.nodes)} in loops of their own, {self.block} bytes"
-        ]
+        lines = [f"{len(self.calls)} calls, {len(self.nodes)} nodes, {self.block} bytes"]
         for i, node in enumerate(self.nodes):
             calls = getattr(node, "calls", [node])
             lines += [

@@ -294,7 +294,10 @@ class Recorder:
     def item(self, x: Recorded, key: Any) -> Any:
         key = map_leaves(self.lift, key)
         if _names_view(key):
-            return Recorded(x._value[(*_parts(key), None)][..., 0], x.storage)
+            rest = (
+                () if any(k is ... for k in _parts(key)) else (...,)
+            )  # then a view, never a number
+            return Recorded(x._value[(*_parts(key), *rest)], x.storage)
         for k in leaves(key):
             if isinstance(k, Recorded) and k.dtype == bool and k.storage.kind != "outside":  # type: ignore[union-attr]
                 _asked("elements by a condition, so many as fulfil it; use where")
@@ -342,7 +345,8 @@ class Recorder:
 
     def launch(self, name: str, *arguments: Any) -> None:
         """A kernel: what it writes are the pointers that are not const in kernels.h."""
-        arguments, launch = tuple(map(self.lift, arguments)), partial(dispatch.native(), name)
+        kernels: Any = dispatch.native()
+        arguments, launch = tuple(map(self.lift, arguments)), partial(kernels, name)
         launch(*map(_value, arguments))
         kinds = zip(arguments, [kind for kind, _ in signatures()[name]], strict=True)
         outs = [x for x, kind in kinds if kind[-1] == "*" and kind[:5] != "const" and x is not None]
@@ -441,9 +445,10 @@ FORMS: dict[str, Callable[..., Any]] = {
     "max": lambda *args, **options: _recording().reduce("max", *args, **options),
     "min": lambda *args, **options: _recording().reduce("min", *args, **options),
     "reshape": _reshape, "ravel": lambda x: _reshape(x, -1), "concatenate": _concatenate,
-    "where": _where, "tile": _tile, "clip": _clip, "take": lambda *args, **options: _recording().take(*args, **options),
+    "where": _where, "tile": _tile, "clip": _clip,
+    "take": lambda x, rows, axis=None: _recording().take(x, rows, axis),
     "copyto": lambda target, value: _recording().write(target, value),
-    **dict.fromkeys(("nonzero", "unique", "flatnonzero", "argwhere"), _refuse("so many elements as it finds")),
+    **dict.fromkeys(("nonzero", "unique", "flatnonzero", "argwhere"), _refuse("what it finds")),
 }  # fmt: skip
 FORMS |= {"amax": FORMS["max"], "amin": FORMS["min"]}
 namespace: Any = backend._complete(np, "cpu")

@@ -54,7 +54,7 @@ class Replay:
             call.function(*args, out=outs[0])
         elif (result := call.function(*args, **options)) is not None:  # else it wrote already
             made = [x for x in leaves(result) if np.size(x)]
-            for out, x in zip(outs, made, strict=True):
+            for out, x in zip([out for out in outs if out.size], made, strict=True):
                 out[...] = x
         return None
 

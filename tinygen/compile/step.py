@@ -16,7 +16,6 @@ from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import WATCH, modes
 from tinygen.compile.emit import Emitted, expressible
 from tinygen.compile.fuse import fuse, private
-from tinygen.compile.native import Native
 from tinygen.compile.plan import plan
 from tinygen.compile.program import Call, Program, View, leaves, map_leaves
 from tinygen.compile.recording import CompileError, Recorded, Recorder
@@ -183,10 +182,7 @@ class _Compiled:
 
     def is_stale(self) -> bool:
         """True if a Tensor outside the step has been given another array."""
-        for box, array in self.program.boxes.values():
-            if box._data is not array:
-                return True
-        return False
+        return any([box._data is not array for box, array in self.program.boxes.values()])
 
     def draw(self, given: _Arguments) -> list[Any]:
         """The numbers of the next run."""
@@ -218,6 +214,8 @@ def _form(program: Program) -> Replay:
     program.offsets, program.block = plan(program.nodes, local)
     if not native:
         return Replay(program)
+    from tinygen.compile.native import Native  # with ctypes, only where it is needed
+
     others = [*program.outside(), *program.arguments, *(r.storage for r in program.results)]
     bases = {s: (i, 0) for i, s in enumerate(others, 1)}
     bases |= {s: (0, at) for s, at in program.offsets.items()}
