@@ -43,7 +43,7 @@ class Boxed:
     @data.setter
     def data(self, array: Any) -> None:
         if (record := recorder.get()) is not None:
-            record.rebind(self, array)
+            record.write(record.lift(self), array)
             return
         if isinstance(array, np.generic):  # what NumPy makes of an array without axes
             array = np.asarray(array)

@@ -254,7 +254,8 @@ class Emitted:
     def _product(self, call: Call) -> str:
         (a, b), (out,) = call.args, call.outs
         sizes = f"{a.shape[0]}, {b.shape[1]}, {a.shape[1]}"
-        sides = ", ".join(f"{self._at(x)}, {_as_read(x)}" for x in (a, b))
+        read = [(x, *x.as_matrix()) for x in (a, b)]
+        sides = ", ".join(f"{self._at(x)}, {lead}, {int(turned)}" for x, lead, turned in read)
         given = f"call[{FLOATS.index(out.dtype)}], {sizes}, {sides}, {self._at(out)}"
         return f"product<{TYPES[out.dtype]}>({given});" if prod(out.shape) else ";"
 
@@ -270,11 +271,3 @@ class Emitted:
                 given.append("nullptr" if x is None else f"({kind}){_constant(x)}")
         function = f"(void (*)({', '.join(kinds)}))call[{2 + self.kernels.index(call.name)}]"
         return f"({function})({', '.join(given)});"
-
-
-def _as_read(x: View) -> str:
-    """How BLAS reads a matrix: from row to row, and whether its rows are columns."""
-    (rows, columns), (down, right), size = x.shape, x.strides, x.dtype.itemsize
-    if (right == size or columns == 1) and (rows == 1 or down >= columns * size):
-        return f"{max(down // size if rows > 1 else columns, columns, 1)}, false"
-    return f"{max(right // size if columns > 1 else rows, rows, 1)}, true"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,19 +58,21 @@ class View(NamedTuple):
 
     def contiguous(self) -> bool:
         """True if the elements lie one after the other in C order."""
-        n, steps = self.dtype.itemsize, []
-        for length in reversed(self.shape):
-            steps.append(n)
-            n *= length
-        pairs = zip(self.shape, self.strides, reversed(steps), strict=True)
-        return all(length == 1 or stride == step for length, stride, step in pairs)
+        steps = [prod(self.shape[i:]) * self.dtype.itemsize for i in range(1, len(self.shape) + 1)]
+        three = zip(self.shape, self.strides, steps, strict=True)
+        return all(n == 1 or stride == step for n, stride, step in three)
 
-    def is_matrix(self) -> bool:
-        """True if BLAS can read it where it lies: its rows, or its columns, are contiguous."""
-        (rows, columns), (down, right), size = self.shape, self.strides, self.dtype.itemsize
-        by_row = (right == size or columns == 1) and (rows == 1 or down >= columns * size)
-        by_column = (down == size or rows == 1) and (columns == 1 or right >= rows * size)
-        return (by_row or by_column) and down % size == right % size == self.offset % size == 0
+    def as_matrix(self) -> tuple[int, bool] | None:
+        """How BLAS reads it: from row to row so many elements, and whether its rows are columns; None
+        if it cannot read it where it lies."""
+        size = self.dtype.itemsize
+        (m, n), (down, right), misfit = self.shape, self.strides, self.offset % size
+        ways = ((False, m, n, down, right), (True, n, m, right, down))
+        for turned, rows, columns, far, near in ways:
+            lead = far // size if rows > 1 else columns
+            if (near == size or columns <= 1) and lead >= columns and not (far % size or misfit):
+                return max(lead, 1), turned
+        return None
 
     def __str__(self) -> str:
         name = self.storage.name + (f"+{self.offset}" if self.offset else "")
@@ -101,9 +104,7 @@ class Call:
     name: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     line: str = ""
-    dtypes: tuple[
-        np.dtype[Any], ...
-    ] = ()  # in which a ufunc computes: of each input, of the output
+    dtypes: tuple[Any, ...] = ()  # in which a ufunc computes: of each input, of the output
 
     def __post_init__(self) -> None:
         self.name = self.name or self.kind
@@ -184,18 +185,14 @@ class Program:
         a0 is an argument, x0 an array outside, r0 a result, n0 a number, t0 an array of the program's
         own, with its place in the block of memory, or `-` if it is only ever in registers.
         """
-        counts = dict.fromkeys(LETTERS.values(), 0)
+        counts = dict.fromkeys(LETTERS, 0)
         used = [x.storage for call in self.calls for x in views(call)]
         for s in dict.fromkeys([*self.arguments, *used]):
-            letter = LETTERS[s.kind]
             at = f"@{self.offsets.get(s, '-')}" if s.kind == "own" else ""
-            s.name = f"{letter}{counts[letter]}{at}"
-            counts[letter] += 1
+            s.name = f"{LETTERS[s.kind]}{counts[s.kind]}{at}"
+            counts[s.kind] += 1
         lines = [f"{len(self.calls)} calls, {len(self.nodes)} nodes, {self.block} bytes"]
         for i, node in enumerate(self.nodes):
-            calls = getattr(node, "calls", [node])
-            lines += [
-                f"{i if k == 0 else '':>4}  {'| ' if calls[1:] else ''}{c}"
-                for k, c in enumerate(calls)
-            ]
+            first, *more = getattr(node, "calls", [node])
+            lines += [f"{i:>4}  {first}", *(f"    | {call}" for call in more)]
         return "\n".join(lines)

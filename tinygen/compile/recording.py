@@ -31,7 +31,7 @@ from tinygen.compile.program import (
     address,
     leaves,
     map_leaves,
-)
+)  # fmt: skip
 from tinygen.kernels import dispatch
 from tinygen.kernels.signatures import signatures
 
@@ -175,13 +175,6 @@ class Recorder:
         box = Boxed()
         box._data = self.lift(x)
         return box
-
-    def rebind(self, box: Any, array: Any) -> None:
-        """`x.data = y` in a step: the values go into the array that x has."""
-        own = self.lift(box)
-        if not isinstance(array, Recorded) or (own.shape, own.dtype) != (array.shape, array.dtype):
-            raise CompileError(f"{callers_line()} gives a Tensor an array of another layout")
-        self.write(own, array)
 
     def _watch(self, tensor: Any) -> None:
         """Note a Tensor outside; a leaf, whose gradient the step will leave; and the gradient that it
@@ -340,7 +333,7 @@ class Recorder:
             return _reshape(made, a.shape[:-1] + b.shape[1:])
         if not a.ndim == b.ndim == 2 or a.dtype != b.dtype or a.dtype.char not in "fd":
             return self.other(np.matmul, (a, b), {})
-        a, b = (x if self.view(x).is_matrix() else self.copy(x) for x in (a, b))
+        a, b = (x if self.view(x).as_matrix() else self.copy(x) for x in (a, b))
         return self.make("product", np.matmul, (a, b), np.matmul(a._value, b._value))
 
     def launch(self, name: str, *arguments: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from math import prod
 from typing import Any
 
@@ -47,29 +47,26 @@ def _moved(call: Call, to: dict[Storage, View]) -> None:
 def _without_copies(calls: list[Call]) -> list[Call]:
     """A copy of contiguous elements is the array itself, unless one of the two is written while the
     other is still to be read."""
-    written: dict[Storage, list[int]] = {}
-    read: dict[Storage, list[int]] = {}
+    written: defaultdict[Storage, list[int]] = defaultdict(list)
+    read: defaultdict[Storage, list[int]] = defaultdict(lambda: [-1])
     for i, call in enumerate(calls):
-        for s in call.writes:
-            written.setdefault(s, []).append(i)
-        for s in call.reads:
-            read.setdefault(s, []).append(i)
+        for places, storages in ((written, call.writes), (read, call.reads)):
+            for s in storages:
+                places[s].append(i)
     moved: dict[Storage, View] = {}
     kept = []
     for i, call in enumerate(calls):
         _moved(call, moved)
-        if _is_whole(call):
-            source, to = call.args[0], call.outs[0].storage
-            of_source, of_copy = (written.setdefault(s, []) for s in (source.storage, to))
-            last, last_of_copy = (max(read.setdefault(s, [i])) for s in (source.storage, to))
-            fixed = not any(i < k <= last_of_copy for k in of_source)
-            own = source.storage.kind == "own" and last <= i
-            if of_copy[0] == i and fixed and (len(of_copy) == 1 or own):
-                moved[to] = source
-                of_source += of_copy[1:]
-                read[source.storage] += read[to]
-                continue
         kept.append(call)
+        if _is_whole(call):
+            source, to = call.args[0].storage, call.outs[0].storage
+            fixed = not any(i < k <= max(read[to]) for k in written[source])
+            alone = source.kind == "own" and max(read[source]) <= i
+            if written[to][0] == i and fixed and (len(written[to]) == 1 or alone):
+                moved[to] = call.args[0]
+                written[source] += written[to][1:]
+                read[source] += read[to]
+                kept.pop()
     return kept
 
 
@@ -85,27 +82,23 @@ def _is_whole(call: Call) -> bool:
 
 def _without_repeats(calls: list[Call]) -> list[Call]:
     """A call with the arguments of an earlier one, whose memory was not written since, is that one."""
-    versions: Counter[Storage] = Counter()
+    versions: Counter[Any] = Counter()
     times = Counter(s for call in calls for s in call.writes)
     seen: dict[Any, View] = {}
     moved: dict[Storage, View] = {}
     kept = []
     for call in calls:
         _moved(call, moved)
-        if (
-            call.kind in PURE
-            and call.outs[0].storage.kind == "own"
-            and times[call.outs[0].storage] == 1
-        ):
-            (out,) = call.outs
-            given = [(_told(x), versions[getattr(x, "storage", None)]) for x in leaves(call.args)]  # type: ignore[index]
-            key = call.name, call.dtypes, repr(call.options), out[1:], *given
-            if key in seen:
-                moved[out.storage] = seen[key]
-                continue
-            seen[key] = out
-        versions.update(call.writes)
         kept.append(call)
+        to = call.outs[0] if call.kind in PURE else None
+        if to and to.storage.kind == "own" and times[to.storage] == 1:
+            given = [(_told(x), versions[getattr(x, "storage", None)]) for x in leaves(call.args)]
+            key = call.name, call.dtypes, repr(call.options), to[1:], *given
+            if seen.setdefault(key, to) is not to:
+                moved[to.storage] = seen[key]
+                kept.pop()
+                continue
+        versions.update(call.writes)
     return kept
 
 
