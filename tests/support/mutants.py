@@ -310,7 +310,7 @@ MUTANTS = [
     # -- optimisers and derivatives --------------------------------------------------------------
     Mutant(
         "Adam without the correction of its mean", OPTIMISERS,
-        "b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.steps),", "b1, 1 - b1, b2, 1 - b2, lr,",
+        "step_size=now.lr / (1 - b1**self.steps),", "step_size=now.lr,",
         "optim/test_optim.py::test_float32_parameters_stay_float32_and_near",
     ),
     Mutant(
