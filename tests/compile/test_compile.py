@@ -19,6 +19,9 @@ from tinygen.random import Generator
 
 pytestmark = [pytest.mark.cpu_only("programs run on the CPU"), pytest.mark.filterwarnings("error")]
 
+natively = pytest.mark.skipif(
+    dispatch.native() is None, reason="counted for the native form, which needs a compiler"
+)
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -370,6 +373,7 @@ COUNTS = {
 }
 
 
+@natively
 @every_model
 def test_the_size_of_the_program_of_a_model_is_known(name):
     run = MODELS[name]()
@@ -379,6 +383,7 @@ def test_the_size_of_the_program_of_a_model_is_known(name):
     assert (len(program.calls), len(program.nodes), program.block) == COUNTS[name]
 
 
+@natively
 @pytest.mark.parametrize("name", [n for n in MODELS if n not in ("iwae", "vae discretised")])
 def test_a_compiled_step_takes_few_calls_of_python(name):
     run = MODELS[name]()
@@ -389,6 +394,7 @@ def test_a_compiled_step_takes_few_calls_of_python(name):
     assert python_calls(step, last) < 60  # those left out have functions that NumPy alone has
 
 
+@natively
 def test_large_arrays_are_not_allocated_in_a_run():
     run = MODELS["ddpm"]()
     step = tg.compile(run.step)
