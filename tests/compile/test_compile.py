@@ -166,6 +166,31 @@ def test_gradients_are_forgotten_and_those_from_before_refused():
         tg.compile(add)()
 
 
+def test_a_copy_of_what_is_written_later_stays():
+    w = tg.tensor([1.0, 2.0], requires_grad=True)
+
+    @tg.compile
+    def step(x):
+        before = w.data.copy()
+        w.data[...] = x
+        return before * 10.0
+
+    for i in range(4):
+        right = [10.0 * (i - 1)] * 2 if i else [10.0, 20.0]
+        np.testing.assert_array_equal(step(np.full(2, float(i))), right)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 300])
+def test_sums_of_rows_are_complete_before_they_are_read(columns):
+    """A mean, a variance by it, and what is divided by that: three loops over a row, then sums."""
+    x = digits(5, columns).astype(np.float64)
+    step = tg.compile(
+        lambda x: ops.standardise(x).data.sum(axis=0) + x.mean(axis=1, keepdims=True).sum()
+    )
+    expected = ops.standardise(x).data.sum(axis=0) + 5 * x.mean()
+    np.testing.assert_allclose(step(x), expected, atol=1e-12)
+
+
 def test_a_compiled_step_in_another_is_part_of_it():
     inner = tg.compile(lambda x: x * 2.0)
     outer = tg.compile(lambda x: inner(x) + 1.0)
