@@ -19,6 +19,9 @@ from tinygen.random import Generator
 
 pytestmark = [pytest.mark.cpu_only("programs run on the CPU"), pytest.mark.filterwarnings("error")]
 
+natively = pytest.mark.skipif(
+    dispatch.native() is None, reason="counted for the native form, which needs a compiler"
+)
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -161,6 +164,31 @@ def test_gradients_are_forgotten_and_those_from_before_refused():
     w.grad = tg.tensor([1.0])
     with pytest.raises(CompileError, match=r"test_compile\.py:\d+ adds to a gradient from before"):
         tg.compile(add)()
+
+
+def test_a_copy_of_what_is_written_later_stays():
+    w = tg.tensor([1.0, 2.0], requires_grad=True)
+
+    @tg.compile
+    def step(x):
+        before = w.data.copy()
+        w.data[...] = x
+        return before * 10.0
+
+    for i in range(4):
+        right = [10.0 * (i - 1)] * 2 if i else [10.0, 20.0]
+        np.testing.assert_array_equal(step(np.full(2, float(i))), right)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 300])
+def test_sums_of_rows_are_complete_before_they_are_read(columns):
+    """A mean, a variance by it, and what is divided by that: three loops over a row, then sums."""
+    x = digits(5, columns).astype(np.float64)
+    step = tg.compile(
+        lambda x: ops.standardise(x).data.sum(axis=0) + x.mean(axis=1, keepdims=True).sum()
+    )
+    expected = ops.standardise(x).data.sum(axis=0) + 5 * x.mean()
+    np.testing.assert_allclose(step(x), expected, atol=1e-12)
 
 
 def test_a_compiled_step_in_another_is_part_of_it():
@@ -370,6 +398,7 @@ COUNTS = {
 }
 
 
+@natively
 @every_model
 def test_the_size_of_the_program_of_a_model_is_known(name):
     run = MODELS[name]()
@@ -379,6 +408,7 @@ def test_the_size_of_the_program_of_a_model_is_known(name):
     assert (len(program.calls), len(program.nodes), program.block) == COUNTS[name]
 
 
+@natively
 @pytest.mark.parametrize("name", [n for n in MODELS if n not in ("iwae", "vae discretised")])
 def test_a_compiled_step_takes_few_calls_of_python(name):
     run = MODELS[name]()
@@ -389,6 +419,7 @@ def test_a_compiled_step_takes_few_calls_of_python(name):
     assert python_calls(step, last) < 60  # those left out have functions that NumPy alone has
 
 
+@natively
 def test_large_arrays_are_not_allocated_in_a_run():
     run = MODELS["ddpm"]()
     step = tg.compile(run.step)
