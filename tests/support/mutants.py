@@ -383,4 +383,25 @@ MUTANTS = [
         "a += step.one_minus_average_decay * (p_ + scratch - a)",
         "optim/test_optim.py::test_an_optimiser_moves_the_average_in_its_own_pass",
     ),
+    # -- compiled steps --------------------------------------------------------------------------
+    Mutant(
+        "two arrays in one place at a time", "compile/plan.py",
+        "if lives[o][0] <= dies and born <= lives[o][1]", "if lives[o][0] == born",
+        "compile/test_compile.py::test_without_a_compiler_a_step_is_replayed_to_the_same_bits",
+    ),
+    Mutant(
+        "an array in the place of its copy, although it is written before the copy is read",
+        "compile/simplify.py", "if written[to][0] == i and fixed and", "if written[to][0] == i and",
+        "compile/test_compile.py::test_a_copy_of_what_is_written_later_stays",
+    ),
+    Mutant(
+        "the sum of a row read before it is complete", "compile/fuse.py",
+        "phase=max(new.phase, old.phase + after)", "phase=max(new.phase, old.phase)",
+        "compile/test_compile.py::test_sums_of_rows_are_complete_before_they_are_read",
+    ),
+    Mutant(
+        "a draw that does not advance in a program", "random.py",
+        "varying(self._claim)", "self._claim()",
+        "compile/test_compile.py::test_a_number_that_changes_between_calls_is_seen",
+    ),
 ]  # fmt: skip
