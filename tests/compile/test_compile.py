@@ -11,7 +11,7 @@ import pytest
 import tinygen as tg
 from tests.compile.steps import FEATURES, MODELS, by_hand, digits
 from tinygen import nn, ops
-from tinygen.compile import CompileError
+from tinygen.compile import CompileError, native
 from tinygen.errors import NonFiniteError
 from tinygen.kernels import dispatch
 from tinygen.optim import EMA, SGD, Adam
@@ -71,6 +71,19 @@ def test_without_a_compiler_a_step_is_replayed_to_the_same_bits(name, without_co
     for key, array in eager.arrays().items():
         np.testing.assert_array_equal(other.arrays()[key], array)
     assert eager.counters() == other.counters()
+
+
+@natively
+def test_where_the_compiler_fails_numpy_computes_and_a_line_says_so(monkeypatch, caplog):
+    def fails(*args):
+        raise native.Unavailable("c++ failed")
+
+    monkeypatch.setattr(native, "compiled", fails)
+    eager, other = MODELS["vae"](), MODELS["vae"]()
+    step = tg.compile(other.step)
+    (x,) = rows("vae", 1)
+    assert float(step(x)["loss"]) == float(eager.step(x)["loss"])
+    assert caplog.messages == ["tinygen: c++ failed; NumPy computes instead"]
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "momentum", "Adam", "AdamW", "RMSprop"])

@@ -12,9 +12,9 @@ from tinygen.compile.emit import Emitted
 from tinygen.compile.program import Call, Program, address
 from tinygen.compile.replay import Replay
 from tinygen.kernels import dispatch
-from tinygen.kernels.native import compiled, loaded
+from tinygen.kernels.native import Unavailable, compiled, loaded
 
-__all__ = ["Native"]
+__all__ = ["Native", "Unavailable"]
 
 
 class Native(Replay):

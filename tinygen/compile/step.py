@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,8 +35,9 @@ def compile(function: Callable[..., Any]) -> Step:
     returns arrays, numbers, or tuples, lists and dicts of them. Arrays that it meets on its way, such
     as parameters, are read where they are at every run, and may be updated in place by it. Floats
     among its arguments may change; whole numbers, words and objects are part of the program, and
-    another one is another program, as is another shape or dtype of an array. Gradients that it leaves
-    in leaves are forgotten.
+    another one is another program, as is another shape or dtype of an array. What it decides by other
+    things, such as a module's `training`, is decided once. Gradients that it leaves are forgotten.
+    NonFiniteError: the norm that it clips by is not finite; what follows the clipping was not done.
 
     CompileError, with the line: something that cannot be recorded, as the value of an array, or a
     number that changes from call to call and is not an argument (see `tinygen.backend.varying`).
@@ -208,15 +210,22 @@ class _Compiled:
 
 def _form(program: Program) -> Replay:
     """What runs the program: a native function where there is a compiler, else NumPy."""
-    native = dispatch.native() is not None
-    program.nodes = fuse(program.calls, expressible) if native else list(program.calls)
-    local = private(program.nodes) if native else set()
-    program.offsets, program.block = plan(program.nodes, local)
-    if not native:
-        return Replay(program)
-    from tinygen.compile.native import Native  # with ctypes, only where it is needed
+    if dispatch.native() is not None:
+        from tinygen.compile.native import (
+            Native,
+            Unavailable,
+        )  # with ctypes: only where it is needed
 
-    others = [*program.outside(), *program.arguments, *(r.storage for r in program.results)]
-    bases = {s: (i, 0) for i, s in enumerate(others, 1)}
-    bases |= {s: (0, at) for s, at in program.offsets.items()}
-    return Native(program, Emitted(program.nodes, local, bases))
+        program.nodes = fuse(program.calls, expressible)
+        local = private(program.nodes)
+        program.offsets, program.block = plan(program.nodes, local)
+        others = [*program.outside(), *program.arguments, *(r.storage for r in program.results)]
+        bases = {s: (i, 0) for i, s in enumerate(others, 1)}
+        bases |= {s: (0, at) for s, at in program.offsets.items()}
+        try:
+            return Native(program, Emitted(program.nodes, local, bases))
+        except Unavailable as reason:
+            logging.getLogger("tinygen").warning("tinygen: %s; NumPy computes instead", reason)
+    program.nodes = list(program.calls)
+    program.offsets, program.block = plan(program.nodes, set())
+    return Replay(program)
