@@ -36,7 +36,7 @@ def of_model(model: Any, clip: float = 1.0, decay: float = 0.99) -> Run:
     def step(x: Any) -> dict[str, Any]:
         terms = {}
         for o in objectives:
-            found = o.loss(x, rng)
+            found = o.loss(x, rng=rng)
             parameters = list(o.parameters.values())
             loss = next(iter(found.values()))
             for p, g in zip(parameters, tg.gradients(loss, parameters), strict=True):
@@ -93,9 +93,9 @@ MODELS: dict[str, Callable[[], Run]] = {
         VAE(64, hidden=(32,), latent=4, likelihood="discretised-gaussian")
     ),
     "iwae": lambda: of_model(VAE(64, hidden=(32,), latent=4, k=5, binarise=True)),
-    "ddpm": lambda: of_model(DDPM(64, width=32, steps=50)),
-    "ddpm learned": lambda: of_model(DDPM(64, width=32, steps=50, variance="learned", weight="min-snr")),
-    "ddpm data": lambda: of_model(DDPM(300, width=32, steps=50)),
+    "ddpm": lambda: of_model(DDPM(64, width=32, T=50)),
+    "ddpm learned": lambda: of_model(DDPM(64, width=32, T=50, variance="learned", weight="min-snr")),
+    "ddpm data": lambda: of_model(DDPM(300, width=32, T=50)),
     "gan r1": lambda: of_model(GAN(64, hidden=(32, 32), latent=8)),
     "gan wgan-gp": lambda: of_model(
         GAN(64, hidden=(32, 32), latent=8, loss="wasserstein", penalty="wgan-gp")

@@ -420,9 +420,10 @@ def _where(condition: Any, *choices: Any) -> Any:
     return record.make("ufunc", np.where, args, value, name="where", dtypes=dtypes)
 
 
-def _clip(x: Any, low: Any = None, high: Any = None) -> Any:
+def _clip(x: Any, low: Any = None, high: Any = None, out: Any = None) -> Any:
     x = x if low is None else np.maximum(x, low)
-    return x if high is None else np.minimum(x, high)
+    x = x if high is None else np.minimum(x, high)
+    return x if out is None else _recording().write(out, x)
 
 
 FORMS: dict[str, Callable[..., Any]] = {
