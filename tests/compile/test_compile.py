@@ -400,13 +400,13 @@ def python_calls(function, *args):
 COUNTS = {
     "autoencoder": (70, 57, 41600),
     "vae": (91, 70, 43520),
-    "vae discretised": (275, 81, 201920),
-    "iwae": (193, 87, 227648),
-    "ddpm": (295, 170, 145216),
-    "ddpm learned": (349, 191, 165248),
-    "ddpm data": (317, 185, 282688),
-    "gan r1": (229, 148, 78336),
-    "gan wgan-gp": (202, 153, 78144),
+    "vae discretised": (276, 81, 191616),
+    "iwae": (166, 85, 227648),
+    "ddpm": (296, 171, 145216),
+    "ddpm learned": (350, 193, 157056),
+    "ddpm data": (317, 185, 282880),
+    "gan r1": (239, 148, 78336),
+    "gan wgan-gp": (212, 153, 78144),
     "gan spectral": (446, 230, 72640),
 }
 
