@@ -219,7 +219,7 @@ class Emitted:
                 bodies.append([])
             bodies[-1].append(line)
         arguments = "char* const* at, const Slot* numbers, void* const* call"
-        parts = [pasted('#include "formulas.h"\n' + PRELUDE)]
+        parts = [pasted('#include "formulas.h"\n#include "threads.h"\n' + PRELUDE)]
         parts += [f"static void {name}{text}" for text, name in self.functions.items()]
         for i, body in enumerate(bodies):
             lines = "\n    ".join(body)
@@ -256,7 +256,7 @@ class Emitted:
         sizes = f"{a.shape[0]}, {b.shape[1]}, {a.shape[1]}"
         read = [(x, *x.as_matrix()) for x in (a, b)]
         sides = ", ".join(f"{self._at(x)}, {lead}, {int(turned)}" for x, lead, turned in read)
-        given = f"call[{FLOATS.index(out.dtype)}], {sizes}, {sides}, {self._at(out)}"
+        given = f"call, {sizes}, {sides}, {self._at(out)}"
         return f"product<{TYPES[out.dtype]}>({given});" if prod(out.shape) else ";"
 
     def _kernel(self, call: Call) -> str:
@@ -269,5 +269,5 @@ class Emitted:
                 given.append(self._at(x, kind.removesuffix("*")))
             else:
                 given.append("nullptr" if x is None else f"({kind}){_constant(x)}")
-        function = f"(void (*)({', '.join(kinds)}))call[{2 + self.kernels.index(call.name)}]"
+        function = f"(void (*)({', '.join(kinds)}))call[{3 + self.kernels.index(call.name)}]"
         return f"({function})({', '.join(given)});"

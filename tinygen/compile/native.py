@@ -11,7 +11,7 @@ import numpy as np
 from tinygen.compile.emit import Emitted
 from tinygen.compile.program import Call, Program, address
 from tinygen.compile.replay import Replay
-from tinygen.kernels import dispatch
+from tinygen.kernels import dispatch, pool
 from tinygen.kernels.native import Unavailable, compiled, loaded
 
 __all__ = ["Native", "Unavailable"]
@@ -64,11 +64,11 @@ def _function(library: ctypes.CDLL, name: str) -> Any:
 
 @cache
 def _products() -> list[int]:
-    """The addresses of BLAS's sgemm and dgemm, which SciPy hands out."""
+    """The addresses of the pool's table, 0 if there is none, and of sgemm and dgemm, from SciPy."""
     from scipy.linalg import cython_blas
 
     pointer, name = ctypes.pythonapi.PyCapsule_GetPointer, ctypes.pythonapi.PyCapsule_GetName
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     capsules = [cython_blas.__pyx_capi__[f"{kind}gemm"] for kind in "sd"]
-    return [pointer(capsule, name(capsule)) for capsule in capsules]
+    return [pool.table() or 0, *(pointer(capsule, name(capsule)) for capsule in capsules)]

@@ -107,13 +107,22 @@ template <class T>
 using Gemm = void (*)(const char*, const char*, const int*, const int*, const int*, const T*, const T*,
                       const int*, const T*, const int*, const T*, T*, const int*);
 
-// c = a b of row-major matrices, by BLAS, which counts along columns: cT = bT aT.
+// c = a b of row-major matrices: by the pool of threads, call[0], else by BLAS, call[1] or call[2],
+// which counts along columns: cT = bT aT.
 template <class T>
-static void product(void* gemm, int m, int n, int k, const T* a, int a_row, bool a_turned, const T* b,
-                    int b_row, bool b_turned, T* c) {
+static void product(void* const* call, int m, int n, int k, const T* a, int a_row, bool a_turned,
+                    const T* b, int b_row, bool b_turned, T* c) {
+    constexpr bool single = sizeof(T) == sizeof(float);
     const T one = 1, zero = 0;
-    ((Gemm<T>)gemm)(b_turned ? "T" : "N", a_turned ? "T" : "N", &n, &m, &k, &one, b, &b_row, a,
-                    &a_row, &zero, c, &n);
+    if (const auto* threads = (const TgThreads*)call[0]) {
+        if constexpr (single)
+            threads->product_f32(m, n, k, a_turned, a, a_row, b_turned, b, b_row, zero, c, n);
+        else
+            threads->product_f64(m, n, k, a_turned, a, a_row, b_turned, b, b_row, zero, c, n);
+    } else {
+        ((Gemm<T>)call[single ? 1 : 2])(b_turned ? "T" : "N", a_turned ? "T" : "N", &n, &m, &k, &one,
+                                        b, &b_row, a, &a_row, &zero, c, &n);
+    }
 }
 
 // Rows of a table by their numbers, which may count from the end; false if one is not there.

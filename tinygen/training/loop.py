@@ -6,16 +6,19 @@ numbers, indexed by epoch; the noise inside the losses from another, whose state
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import inf, isfinite
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tinygen.autodiff.engine import Tensor
-from tinygen.backend import namespace_of, to_device
+from tinygen.backend import namespace_of, recorder, to_device
+from tinygen.compile import Step
 from tinygen.errors import NonFiniteError, renamed, unknown, whole
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
 from tinygen.random import Generator
@@ -123,6 +126,17 @@ class NonFiniteStep(NonFiniteError):
         self.objective, self.batch, self.states = objective, batch, states
 
 
+_log = logging.getLogger("tinygen")
+
+
+def _finite(loss: Tensor, norm: float) -> bool:
+    """Whether an update may follow. A program, which nobody waits for, ends here where it may not."""
+    if (record := recorder.get()) is None:
+        return isfinite(loss.item()) and isfinite(norm)
+    record.stop_unless(namespace_of(loss.data).isfinite(loss.data), "the loss is finite")
+    return True
+
+
 def schedule(settings: Settings) -> Callable[[int], float]:
     """The learning rate by the step."""
     return warmup(cosine(settings.lr, max(settings.steps, 1)), settings.warmup)
@@ -132,21 +146,27 @@ class Loop:
     """What the steps of a run change, and one step.
 
     An objective that `model.objectives()` lists k times has k updates in a step, all with the
-    learning rate of that step.
+    learning rate of that step. compiled: an update is a program (`tinygen.compile`).
     """
 
-    def __init__(self, model: Trainable, data: Data, settings: Settings) -> None:
+    def __init__(
+        self, model: Trainable, data: Data, settings: Settings, compiled: bool = False
+    ) -> None:
         self.model, self.data, self.settings = model, data, settings
         self.objectives = model.objectives()
         self.times = Counter(o.name for o in self.objectives)  # of an objective in one step
+        by_name = {o.name: o for o in self.objectives}
         self.optimizers = {
-            o.name: model.optimizer(o.parameters, self._rate(self.times[o.name]))
-            for o in {o.name: o for o in self.objectives}.values()
+            name: model.optimizer(o.parameters, self._rate(self.times[name]))
+            for name, o in by_name.items()
         }
         self.averages = {
             name: EMA(optimizer.parameters, settings.ema_decay)
             for name, optimizer in self.optimizers.items()
             if settings.ema_decay
+        }
+        self.programs = {
+            name: Step(partial(self._update, o)) for name, o in by_name.items() if compiled
         }
         self.order = Generator(settings.seed).child("order")
         self.rng = Generator(settings.seed).child("noise")
@@ -166,21 +186,63 @@ class Loop:
         for objective in self.objectives:
             batch = self.next_batch()
             states = [generator.state for generator in self.random]
-            optimizer = self.optimizers[objective.name]
-            parameters = objective.parameters.values()
-
-            optimizer.zero_grad()
-            terms = objective.loss(*batch, rng=self.rng)
-            loss = next(iter(terms.values()))
-            loss.backward(inputs=parameters)
-            norm = clip_global_norm(parameters, self.settings.clip)
-            if not (isfinite(loss.item()) and isfinite(norm)):
+            terms = self._run_program(objective, batch) or self._update(objective, *batch)
+            if terms is None:
                 raise NonFiniteStep(objective, batch, states)
-            optimizer.step(self.averages.get(objective.name))
-
             for name, value in terms.items():
                 self.history.setdefault(name, []).append(value.item())
         self.step += 1
+
+    def _update(self, objective: Objective, *batch: Array) -> dict[str, Tensor] | None:
+        """One update of the objective's parameters: the terms of its loss before.
+
+        None: the loss or the gradient is not finite, and nothing was updated.
+        """
+        optimizer = self.optimizers[objective.name]
+        parameters = objective.parameters.values()
+        optimizer.zero_grad()
+        terms = objective.loss(*batch, rng=self.rng)
+        loss = next(iter(terms.values()))
+        loss.backward(inputs=parameters)
+        norm = clip_global_norm(parameters, self.settings.clip)
+        if not _finite(loss, norm):
+            return None
+        optimizer.step(self.averages.get(objective.name))
+        return terms
+
+    def _run_program(self, objective: Objective, batch: Data) -> dict[str, Tensor] | None:
+        """The same by a program; None, and all as before, if there is none or it was not finished.
+
+        What cannot be recorded is told once, and computed eagerly from then on.
+        """
+        name = objective.name
+        if name not in self.programs:
+            return None
+        before = self._counters(name)
+        try:
+            terms: dict[str, Tensor] = self.programs[name](*batch)
+        except NonFiniteError:  # computed once more, perhaps to another end: see clip_global_norm
+            terms = {}
+        except Exception as error:  # of the user's own, too: it comes again
+            del self.programs[name]
+            _log.warning("tinygen: %s; the steps of %s run eagerly", error, name)
+            terms = {}
+        if not terms:
+            self._set_counters(name, before)
+        return terms
+
+    def _counters(self, name: str) -> list[Any]:
+        """What counts updates and random numbers, which a program does not bring back."""
+        average = self.averages.get(name)
+        draws = [generator.state for generator in self.random]
+        return [self.optimizers[name].steps, average and average.updates, draws]
+
+    def _set_counters(self, name: str, counters: list[Any]) -> None:
+        self.optimizers[name].steps, updates, draws = counters
+        if name in self.averages:
+            self.averages[name].updates = updates
+        for generator, state in zip(self.random, draws, strict=True):
+            generator.state = state
 
     def next_batch(self) -> Data:
         """The next rows, in an order that is shuffled anew for every pass over the data."""
