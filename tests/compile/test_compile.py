@@ -471,3 +471,14 @@ def test_a_network_of_many_layers_is_recorded_without_recursion():
     step = tg.compile(lambda x: net(x).sum())
     x = np.ones((2, 4), np.float32)
     assert float(step(x)) == pytest.approx(float(net(x).sum()), rel=1e-5)
+
+
+def test_a_program_has_the_same_text_every_time():
+    """It is compiled once then, and not again in the next process."""
+    texts = set()
+    for _ in range(4):
+        run = MODELS["gan r1"]()
+        step = tg.compile(run.step)
+        step(rows("gan r1", 1)[0])
+        texts.add(str(step.program))
+    assert len(texts) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import Any
 
-from tinygen.compile.program import Storage
+from tinygen.compile.program import Storage, views
 
 __all__ = ["plan"]
 
@@ -15,13 +15,15 @@ ALIGNMENT = 64  # bytes: a line of the cache
 def plan(steps: Sequence[Any], without: Set[Storage]) -> tuple[dict[Storage, int], int]:
     """Offsets of the program's own storages in one block, and the bytes of the block.
 
-    `steps` are what runs one after the other, with the storages that each reads and writes. Two
+    `steps` are the calls, or groups of calls, that run one after the other. Two
     storages share a place if the one is last used before the other is first used. The largest are
     placed first, each at the lowest place that is free for as long as it lives. `without`: needs none.
     """
     lives: dict[Storage, tuple[int, int]] = {}  # the first and the last step
     for i, step in enumerate(steps):
-        for s in step.reads | step.writes:
+        calls = getattr(step, "calls", [step])
+        # In the order of their use, not of a set: a program is to have the same text in every process.
+        for s in dict.fromkeys(x.storage for call in calls for x in views(call)):
             if s.kind == "own" and s not in without:
                 lives[s] = lives.get(s, (i, i))[0], i
     ends: dict[Storage, tuple[int, int]] = {}  # in the block
