@@ -110,7 +110,7 @@ def test_a_run_in_anomaly_mode_is_eager():
     loop = Loop(model, (X,), Settings(steps=3), compiled=True)
     with tg.detect_anomaly():
         loop.advance()
-    assert [program.program for program in loop.programs.values()] == [None]
+    assert [update.step.program for update in loop.updates.values()] == [None]
 
 
 # -- what is compiled ------------------------------------------------------------------------------

@@ -6,33 +6,25 @@ numbers, indexed by epoch; the noise inside the losses from another, whose state
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import inf, isfinite
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tinygen.autodiff.engine import Tensor
-from tinygen.backend import namespace_of, recorder, to_device
-from tinygen.compile import Step
+from tinygen.backend import namespace_of, to_device
 from tinygen.errors import NonFiniteError, renamed, unknown, whole
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
 from tinygen.random import Generator
+from tinygen.training.programs import Compiled, Update, finite
 
 __all__ = [
-    "Data",
-    "History",
-    "Loop",
-    "NonFiniteStep",
-    "Objective",
-    "Settings",
-    "Trainable",
-    "schedule",
-]
+    "Data", "History", "Loop", "NonFiniteStep", "Objective", "Settings", "Trainable", "schedule",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 
@@ -126,17 +118,6 @@ class NonFiniteStep(NonFiniteError):
         self.objective, self.batch, self.states = objective, batch, states
 
 
-_log = logging.getLogger("tinygen")
-
-
-def _finite(loss: Tensor, norm: float) -> bool:
-    """Whether an update may follow. A program, which nobody waits for, ends here where it may not."""
-    if (record := recorder.get()) is None:
-        return isfinite(loss.item()) and isfinite(norm)
-    record.stop_unless(namespace_of(loss.data).isfinite(loss.data), "the loss is finite")
-    return True
-
-
 def schedule(settings: Settings) -> Callable[[int], float]:
     """The learning rate by the step."""
     return warmup(cosine(settings.lr, max(settings.steps, 1)), settings.warmup)
@@ -146,13 +127,16 @@ class Loop:
     """What the steps of a run change, and one step.
 
     An objective that `model.objectives()` lists k times has k updates in a step, all with the
-    learning rate of that step. compiled: an update is a program (`tinygen.compile`).
+    learning rate of that step. compiled: updates are programs.
     """
 
     def __init__(
         self, model: Trainable, data: Data, settings: Settings, compiled: bool = False
     ) -> None:
-        self.model, self.data, self.settings = model, data, settings
+        self.model, self.data, self.settings, self.compiled = model, data, settings, compiled
+        self.order = Generator(settings.seed).child("order")
+        self.rng = Generator(settings.seed).child("noise")
+        self.random = [self.rng, *model.generators()]  # all that a loss may draw from
         self.objectives = model.objectives()
         self.times = Counter(o.name for o in self.objectives)  # of an objective in one step
         by_name = {o.name: o for o in self.objectives}
@@ -165,12 +149,9 @@ class Loop:
             for name, optimizer in self.optimizers.items()
             if settings.ema_decay
         }
-        self.programs = {
-            name: Step(partial(self._update, o)) for name, o in by_name.items() if compiled
-        }
-        self.order = Generator(settings.seed).child("order")
-        self.rng = Generator(settings.seed).child("noise")
-        self.random = [self.rng, *model.generators()]  # all that a loss may draw from
+        self.updates: dict[str, Update] = {n: partial(self._update, o) for n, o in by_name.items()}
+        if compiled:
+            self.updates = {n: Compiled(n, update, self) for n, update in self.updates.items()}
         self.step = self.batches = 0  # taken so far
         self.history: History = {}
         self._epoch = -1
@@ -186,7 +167,7 @@ class Loop:
         for objective in self.objectives:
             batch = self.next_batch()
             states = [generator.state for generator in self.random]
-            terms = self._run_program(objective, batch) or self._update(objective, *batch)
+            terms = self.updates[objective.name](*batch)
             if terms is None:
                 raise NonFiniteStep(objective, batch, states)
             for name, value in terms.items():
@@ -194,55 +175,17 @@ class Loop:
         self.step += 1
 
     def _update(self, objective: Objective, *batch: Array) -> dict[str, Tensor] | None:
-        """One update of the objective's parameters: the terms of its loss before.
-
-        None: the loss or the gradient is not finite, and nothing was updated.
-        """
-        optimizer = self.optimizers[objective.name]
-        parameters = objective.parameters.values()
+        """Loss, gradient, clipping, optimiser, average: an `Update` of the objective."""
+        optimizer, parameters = self.optimizers[objective.name], objective.parameters.values()
         optimizer.zero_grad()
         terms = objective.loss(*batch, rng=self.rng)
         loss = next(iter(terms.values()))
         loss.backward(inputs=parameters)
         norm = clip_global_norm(parameters, self.settings.clip)
-        if not _finite(loss, norm):
+        if not finite(loss, norm):
             return None
         optimizer.step(self.averages.get(objective.name))
         return terms
-
-    def _run_program(self, objective: Objective, batch: Data) -> dict[str, Tensor] | None:
-        """The same by a program; None, and all as before, if there is none or it was not finished.
-
-        What cannot be recorded is told once, and computed eagerly from then on.
-        """
-        name = objective.name
-        if name not in self.programs:
-            return None
-        before = self._counters(name)
-        try:
-            terms: dict[str, Tensor] = self.programs[name](*batch)
-        except NonFiniteError:  # computed once more, perhaps to another end: see clip_global_norm
-            terms = {}
-        except Exception as error:  # of the user's own, too: it comes again
-            del self.programs[name]
-            _log.warning("tinygen: %s; the steps of %s run eagerly", error, name)
-            terms = {}
-        if not terms:
-            self._set_counters(name, before)
-        return terms
-
-    def _counters(self, name: str) -> list[Any]:
-        """What counts updates and random numbers, which a program does not bring back."""
-        average = self.averages.get(name)
-        draws = [generator.state for generator in self.random]
-        return [self.optimizers[name].steps, average and average.updates, draws]
-
-    def _set_counters(self, name: str, counters: list[Any]) -> None:
-        self.optimizers[name].steps, updates, draws = counters
-        if name in self.averages:
-            self.averages[name].updates = updates
-        for generator, state in zip(self.random, draws, strict=True):
-            generator.state = state
 
     def next_batch(self) -> Data:
         """The next rows, in an order that is shuffled anew for every pass over the data."""

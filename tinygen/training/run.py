@@ -174,7 +174,7 @@ class _Run:
     def _sitting(self) -> dict[str, Any]:
         """Where a part of the run between a start and a stop began, and what it computes with."""
         device = namespace_of(self.x).device
-        steps = "compiled" if self.loop.programs else "eager"
+        steps = "compiled" if self.loop.compiled else "eager"
         place = {"from_step": self.loop.step, "seconds": 0.0, "steps": steps}
         return place | _surroundings(device)
 
@@ -297,7 +297,8 @@ class _Run:
         if steps != self.settings.steps:
             self._tell_schedule(replace(self.settings, steps=steps))
         now = self._sitting()
-        self._tell_difference({**now, **(self.sittings[-1] if self.sittings else {})}, now)
+        before = {**now, "steps": "eager"}  # what was not kept then, of an older version
+        self._tell_difference(before | (self.sittings[-1] if self.sittings else {}), now)
         self.sittings.append(now)
 
     def _load_state(self, meta: dict[str, Any], arrays: dict[str, Array]) -> None:
