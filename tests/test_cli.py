@@ -24,6 +24,7 @@ from tinygen import checkpoint, models, pictures
 from tinygen.__main__ import BYTES, _check_memory, main
 from tinygen.errors import pip_install
 from tinygen.folder import CHECKPOINT, locked
+from tinygen.kernels import dispatch
 from tinygen.training.loop import Loop
 
 pytestmark = pytest.mark.cpu_only("processes and files; --device gpu is in test_devices.py")
@@ -262,6 +263,15 @@ def test_resume_takes_everything_from_the_run(tmp_path, capsys):
     assert again[0] == first[0]
     for name, array in first[1].items():
         np.testing.assert_array_equal(again[1][name], array)
+
+
+@pytest.mark.skipif(dispatch.native() is None, reason="needs a compiler")
+def test_steps_are_programs_unless_they_are_to_be_eager(tmp_path, monkeypatch):
+    monkeypatch.setattr("tinygen.training.run.COMPILED_FROM", 3)
+    for steps, options in (("compiled", []), ("eager", ["--eager"])):
+        train("ae", tmp_path / steps, *options)
+        (sitting,) = checkpoint.read(tmp_path / steps / CHECKPOINT)[0]["sittings"]
+        assert sitting["steps"] == steps
 
 
 def test_without_matplotlib_the_rest_is_there(tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ The engine and all operations are here; `tinygen.nn`, `optim`, `random` are impo
 from tinygen import _interrupt, nn, ops, optim, random  # noqa: F401 - _interrupt comes first
 from tinygen.autodiff import *  # noqa: F403
 from tinygen.autodiff import __all__ as _engine
+from tinygen.compile import compile
 from tinygen.kernels import get_threads, set_threads
 from tinygen.ops import *  # noqa: F403
 from tinygen.random import manual_seed
@@ -14,6 +15,6 @@ from tinygen.report import graph_html
 
 __version__ = "0.2.0"
 __all__ = [
-    "get_threads", "graph_html", "manual_seed", "nn", "ops", "optim", "random", "set_threads",
+    "compile", "get_threads", "graph_html", "manual_seed", "nn", "ops", "optim", "random", "set_threads",
     *_engine, *ops.__all__,  # type: ignore[attr-defined]
 ]  # fmt: skip

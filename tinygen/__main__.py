@@ -115,6 +115,7 @@ def _train(
         meta={**model.description(), "run": run, "image_shape": dataset.image_shape},
         checkpoint_seconds=args.checkpoint_seconds,
         show_progress=title,
+        compile=False if args.eager else None,
         **({} if labels is None else {"labels": labels}),
     )
     sittings = checkpoint.read(folder / CHECKPOINT)[0]["sittings"]
@@ -515,6 +516,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(_flag(old), help=argparse.SUPPRESS)  # to be refused with its new name
     sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
     sub.add_argument("--checkpoint-seconds", type=float, default=15.0, help="between checkpoints")
+    sub.add_argument("--eager", action="store_true", help="without compiling the steps")
     device_option(sub)
 
     for name, function, text in (

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -23,11 +24,18 @@ import numpy as np
 from tinygen.errors import DeviceError, pip_install
 
 __all__ = [
-    "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "keep_freed_memory", "namespace_for",
-    "namespace_of", "numpy_namespace", "special", "to_device", "vocabulary",
+    "DEVICES", "check_device", "gpu_problem", "is_gpu_array", "is_recorded", "keep_freed_memory", "lift",
+    "namespace_for", "namespace_of", "numpy_namespace", "recorder", "special", "to_device", "varying",
+    "vocabulary",
 ]  # fmt: skip
 
 DEVICES = ("cpu", "gpu")
+
+recorder: ContextVar[Any] = ContextVar("recorder", default=None)
+"""What records the running step for `tg.compile` (tinygen/compile/recording.py), or None."""
+
+recorded_types: set[type] = set()
+"""The type of arrays that record, once that is imported."""
 
 raw_forms: dict[str, Callable[..., Any]] = {}
 """The forward functions `f(m, *arrays)` of tinygen's operations by name. `operation` enters them."""
@@ -141,8 +149,29 @@ def namespace_of(array: Any) -> Any:
 
 
 def is_gpu_array(value: Any) -> bool:
-    """True for a CuPy array."""
-    return _cupy() is not None and isinstance(value, _cupy().ndarray)
+    """True for an array whose values are not at hand: CuPy's, and one that records a step."""
+    return is_recorded(value) or (_cupy() is not None and isinstance(value, _cupy().ndarray))
+
+
+def is_recorded(value: Any) -> bool:
+    """True for an array of a step that is being recorded: it has no values to look at."""
+    return type(value) in recorded_types
+
+
+def lift(array: Any) -> Any:
+    """`array` as a step that is being recorded sees it, so that writing into it is noted; else itself."""
+    record = recorder.get()
+    return array if record is None else record.lift(array)
+
+
+def varying(make: Callable[[], Any]) -> Any:
+    """What `make` gives: a number, or a tuple of numbers, that is another one at every step.
+
+    In a step that `tg.compile` records these are inputs of the program, and `make` is called again
+    before each run. So counters that it advances advance there too.
+    """
+    record = recorder.get()
+    return make() if record is None else record.varying(make)
 
 
 def special(m: Any) -> Any:
@@ -185,7 +214,8 @@ def gpu_problem() -> str | None:
 def namespace_for(device: str) -> Any:
     """The namespace of a device. ValueError: not "cpu" or "gpu". DeviceError: no usable GPU."""
     if device == "cpu":
-        return numpy_namespace
+        record = recorder.get()
+        return numpy_namespace if record is None else record.namespace
     if device not in DEVICES:
         raise ValueError(f'a device is "cpu" or "gpu", not {device!r}')
     problem = gpu_problem()

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygen import kernels
-from tinygen.backend import namespace_for, namespace_of
+from tinygen.backend import is_recorded, namespace_for, namespace_of, recorder, varying
 from tinygen.kernels.fused import Draw
 from tinygen.kernels.philox import philox4x32
 
@@ -49,6 +49,7 @@ class Generator:
 
     def __init__(self, seed: SupportsIndex = 0, draws: SupportsIndex = 0) -> None:
         self.state = (seed, draws)
+        self._made_in = recorder.get()
 
     def __repr__(self) -> str:
         return f"Generator(seed={self._seed}, draws={self._draws})"
@@ -78,6 +79,10 @@ class Generator:
 
     def next_draw(self) -> Draw:
         """Claim one draw, for a kernel that computes the numbers itself: seed, number, counter."""
+        # A generator that is made within a compiled step is the same one at every run.
+        return self._claim() if recorder.get() is self._made_in else varying(self._claim)
+
+    def _claim(self) -> Draw:
         if self._draws == _CHILD_DRAW:
             raise ValueError(f"the generator is exhausted: draws = {self._draws}")
         self._draws += 1
@@ -169,7 +174,7 @@ class Generator:
         dtype, number = np.dtype(dtype), not hasattr(p, "dtype") or isinstance(p, np.generic)
         p = np.asarray(p) if number else p
         valid = (p >= 0) & (p <= 1)
-        if not valid.all():
+        if not is_recorded(p) and not valid.all():
             raise ValueError(f"p must be in [0, 1], got {p[~valid].ravel()[0]}")
         m = namespace_of(p) if device is None or not number else namespace_for(device)
         # m.full, because a copy to the GPU would wait for the device.

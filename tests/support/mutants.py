@@ -310,7 +310,7 @@ MUTANTS = [
     # -- optimisers and derivatives --------------------------------------------------------------
     Mutant(
         "Adam without the correction of its mean", OPTIMISERS,
-        "b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.steps),", "b1, 1 - b1, b2, 1 - b2, lr,",
+        "step_size=lr / (1 - b1**self.steps),", "step_size=lr,",
         "optim/test_optimisers.py::test_float32_parameters_stay_float32_and_near",
     ),
     Mutant(
@@ -320,7 +320,7 @@ MUTANTS = [
     ),
     Mutant(
         "gradients that are added to those of the step before", "training/loop.py",
-        "            optimizer.zero_grad()\n", "",
+        "        optimizer.zero_grad()\n", "",
         "training/test_loop.py::test_a_step_is_the_descent_of_each_objective_in_turn",
     ),
     Mutant(
@@ -372,8 +372,7 @@ MUTANTS = [
     ),
     Mutant(
         "Adam's weight decay after its step", REFERENCE,
-        "        if step.weight_decay_factor != 1.0:\n            p_ *= step.weight_decay_factor\n"
-        "        p_ -= scratch\n",
+        "        p_ *= step.weight_decay_factor\n        p_ -= scratch\n",
         "        p_ -= scratch\n        p_ *= step.weight_decay_factor\n",
         "optim/test_optimisers.py::test_every_step_is_that_of_the_paper",
     ),
@@ -382,5 +381,26 @@ MUTANTS = [
         "a += step.one_minus_average_decay * (p_ - a)",
         "a += step.one_minus_average_decay * (p_ + scratch - a)",
         "optim/test_averages.py::test_an_optimiser_moves_the_average_in_its_own_pass",
+    ),
+    # -- compiled steps --------------------------------------------------------------------------
+    Mutant(
+        "two arrays in one place at a time", "compile/plan.py",
+        "if lives[o][0] <= dies and born <= lives[o][1]", "if lives[o][0] == born",
+        "compile/test_compile.py::test_without_a_compiler_a_step_is_replayed_to_the_same_bits",
+    ),
+    Mutant(
+        "an array in the place of its copy, although it is written before the copy is read",
+        "compile/simplify.py", "if written[to][0] == i and fixed and", "if written[to][0] == i and",
+        "compile/test_compile.py::test_a_copy_of_what_is_written_later_stays",
+    ),
+    Mutant(
+        "the sum of a row read before it is complete", "compile/fuse.py",
+        "phase=max(new.phase, old.phase + after)", "phase=max(new.phase, old.phase)",
+        "compile/test_compile.py::test_sums_of_rows_are_complete_before_they_are_read",
+    ),
+    Mutant(
+        "a draw that does not advance in a program", "random.py",
+        "varying(self._claim)", "self._claim()",
+        "compile/test_compile.py::test_a_number_that_changes_between_calls_is_seen",
     ),
 ]  # fmt: skip

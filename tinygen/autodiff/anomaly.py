@@ -16,6 +16,7 @@ from tinygen.errors import NonFiniteError
 __all__ = ["callers_line", "check_derivative", "check_result", "check_unchanged", "digests"]
 
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+_NUMPY = f"{Path(np.__file__).parent}{os.sep}"
 _ENGINE = tuple(f"{_PACKAGE}{part}{os.sep}" for part in ("autodiff", "ops", "report"))
 
 
@@ -25,7 +26,7 @@ def callers_line() -> str:
     inside = None
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((_PACKAGE, "<frozen")):
+        if not file.startswith((_PACKAGE, _NUMPY, "<frozen")):
             return f"{file}:{frame.f_lineno}"
         if inside is None and not file.startswith(_ENGINE):
             inside = f"{file}:{frame.f_lineno}"

@@ -18,6 +18,7 @@ from tinygen.backend import (
     namespace_for,
     namespace_of,
     namespaces,
+    recorder,
     to_device,
 )
 
@@ -37,10 +38,14 @@ class Boxed:
     @property
     def data(self) -> Any:
         """The NumPy or CuPy array itself. Another may be put in its place, outside the graph."""
-        return self._data
+        record = recorder.get()
+        return self._data if record is None else record.lift(self)
 
     @data.setter
     def data(self, array: Any) -> None:
+        if (record := recorder.get()) is not None:
+            record.write(record.lift(self), array)
+            return
         if isinstance(array, np.generic):  # what NumPy makes of an array without axes
             array = np.asarray(array)
         if not (isinstance(array, np.ndarray) or is_gpu_array(array)):
@@ -84,7 +89,7 @@ def as_array(value: Any) -> Any:
 def is_number(value: Any) -> bool:
     """True for Python's numbers, NumPy's numbers and 0-d NumPy arrays."""
     return isinstance(value, (bool, int, float, np.generic)) or (
-        isinstance(value, np.ndarray) and not value.ndim
+        not value.ndim if isinstance(value, np.ndarray) else getattr(value, "weak", False)
     )
 
 
@@ -118,6 +123,8 @@ def settle(
     positions `apart` (labels, the condition of `where`) keep their own dtype. If all inputs are
     integers, they stay integers if `whole`, else they become float64, so that nothing overflows.
     """
+    if (record := recorder.get()) is not None:
+        inputs = [record.lifted(x) for x in inputs]
     arrays: list[Any] = []
     dtype = None
     for x in inputs:  # the common case: Tensors of one dtype, and Python numbers

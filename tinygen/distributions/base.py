@@ -11,7 +11,7 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.promotion import array_on, as_array, is_number
-from tinygen.backend import namespace_of
+from tinygen.backend import is_recorded, namespace_of
 from tinygen.random import Generator
 
 __all__ = ["Described", "Distribution", "check", "is_given", "log_of", "parameters"]
@@ -69,11 +69,11 @@ def check(name: str, value: Tensor, requirement: str, holds: Callable[[Any], Any
 
 
 def is_given(value: Tensor) -> bool:
-    """False for the result of an operation that requires a gradient.
+    """False for what a training step computes: a result that requires a gradient, or is recorded.
 
     Such results are not checked: they are part of a training step, which must not wait for values.
     """
-    return value.is_leaf or not value.requires_grad
+    return (value.is_leaf or not value.requires_grad) and not is_recorded(value.data)
 
 
 def log_of(p: Tensor) -> Tensor:

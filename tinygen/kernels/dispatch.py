@@ -13,7 +13,7 @@ import numpy as np
 
 from tinygen.errors import DeviceError, unknown
 
-__all__ = ["Launch", "aligned", "description", "launcher"]
+__all__ = ["Launch", "aligned", "description", "launcher", "native"]
 
 Launch = Callable[..., None]
 
@@ -30,6 +30,7 @@ def launcher(m: Any, *arrays: Any) -> Launch | None:
     device = getattr(m, "device", None)
     launch = None if device is None else _found(device)[0]
     if launch is not None:
+        launch = vars(m).get("launch", launch)  # of arrays that record
         for array in arrays:
             if array.dtype is not _FLOAT32 and array.dtype != _FLOAT32:
                 return None
@@ -37,6 +38,11 @@ def launcher(m: Any, *arrays: Any) -> Launch | None:
             if not (flags.c_contiguous and aligned(flags)):
                 return None
     return launch
+
+
+def native() -> Launch | None:
+    """The compiled kernels for the CPU, or None if NumPy computes."""
+    return _found("cpu")[0]
 
 
 def aligned(flags: Any) -> bool:

@@ -43,12 +43,19 @@ class Draw(NamedTuple):
 
     def on_host(self) -> tuple[int, int]:
         """(seed, number) with the counter read."""
-        moved = 0 if self.counter is None else int(self.counter.reshape(())[()])
-        return self.seed, (self.number + moved) % 2**64
+        if self.counter is None:
+            return self.seed, self.number
+        return self.seed, (self.number + int(self.counter.reshape(())[()])) % 2**64
 
 
 NO_DRAW = Draw(0, 0)
 """Stands where nothing is drawn."""
+
+
+def _drawn(m: Any, function: Any, *arguments: Any) -> Array:
+    """What the function draws: one call of a program where the namespace records."""
+    record = vars(m).get("call")
+    return function(*arguments) if record is None else record(function, arguments, {})
 
 
 # -- random fills: n elements in one row ---------------------------------------------------------
@@ -56,7 +63,7 @@ def bits(m: Any, n: int, draw: Draw) -> Array:
     """Random words, uint32."""
     launch = launcher(m)
     if launch is None:
-        return philox.bits(n, *draw.on_host())
+        return _drawn(m, philox.bits, n, *draw.on_host())
     out = m.empty(n, np.uint32)
     launch("fill_bits", out, n, *draw)
     return out
@@ -66,7 +73,7 @@ def uniform(m: Any, n: int, draw: Draw, low: float, high: float, dtype: np.dtype
     """Uniform in [low, high)."""
     launch = launcher(m)
     if launch is None:
-        return philox.uniform(n, *draw.on_host(), low, high, dtype)
+        return _drawn(m, philox.uniform, n, *draw.on_host(), low, high, dtype)
     start, end = dtype.type(low), dtype.type(high)
     out = m.empty(n, dtype)
     launch(
@@ -85,7 +92,7 @@ def normal(m: Any, n: int, draw: Draw, mean: float, std: float, dtype: np.dtype[
     """Normal with the given mean and standard deviation."""
     launch = launcher(m)
     if launch is None:
-        return philox.normal(n, *draw.on_host(), mean, std, dtype)
+        return _drawn(m, philox.normal, n, *draw.on_host(), mean, std, dtype)
     out = m.empty(n, dtype)
     launch(f"fill_normal_{_SUFFIX[dtype]}", out, n, *draw, mean, std)
     return out
@@ -95,7 +102,7 @@ def integers(m: Any, n: int, draw: Draw, low: int, size: int) -> Array:
     """Whole numbers in low .. low + size - 1, int64."""
     launch = launcher(m)
     if launch is None:
-        return philox.integers(n, *draw.on_host(), low, size)
+        return _drawn(m, philox.integers, n, *draw.on_host(), low, size)
     out = m.empty(n, np.int64)
     launch("fill_integers", out, n, *draw, size, low % 2**64)
     return out

@@ -21,7 +21,7 @@ import numpy as np
 
 from tinygen.kernels.signatures import inlined, signatures
 
-__all__ = ["Unavailable", "library", "load", "loaded"]
+__all__ = ["Unavailable", "compiled", "library", "load", "loaded"]
 
 library: ctypes.CDLL | None = None
 """The compiled kernels, once they are loaded."""
@@ -45,27 +45,34 @@ def load() -> tuple[Callable[..., None], str]:
     Arguments are those of kernels.h: arrays for pointers (or None), and numbers. TypeError: an
     array of another type, or not contiguous.
     """
+    return compiled("kernels", inlined("kernels.cpp"), _open)
+
+
+def compiled(name: str, source: str, opened: Callable[[bytes], Any]) -> tuple[Any, str]:
+    """What `opened` makes of the library of a C++ source, and a line that says what was compiled.
+
+    The library comes from the cache, if it is there. Unavailable: there is no compiler, or it fails.
+    """
     compiler = _compiler()
-    source = inlined("kernels.cpp")
     command = [*compiler, *FLAGS, *_processor_flags()]
     version = _version(compiler)
     key = hashlib.sha256("\0".join([source, *command, version, _processor()]).encode())
     folder = _private_folder()
-    path = folder and folder / f"kernels-{key.hexdigest()[:32]}.so"
+    path = folder and folder / f"{name}-{key.hexdigest()[:32]}.so"
     if path and (kept := _read(path)):
         with suppress(Unavailable):  # else whatever it is, a new one may be better
-            return _open(kept), f"{version}, {path}"
+            return opened(kept), f"{version}, {path}"
     try:
         library = _build(command, source)
-        launch = _open(library)
+        made = opened(library)
     except OSError as error:  # a full disk, no temporary folder
-        raise Unavailable(f"the kernels cannot be compiled: {error}") from error
+        raise Unavailable(f"the {name} cannot be compiled: {error}") from error
     try:
         if path:
             _keep(library, path)
     except OSError as error:  # a full disk, something else of that name
-        return launch, f"{version}, for this process alone: {error}"
-    return launch, f"{version}, {path}" if path else version
+        return made, f"{version}, for this process alone: {error}"
+    return made, f"{version}, {path}" if path else version
 
 
 def _compiler() -> list[str]:
@@ -245,6 +252,7 @@ def _open(content: bytes) -> Callable[..., None]:
         except ctypes.ArgumentError as error:
             raise TypeError(f"{name}: {error}") from None
 
+    launch.functions = functions  # type: ignore[attr-defined]
     return launch
 
 

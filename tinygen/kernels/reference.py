@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygen.backend import namespace_of, vocabulary
+from tinygen.backend import namespace_of, recorder, vocabulary
 
 Array = Any
 
@@ -228,8 +228,7 @@ def adam(
         scratch += step.eps
         m.divide(mean_, scratch, out=scratch)
         scratch *= step.step_size
-        if step.weight_decay_factor != 1.0:
-            p_ *= step.weight_decay_factor
+        p_ *= step.weight_decay_factor
         p_ -= scratch
         for a in average_:
             a += step.one_minus_average_decay * (p_ - a)
@@ -250,5 +249,6 @@ def blocks(arrays: Sequence[Array]) -> Iterator[list[Array]]:
                 f"a parameter of shape {a.shape} is not contiguous: it cannot be updated"
             )
     flat = [a.reshape(-1) for a in arrays]
-    for start in range(0, flat[0].size, BLOCK):
-        yield [a[start : start + BLOCK] for a in flat]
+    block = BLOCK if recorder.get() is None else max(flat[0].size, 1)  # a program fuses the passes
+    for start in range(0, flat[0].size, block):
+        yield [a[start : start + block] for a in flat]

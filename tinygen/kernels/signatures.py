@@ -6,7 +6,7 @@ import functools
 import re
 from pathlib import Path
 
-__all__ = ["FOLDER", "inlined", "signatures"]
+__all__ = ["FOLDER", "inlined", "pasted", "signatures"]
 
 FOLDER = Path(__file__).parent
 """Where the sources are."""
@@ -31,7 +31,12 @@ def _argument(declaration: str) -> tuple[str, str]:
 
 
 def inlined(source: str) -> str:
-    """The text of a source file with its own headers in the place of their #include lines.
+    """The text of a source file, with its headers."""
+    return pasted((FOLDER / source).read_text())
+
+
+def pasted(text: str) -> str:
+    """A source with the kernels' own headers in the place of their #include lines.
 
     What is compiled is then one text: a cache that is keyed by it cannot miss a changed header.
     """
@@ -44,4 +49,4 @@ def inlined(source: str) -> str:
         header = (FOLDER / match[1]).read_text().replace("#pragma once\n", "")
         return _INCLUDE.sub(paste, header)
 
-    return _INCLUDE.sub(paste, (FOLDER / source).read_text())
+    return _INCLUDE.sub(paste, text)

@@ -22,7 +22,7 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.modes import no_grad
-from tinygen.backend import namespace_of
+from tinygen.backend import namespace_of, varying
 from tinygen.distributions import Bernoulli, DiscretisedNormal, Normal
 from tinygen.errors import whole
 from tinygen.models.likelihood import Estimate, LogMean, anneal, inverse_temperatures
@@ -202,7 +202,7 @@ class VAE(Model):
         """
         rng = as_generator(rng)
         x = self.normalise(self.bits(x, rng))
-        weight = self.kl_weight
+        weight = varying(lambda: self.kl_weight)
         if self.k == 1:
             log_likelihood, kl = self._terms(x, rng)
             per_unit = ops.mean(kl, axis=0)

@@ -12,7 +12,7 @@ import numpy as np
 from tinygen import ops
 from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.promotion import array_on, as_array
-from tinygen.backend import namespace_of
+from tinygen.backend import is_recorded, namespace_of
 from tinygen.nn.init import initial
 from tinygen.nn.module import Module
 from tinygen.ops.composites import check_activation
@@ -119,8 +119,8 @@ class Embedding(Module):
         n = self.table.shape[0]
         if array.dtype.kind not in "iu":
             raise IndexError(f"an Embedding is looked up by whole numbers, not {array.dtype}")
-        on_cpu = self.table.device == "cpu"
-        if on_cpu and array.size and not (array.min() >= 0 and array.max() < n):
+        at_hand = self.table.device == "cpu" and not is_recorded(array)
+        if at_hand and array.size and not (array.min() >= 0 and array.max() < n):
             raise IndexError(f"indices {array.min()}..{array.max()} in an Embedding of {n} rows")
         return self.table[array]
 

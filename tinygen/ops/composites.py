@@ -12,7 +12,7 @@ from typing import Any
 from tinygen import kernels
 from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
-from tinygen.backend import namespace_of
+from tinygen.backend import is_recorded, namespace_of
 from tinygen.errors import unknown
 from tinygen.kernels import Draw
 from tinygen.kernels.reference import SLOPE_FROM_VALUE
@@ -202,8 +202,8 @@ def softmax_cross_entropy(m: Any, logits: Any, labels: Any) -> Any:
         raise ValueError(f"labels of shape {labels.shape} for logits of shape {(*rows, classes)}")
     if labels.dtype.kind not in "iu":
         raise ValueError(f"labels are whole numbers, not {labels.dtype}")
-    on_cpu = namespace_of(labels).device == "cpu"
-    if on_cpu and labels.size and not (labels.min() >= 0 and labels.max() < classes):
+    at_hand = namespace_of(labels).device == "cpu" and not is_recorded(labels)
+    if at_hand and labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(
             f"labels {labels.min()}..{labels.max()} are out of range for {classes} classes"
         )

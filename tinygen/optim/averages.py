@@ -11,7 +11,7 @@ import numpy as np
 
 from tinygen import kernels
 from tinygen.autodiff.engine import Tensor
-from tinygen.backend import namespace_of, to_device
+from tinygen.backend import namespace_of, recorder, to_device
 
 __all__ = ["EMA", "clip_global_norm"]
 
@@ -32,12 +32,24 @@ def clip_global_norm(
     if not arrays:
         return 0.0
     m = namespace_of(arrays[0])
+    if (record := recorder.get()) is not None:
+        return _clip_in_step(record, m, arrays, limit)
     norm = sqrt(float(kernels.sum_squares(m, arrays)))
     if norm == inf:  # perhaps only the squares were too large for float32
         norm = sqrt(sum(float(m.sum(m.square(g, dtype=np.float64))) for g in arrays))
     if limit < norm < inf:
         for g in arrays:
             g *= limit / norm
+    return norm
+
+
+def _clip_in_step(record: Any, m: Any, arrays: list[Any], limit: float) -> Any:
+    """The same in a compiled step, where nobody waits for the norm: one that is not finite ends it."""
+    norm = m.sqrt(kernels.sum_squares(m, arrays))
+    record.stop_unless(m.isfinite(norm), "the norm of the gradient is finite")
+    share = m.minimum(1.0, limit / norm)
+    for g in arrays:
+        g *= share.astype(g.dtype)
     return norm
 
 

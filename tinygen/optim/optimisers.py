@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygen import kernels
 from tinygen.autodiff.engine import Tensor
-from tinygen.backend import namespace_of, to_device
+from tinygen.backend import lift, namespace_of, to_device, varying
 from tinygen.kernels.reference import blocks
 from tinygen.optim.averages import EMA
 
@@ -17,6 +17,20 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
 
 Array = np.ndarray[Any, Any]
 Schedule = Callable[[int], float]
+
+
+class StepNumbers(NamedTuple):
+    """The numbers of one step, which are others at the next.
+
+    one_minus_decay: of the average of the parameters.
+    step_size, bias_correction, weight_decay_factor: of Adam and AdamW, see `kernels.AdamStep`.
+    """
+
+    lr: float
+    one_minus_decay: float = 0.0
+    step_size: float = 0.0
+    bias_correction: float = 1.0
+    weight_decay_factor: float = 1.0
 
 
 class Optimizer:
@@ -58,33 +72,37 @@ class Optimizer:
         An `average` of the same parameters moves towards them in the same pass (ValueError: it is
         of others). Parameters change in place: finish every backward pass of graphs built before.
         """
-        lr = self.lr(self.steps) if callable(self.lr) else self.lr
         if average is not None and not _same(average.parameters, self.parameters):
             raise ValueError("the average is of other parameters than the optimiser's")
-        self.steps += 1
-        one_minus_decay = 0.0 if average is None else average.count_update()
+        numbers = varying(lambda: self._next_numbers(average))
         for name, p in self.parameters.items():
-            averaged = None if average is None else average.average[name]
-            state = [self.state[slot][name] for slot in self.slots]
+            averaged = None if average is None else lift(average.average[name])
+            state = [lift(self.state[slot][name]) for slot in self.slots]
             if p.grad is not None:
-                self._apply(lr, p.data, p.grad.data, state, averaged, one_minus_decay)
+                self._apply(numbers, p.data, p.grad.data, state, averaged)
             elif averaged is not None:
-                averaged += one_minus_decay * (p.data - averaged)
+                averaged += numbers.one_minus_decay * (p.data - averaged)
+
+    def _next_numbers(self, average: EMA | None) -> StepNumbers:
+        """Count one step, and return its numbers."""
+        lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        self.steps += 1
+        return self._numbers(lr)._replace(
+            one_minus_decay=0.0 if average is None else average.count_update()
+        )
+
+    def _numbers(self, lr: float) -> StepNumbers:
+        """The numbers of step `self.steps`, without the average's."""
+        return StepNumbers(lr)
 
     def _apply(
-        self,
-        lr: float,
-        p: Array,
-        g: Array,
-        state: list[Array],
-        averaged: Array | None,
-        one_minus_decay: float,
+        self, numbers: StepNumbers, p: Array, g: Array, state: list[Array], averaged: Array | None
     ) -> None:
         """Update one parameter, its state and its average, block by block."""
         for p_, g_, *rest in blocks([p, g, *state, *([] if averaged is None else [averaged])]):
-            self._update(lr, p_, g_, *rest[: len(state)])
+            self._update(numbers.lr, p_, g_, *rest[: len(state)])
             if averaged is not None:
-                rest[-1] += one_minus_decay * (p_ - rest[-1])
+                rest[-1] += numbers.one_minus_decay * (p_ - rest[-1])
 
     def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
         """Change p and its state in place; all are flat views of equal length."""
@@ -169,20 +187,23 @@ class Adam(Optimizer):
         super().__init__(parameters, lr)
         self.betas, self.eps = betas, eps
 
+    def _numbers(self, lr: float) -> StepNumbers:
+        b1, b2 = self.betas
+        return StepNumbers(
+            lr,
+            step_size=lr / (1 - b1**self.steps),
+            bias_correction=(1 - b2**self.steps) ** -0.5,
+            weight_decay_factor=self._weight_decay_factor(lr),
+        )
+
     def _apply(
-        self,
-        lr: float,
-        p: Array,
-        g: Array,
-        state: list[Array],
-        averaged: Array | None,
-        one_minus_decay: float,
+        self, numbers: StepNumbers, p: Array, g: Array, state: list[Array], averaged: Array | None
     ) -> None:
         mean, square = state
         b1, b2 = self.betas
         step = kernels.AdamStep(
-            b1, 1 - b1, b2, 1 - b2, lr / (1 - b1**self.steps), (1 - b2**self.steps) ** -0.5,
-            self.eps, self._weight_decay_factor(lr), one_minus_decay,
+            b1, 1 - b1, b2, 1 - b2, numbers.step_size, numbers.bias_correction, self.eps,
+            numbers.weight_decay_factor, numbers.one_minus_decay,
         )  # fmt: skip
         kernels.adam(namespace_of(p), p, g, mean, square, averaged, step)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from math import inf, isfinite
+from functools import partial
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,17 +20,11 @@ from tinygen.backend import keep_freed_memory, namespace_of, to_device
 from tinygen.errors import NonFiniteError, renamed, unknown, whole
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
 from tinygen.random import Generator
+from tinygen.training.programs import Compiled, Update, finite
 
 __all__ = [
-    "Data",
-    "History",
-    "Loop",
-    "NonFiniteStep",
-    "Objective",
-    "Settings",
-    "Trainable",
-    "schedule",
-]
+    "Data", "History", "Loop", "NonFiniteStep", "Objective", "Settings", "Trainable", "schedule",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 
@@ -132,26 +127,32 @@ class Loop:
     """What the steps of a run change, and one step.
 
     An objective that `model.objectives()` lists k times has k updates in a step, all with the
-    learning rate of that step.
+    learning rate of that step. compiled: updates are programs.
     """
 
-    def __init__(self, model: Trainable, data: Data, settings: Settings) -> None:
+    def __init__(
+        self, model: Trainable, data: Data, settings: Settings, compiled: bool = False
+    ) -> None:
         keep_freed_memory()
-        self.model, self.data, self.settings = model, data, settings
+        self.model, self.data, self.settings, self.compiled = model, data, settings, compiled
+        self.order = Generator(settings.seed).child("order")
+        self.rng = Generator(settings.seed).child("noise")
+        self.random = [self.rng, *model.generators()]  # all that a loss may draw from
         self.objectives = model.objectives()
         self.times = Counter(o.name for o in self.objectives)  # of an objective in one step
+        by_name = {o.name: o for o in self.objectives}
         self.optimizers = {
-            o.name: model.optimizer(o.parameters, self._rate(self.times[o.name]))
-            for o in {o.name: o for o in self.objectives}.values()
+            name: model.optimizer(o.parameters, self._rate(self.times[name]))
+            for name, o in by_name.items()
         }
         self.averages = {
             name: EMA(optimizer.parameters, settings.ema_decay)
             for name, optimizer in self.optimizers.items()
             if settings.ema_decay
         }
-        self.order = Generator(settings.seed).child("order")
-        self.rng = Generator(settings.seed).child("noise")
-        self.random = [self.rng, *model.generators()]  # all that a loss may draw from
+        self.updates: dict[str, Update] = {n: partial(self._update, o) for n, o in by_name.items()}
+        if compiled:
+            self.updates = {n: Compiled(n, update, self) for n, update in self.updates.items()}
         self.step = self.batches = 0  # taken so far
         self.history: History = {}
         self._epoch = -1
@@ -167,21 +168,25 @@ class Loop:
         for objective in self.objectives:
             batch = self.next_batch()
             states = [generator.state for generator in self.random]
-            optimizer = self.optimizers[objective.name]
-            parameters = objective.parameters.values()
-
-            optimizer.zero_grad()
-            terms = objective.loss(*batch, rng=self.rng)
-            loss = next(iter(terms.values()))
-            loss.backward(inputs=parameters)
-            norm = clip_global_norm(parameters, self.settings.clip)
-            if not (isfinite(loss.item()) and isfinite(norm)):
+            terms = self.updates[objective.name](*batch)
+            if terms is None:
                 raise NonFiniteStep(objective, batch, states)
-            optimizer.step(self.averages.get(objective.name))
-
             for name, value in terms.items():
                 self.history.setdefault(name, []).append(value.item())
         self.step += 1
+
+    def _update(self, objective: Objective, *batch: Array) -> dict[str, Tensor] | None:
+        """Loss, gradient, clipping, optimiser, average: an `Update` of the objective."""
+        optimizer, parameters = self.optimizers[objective.name], objective.parameters.values()
+        optimizer.zero_grad()
+        terms = objective.loss(*batch, rng=self.rng)
+        loss = next(iter(terms.values()))
+        loss.backward(inputs=parameters)
+        norm = clip_global_norm(parameters, self.settings.clip)
+        if not finite(loss, norm):
+            return None
+        optimizer.step(self.averages.get(objective.name))
+        return terms
 
     def next_batch(self) -> Data:
         """The next rows, in an order that is shuffled anew for every pass over the data."""

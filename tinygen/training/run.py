@@ -28,6 +28,8 @@ from tinygen.autodiff.transforms import gradients
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import CheckpointError, NonFiniteError, renamed, whole
 from tinygen.folder import CHECKPOINT, locked
+from tinygen.kernels import dispatch
+from tinygen.nn import Module
 from tinygen.training.loop import (
     Data,
     History,
@@ -43,6 +45,7 @@ __all__ = ["WATCH_STEPS", "Stopped", "fingerprint", "not_finite", "recorded", "t
 
 Array = np.ndarray[Any, Any]
 WATCH_STEPS = 100  # from one look at the state of the run to the next
+COMPILED_FROM = 2000  # steps: from then on a run gains more than compiling takes
 
 
 class Stopped(KeyboardInterrupt):
@@ -59,6 +62,7 @@ def train(
     meta: dict[str, Any] | None = None,
     checkpoint_seconds: float = 15.0,
     show_progress: bool | str = False,
+    compile: bool | None = None,
 ) -> History:
     """Train `model` on `data` and return the history of its losses.
 
@@ -70,6 +74,10 @@ def train(
     resume: continue from that file, also to more steps than the run was started with (its learning
         rate is then the longer run's).
     show_progress: True, or a line to show before.
+    compile: steps as programs (`tinygen.compile`), on the CPU. By default it is done for models that
+        are tinygen's in all their parts and runs that are long enough to gain by it. True does it for
+        any: a loss that counts or prints does so only while it is recorded, in the first two steps.
+        What cannot be recorded runs eagerly, and a line says so.
     The model ends with the averaged parameters if the settings ask for an average.
     What the model sees going wrong (`Model.watch`), and what a resumed run computes with that is
     not what it was started with, is told by the logger "tinygen", on stderr.
@@ -89,7 +97,8 @@ def train(
         path.parent.mkdir(parents=True, exist_ok=True)
     # NumPy's warnings would only repeat what the checks say with a name.
     with nullcontext() if path is None else locked(path.parent), np.errstate(all="ignore"):
-        run = _Run(model, data, settings, path, meta or {})
+        compiled = worthwhile(model, data, settings) if compile is None else compile
+        run = _Run(model, data, settings, path, meta or {}, compiled)
         if resume:
             run.restore()
         elif path is not None:
@@ -99,6 +108,21 @@ def train(
         if isinstance(show_progress, str):
             print(show_progress, file=sys.stderr)
         return run.to_the_end(checkpoint_seconds, bool(show_progress))
+
+
+def worthwhile(model: Trainable, data: Data, settings: Settings) -> bool:
+    """Whether steps are compiled unless told otherwise. It does not depend on where a run resumes.
+
+    A user's own code is not: what else it does than compute would be done in the first steps only.
+    """
+    parts = model.modules() if isinstance(model, Module) else [model]
+    code = [*map(type, parts), *(o.loss for o in model.objectives())]
+    return (
+        settings.steps >= COMPILED_FROM
+        and namespace_of(data[0]).device == "cpu"
+        and dispatch.native() is not None
+        and all(c.__module__.startswith("tinygen.") for c in code)
+    )
 
 
 def fingerprint(data: Data) -> list[Any]:
@@ -136,12 +160,13 @@ class _Run:
         settings: Settings,
         path: Path | None,
         meta: dict[str, Any],
+        compiled: bool,
     ) -> None:
         self.model, self.x, self.settings = model, data[0], settings
         self.path, self.meta = path, meta
         for name, p in model.named_parameters().items():
             p.name = name  # for graph drawings and error messages
-        self.loop = Loop(model, data, settings)
+        self.loop = Loop(model, data, settings, compiled)
         self._data = fingerprint(data)
         self._began = time.monotonic()
         self.sittings = [self._sitting()]
@@ -149,7 +174,9 @@ class _Run:
     def _sitting(self) -> dict[str, Any]:
         """Where a part of the run between a start and a stop began, and what it computes with."""
         device = namespace_of(self.x).device
-        return {"from_step": self.loop.step, "seconds": 0.0, **_surroundings(device)}
+        steps = "compiled" if self.loop.compiled else "eager"
+        place = {"from_step": self.loop.step, "seconds": 0.0, "steps": steps}
+        return place | _surroundings(device)
 
     def to_the_end(self, checkpoint_seconds: float, show_progress: bool) -> History:
         """Take the steps that are left; see `train`."""
@@ -270,7 +297,8 @@ class _Run:
         if steps != self.settings.steps:
             self._tell_schedule(replace(self.settings, steps=steps))
         now = self._sitting()
-        self._tell_difference({**now, **(self.sittings[-1] if self.sittings else {})}, now)
+        before = {**now, "steps": "eager"}  # what was not kept then, of an older version
+        self._tell_difference(before | (self.sittings[-1] if self.sittings else {}), now)
         self.sittings.append(now)
 
     def _load_state(self, meta: dict[str, Any], arrays: dict[str, Array]) -> None:
@@ -312,7 +340,7 @@ class _Run:
         """Say what this sitting computes with that the one before did not."""
         differing = [
             f"{name} {now[name]} instead of {before[name]}"
-            for name in ("kernels", "threads", "numpy")
+            for name in ("steps", "kernels", "threads", "numpy")
             if now[name] != before[name]
         ]
         if differing:

@@ -33,7 +33,7 @@ class TimeTable:
         m = namespace_of(t)
         if m.device not in self._on_device:
             self._on_device[m.device] = to_device(self._on_device["cpu"], m.device)
-        return m.take(self._on_device[m.device], t)
+        return m.take(self._on_device[m.device], t, axis=0)
 
 
 class NoiseSchedule:

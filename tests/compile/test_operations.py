@@ -1,0 +1,55 @@
+"""Every operation of the registry in a compiled step: value and gradients are those of the eager ones."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import numpy as np
+import pytest
+
+import tinygen as tg
+from tests.support.op_cases import CASES
+from tinygen.compile import compile
+
+pytestmark = [pytest.mark.cpu_only("programs run on the CPU"), pytest.mark.filterwarnings("error")]
+
+BY_NAME = {
+    name: list(cases)
+    for name, cases in groupby(sorted(CASES, key=lambda c: c.name), lambda c: c.name)
+}
+
+
+def differentiated(case, arrays, g):
+    """The value of a case and its gradients."""
+    inputs = [tg.tensor(x, requires_grad=True) if x.dtype.kind == "f" else x for x in arrays]
+    y = case(*inputs)
+    return y, tg.gradients(y, [x for x in inputs if isinstance(x, tg.Tensor)], g)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_an_operation_in_a_program_gives_what_it_gives_eagerly(name):
+    """All cases in both dtypes as one step. To a few units in the last place, of the largest element
+    where terms are added; log_mass is a difference of terms near 0.1."""
+    cases = [(case, dtype) for case in BY_NAME[name] for dtype in (np.float64, np.float32)]
+
+    def step(given):
+        return [differentiated(c, *more) for (c, _), more in zip(cases, given, strict=True)]
+
+    given = []
+    for case, dtype in cases:
+        arrays = case.arrays(dtype)
+        shape = case(*arrays).shape
+        given.append((arrays, np.random.default_rng(7).normal(size=shape).astype(dtype)))
+    expected = step(given)
+    compiled = compile(step)
+    for _ in range(3):  # recorded, recorded again, run
+        for (case, _), (y, found), (right, exact) in zip(
+            cases, compiled(given), expected, strict=True
+        ):
+            for a, b in zip([y, *found], [right, *exact], strict=True):
+                assert a.dtype == b.dtype and a.shape == b.shape
+                unit = np.finfo(b.dtype).eps
+                scale = max(np.abs(b.data).max(initial=0.0), 0.1 if name == "log_mass" else 0.0)
+                np.testing.assert_allclose(
+                    a.data, b.data, rtol=16 * unit, atol=8 * unit * scale, err_msg=case.id
+                )

@@ -1,0 +1,273 @@
+"""The C++ text of a program: a function for each nest of loops, and one that calls all in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinygen.compile.fuse import Access, Group, Member
+from tinygen.compile.program import Call, Number, Storage, View, views
+from tinygen.kernels.signatures import pasted, signatures
+
+__all__ = ["Emitted", "expressible"]
+
+PRELUDE = (Path(__file__).parent / "prelude.h").read_text()
+NAMES = {n: kind for kind, n in re.findall(r"^((?:ONE|TWO)\w*)\((\w+), ", PRELUDE, re.MULTILINE)}
+"""Functions that have a form in C++, each with what it is of: any numbers, floats, truth values."""
+
+TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.bool_): "bool"}
+TYPES |= {np.dtype(f"{name}int{n}"): f"{name or 'i'}{n}" for name in ("", "u") for n in (32, 64)}
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+BOOL = np.dtype(np.bool_)
+
+
+def expressible(call: Call) -> bool:
+    """True if the call can stand in a loop."""
+    for v in views(call):
+        if v.dtype not in TYPES or any(s % v.dtype.itemsize for s in v.strides):
+            return False
+    if call.kind == "reduce":
+        axes, every = call.options["axis"], tuple(range(len(call.args[0].shape)))
+        return call.name == "sum" and axes != () and axes in (every, every[-1:], every[:-1])
+    if call.kind not in ("ufunc", "copy") or call.name not in (*NAMES, "where"):
+        return False
+    kind = NAMES.get(call.name, "")
+    takes = FLOATS if "FLOAT" in kind else (BOOL,) if "BIT" in kind else TYPES
+    return all(d in takes for d in call.dtypes[:-1]) and all(d in TYPES for d in call.dtypes)
+
+
+def _constant(x: Any) -> str:
+    value = x.item() if isinstance(x, np.generic) else x
+    if not isinstance(value, float):
+        return f"{int(value)}{'LL' if value < 2**63 else 'ULL'}"
+    return value.hex() if abs(value) < np.inf else str(value).replace("nan", "nan_")
+
+
+def _as(text: str, dtype: np.dtype[Any]) -> str:
+    """An expression as a number of that type."""
+    return f"({text} != 0)" if dtype == BOOL else f"({TYPES[dtype]})({text})"
+
+
+def _wide(dtype: np.dtype[Any]) -> str:
+    """The type in which a sum of that type is added."""
+    return "double" if dtype in FLOATS else TYPES[dtype]
+
+
+class _Loops:
+    """The text of one group: a function of the pointers that it walks, and of numbers."""
+
+    def __init__(self, group: Group, local: set[Storage]) -> None:
+        self.group, self.local = group, local
+        self.pointers: list[Access] = []
+        self.numbers: list[Number] = []
+        self.head: list[str] = []  # before the loops
+        self.tail: list[str] = []  # after them
+        self.known: dict[Access, tuple[Any, str]] = {}  # where a value was computed, and its name
+        self.count = 0
+        made = {m.out.storage: m.phase for m in group.members if m.role == "full"}
+        read = [(a.storage, m.phase) for m in group.members for a in m.args if a]
+        later = (s for s, phase in read if s in local and made.get(s, phase) != phase)
+        self.kept = list(dict.fromkeys(later))  # of what a later phase reads, a row is kept
+        self.dims = self._dims()
+
+    def _dims(self) -> list[tuple[int, int]]:
+        """The loops as (length, axis): neighbours that all arrays walk in one go are one."""
+        shape, members = self.group.shape or (1,), self.group.members
+        rows = any(m.role != "full" for m in members)
+        walked = [a for m in members for a in m.walked]
+        dims = [(shape[0], 0)]
+        for axis in range(1, len(shape)):
+            (n, before), m = dims[-1], shape[axis]
+            joined = all(a.steps[before] == a.steps[axis] * m for a in walked)
+            if (rows and axis == len(shape) - 1) or not (joined or n == 1 or m == 1):
+                dims.append((m, axis))
+            elif m != 1:
+                dims[-1] = n * m, axis
+        return dims
+
+    def _at(self, access: Access) -> str:
+        """The element that the loops are at: i0, i1, ... of the outer ones, j of a row."""
+        if access.storage in self.kept:
+            return f"k{self.kept.index(access.storage)}[j]"
+        if access not in self.pointers:
+            self.pointers.append(access)
+        names = [*(f"i{d}" for d in range(len(self.dims) - 1)), "j"]
+        steps = [access.steps[axis] if access.steps else 0 for _, axis in self.dims]
+        place = [f"{i} * {step}LL" for i, step in zip(names, steps, strict=True) if step]
+        return f"p{self.pointers.index(access)}[{' + '.join(place) or 0}]"
+
+    def _name(self, dtype: np.dtype[Any], text: str, lines: list[str]) -> str:
+        self.count += 1
+        lines.append(f"const {TYPES[dtype]} v{self.count} = {text};")
+        return f"v{self.count}"
+
+    def _argument(self, m: Member, k: int, dtype: Any, where: Any, lines: list[str]) -> str:
+        """Argument k as an expression of the dtype; what is loaded is loaded once."""
+        x, access = m.call.args[k], m.args[k]
+        if isinstance(x, Number):
+            self.numbers += [] if x in self.numbers else [x]
+            return _as(f"m{self.numbers.index(x)}.{x.field}", dtype)
+        if access is None:
+            return _as(_constant(x), dtype)
+        if self.known.get(access, ("nowhere",))[0] not in (where, "row"):
+            text = self._at(access) if access.storage.nbytes else "0"
+            self.known[access] = where, self._name(access.dtype, text, lines)
+        name = self.known[access][1]
+        return name if dtype == access.dtype else _as(name, dtype)
+
+    def _store(self, out: Access, name: str, where: Any, lines: list[str]) -> None:
+        self.known[out] = where, name
+        if out.storage in self.kept or out.storage not in self.local:
+            lines.append(f"{self._at(out)} = {name};")
+
+    def _compute(self, m: Member, where: Any, lines: list[str]) -> None:
+        """The lines of an elementwise call."""
+        dtypes = m.call.dtypes or (m.out.dtype,) * 2
+        args = [self._argument(m, k, dtypes[k], where, lines) for k in range(len(m.args))]
+        value = f"({TYPES[dtypes[-1]]})np_{m.call.name}({', '.join(args)})"
+        self._store(m.out, self._name(m.out.dtype, _as(value, m.out.dtype), lines), where, lines)
+
+    def _add(self, m: Member, where: Any, lines: list[str]) -> str:
+        """The line that adds to a sum; its name."""
+        kind, n, name = _wide(m.out.dtype), self.dims[-1][0], f"s{self.group.members.index(m)}"
+        place = "[j]" if m.role == "column" else ""
+        lines.append(f"{name}{place} += {self._argument(m, 0, m.out.dtype, where, lines)};")
+        if m.role == "column":
+            self.head.append(
+                f"static thread_local {kind} {name}[{n}]; memset({name}, 0, sizeof {name});"
+            )
+            self.tail.append(f"for (i64 j = 0; j < {n}; ++j) {self._at(m.out)} = {name}[j];")
+        elif m.role == "total":
+            self.head.append(f"{kind} {name} = 0;")
+            self.tail.append(f"{self._at(m.out)} = {name};")
+        return name
+
+    def _phase(self, phase: int) -> list[str]:
+        """The loop over a row that does the work of a phase, and what is computed after it."""
+        members = [m for m in self.group.members if m.phase == phase]
+        body: list[str] = []
+        sums: dict[str, Member] = {}
+        for m in members:
+            if m.call.kind == "reduce" and not m.in_row:
+                sums[self._add(m, phase, body)] = m
+            elif not m.in_row:
+                self._compute(m, phase, body)
+        of_rows = {name: m for name, m in sums.items() if m.role == "row"}
+        lines = [f"{_wide(m.out.dtype)} {name} = 0;" for name, m in of_rows.items()]
+        if body:
+            added = ", ".join(name for name, m in sums.items() if m.role != "column")
+            reduction = f" reduction(+:{added})" if added else ""
+            lines.append(f'_Pragma("omp simd{reduction}")')
+            lines += [f"for (i64 j = 0; j < {self.dims[-1][0]}; ++j) {{", *body, "}"]
+        for name, m in of_rows.items():
+            self._store(m.out, self._name(m.out.dtype, name, lines), "row", lines)
+        for m in members:
+            if m.in_row:
+                (self._add if m.call.kind == "reduce" else self._compute)(m, "row", lines)
+        return lines
+
+    def text(self) -> str:
+        """The function without its name."""
+        members, n = self.group.members, max(self.dims[-1][0], 1)
+        last = max(m.phase for m in members)
+        inside = [line for phase in range(-1, last + 1) for line in self._phase(phase)]
+        outer = enumerate(self.dims[:-1])
+        loops = [f"for (i64 i{d} = 0; i{d} < {length}; ++i{d}) {{" for d, (length, _) in outer]
+        kinds = {m.out.storage: TYPES[m.out.dtype] for m in members}
+        rows = [
+            f"alignas(64) static thread_local {kinds[s]} k{i}[{n}];"
+            for i, s in enumerate(self.kept)
+        ]
+        arguments = [f"{TYPES[a.dtype]}* __restrict p{i}" for i, a in enumerate(self.pointers)]
+        arguments += [f"Slot m{i}" for i in range(len(self.numbers))]
+        lines = [*rows, *self.head, *loops, *inside, *("}" for _ in loops), *self.tail]
+        return f"({', '.join(arguments)}) {{\n    " + "\n    ".join(lines) + "\n}"
+
+
+class Emitted:
+    """The text of a program. `segments`: numbers of native functions `run0`, `run1`, ..., and between
+    them the calls that NumPy makes; `kernels`, whose addresses they take, in order; `stops`, by code.
+
+    bases: of a storage, the number of its base pointer and its offset from there.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Call | Group],
+        local: set[Storage],
+        bases: dict[Storage, tuple[int, int]],
+    ) -> None:
+        self.local, self.bases = local, bases
+        self.segments: list[int | Call] = []
+        self.kernels: list[str] = []
+        self.stops: list[str] = []
+        self.functions: dict[str, str] = {}  # loops that are alike are one function
+        bodies: list[list[str]] = []
+        for node in nodes:
+            kind = "loops" if isinstance(node, Group) else node.kind
+            line = getattr(self, f"_{kind}", lambda call: None)(node)
+            if line is None:
+                self.segments.append(node)  # type: ignore[arg-type]
+                continue
+            if not self.segments or isinstance(self.segments[-1], Call):
+                self.segments.append(len(bodies))
+                bodies.append([])
+            bodies[-1].append(line)
+        arguments = "char* const* at, const Slot* numbers, void* const* call"
+        parts = [pasted('#include "formulas.h"\n#include "threads.h"\n' + PRELUDE)]
+        parts += [f"static void {name}{text}" for text, name in self.functions.items()]
+        for i, body in enumerate(bodies):
+            lines = "\n    ".join(body)
+            parts.append(f'extern "C" int run{i}({arguments}) {{\n    {lines}\n    return 0;\n}}')
+        self.text = "\n\n".join(parts)
+
+    def _at(self, x: View | Access, kind: str = "") -> str:
+        base, offset = self.bases[x.storage] if x.storage.nbytes else (0, 0)
+        return f"({kind or TYPES[x.dtype]}*)(at[{base}] + {offset + x.offset}LL)"
+
+    def _loops(self, group: Group) -> str:
+        loops = _Loops(group, self.local)
+        name = self.functions.setdefault(loops.text(), f"loops{len(self.functions)}")
+        numbers = [f"numbers[{x.position}]" for x in loops.numbers]
+        return f"{name}({', '.join([*map(self._at, loops.pointers), *numbers])});"
+
+    def _stop(self, call: Call) -> str:
+        return self._stop_if(f"!*{self._at(call.args[0])}", call.name)
+
+    def _stop_if(self, condition: str, name: str) -> str:
+        self.stops.append(name)
+        return f"if ({condition}) return {len(self.stops)};"
+
+    def _take(self, call: Call) -> str | None:
+        (table, rows), (out,) = call.args, call.outs
+        if not all(isinstance(x, View) and x.contiguous() and x.dtype in TYPES for x in call.args):
+            return None
+        sizes = f"{prod(rows.shape)}, {table.shape[0]}, {prod(table.shape[1:])}"
+        done = f"take({self._at(out)}, {self._at(table)}, {self._at(rows)}, {sizes})"
+        return self._stop_if(f"!{done}", f"an index out of range at {call.line}")
+
+    def _product(self, call: Call) -> str:
+        (a, b), (out,) = call.args, call.outs
+        sizes = f"{a.shape[0]}, {b.shape[1]}, {a.shape[1]}"
+        read = [(x, *x.as_matrix()) for x in (a, b)]
+        sides = ", ".join(f"{self._at(x)}, {lead}, {int(turned)}" for x, lead, turned in read)
+        given = f"call, {sizes}, {sides}, {self._at(out)}"
+        return f"product<{TYPES[out.dtype]}>({given});" if prod(out.shape) else ";"
+
+    def _kernel(self, call: Call) -> str:
+        self.kernels += [] if call.name in self.kernels else [call.name]
+        kinds, given = [kind for kind, _ in signatures()[call.name]], []
+        for kind, x in zip(kinds, call.args, strict=True):
+            if isinstance(x, Number):
+                given.append(f"({kind})numbers[{x.position}].{x.field}")
+            elif isinstance(x, View):
+                given.append(self._at(x, kind.removesuffix("*")))
+            else:
+                given.append("nullptr" if x is None else f"({kind}){_constant(x)}")
+        function = f"(void (*)({', '.join(kinds)}))call[{3 + self.kernels.index(call.name)}]"
+        return f"({function})({', '.join(given)});"
