@@ -310,7 +310,7 @@ MUTANTS = [
     # -- optimisers and derivatives --------------------------------------------------------------
     Mutant(
         "Adam without the correction of its mean", OPTIMISERS,
-        "step_size=now.lr / (1 - b1**self.steps),", "step_size=now.lr,",
+        "step_size=lr / (1 - b1**self.steps),", "step_size=lr,",
         "optim/test_optim.py::test_float32_parameters_stay_float32_and_near",
     ),
     Mutant(
@@ -320,7 +320,7 @@ MUTANTS = [
     ),
     Mutant(
         "gradients that are added to those of the step before", "training/loop.py",
-        "            optimizer.zero_grad()\n", "",
+        "        optimizer.zero_grad()\n", "",
         "training/test_loop.py::test_a_step_is_the_descent_of_each_objective_in_turn",
     ),
     Mutant(
@@ -372,8 +372,7 @@ MUTANTS = [
     ),
     Mutant(
         "Adam's weight decay after its step", REFERENCE,
-        "        if step.weight_decay_factor != 1.0:\n            p_ *= step.weight_decay_factor\n"
-        "        p_ -= scratch\n",
+        "        p_ *= step.weight_decay_factor\n        p_ -= scratch\n",
         "        p_ -= scratch\n        p_ *= step.weight_decay_factor\n",
         "optim/test_optim.py::test_every_step_is_that_of_the_paper",
     ),
