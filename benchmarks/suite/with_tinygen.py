@@ -119,7 +119,9 @@ def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
     # An older tinygen has no such option.
     way = {"compile": compiled} if compiles() else {}
     if work.kind == "sample":
-        return Opened(lambda: _reverse(model, arrays), lambda tick: _sample(model, work, way, tick))
+        if compiled:
+            raise NotImplementedError("sampling is not compiled yet")
+        return Opened(lambda: _reverse(model, arrays), lambda tick: _sample(model, work, tick))
     return Opened(
         lambda: _gradients(model, arrays), lambda tick: _fit(model, work, arrays, way, tick)
     )
@@ -159,10 +161,10 @@ def _reverse(model: Any, arrays: Case) -> Case:
     return found
 
 
-def _sample(model: Any, work: Workload, way: Any, tick: Tick) -> None:
+def _sample(model: Any, work: Workload, tick: Tick) -> None:
     while True:
         tick()
-        model.sample(work.batch, sampler="ddpm", rng=SEED, **way)
+        model.sample(work.batch, sampler="ddpm", rng=SEED)
 
 
 def _chain(work: Workload, arrays: Case, compiled: bool) -> Opened:

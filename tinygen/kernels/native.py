@@ -217,9 +217,9 @@ _memory = (ctypes.c_char * 0).from_buffer  # a third of the cost of `array.ctype
 
 
 def loaded(
-    library: bytes, load: Callable[[str], ctypes.CDLL] = lambda path: ctypes.CDLL(path)
+    library: Any, load: Callable[[str], ctypes.CDLL] = lambda path: ctypes.CDLL(path)
 ) -> ctypes.CDLL:
-    """From memory, where the system can, else from a folder of this process alone: caches may be
+    """Bytes of a library, loaded from memory or else from a folder of this process alone: caches may be
     mounted noexec."""
     if hasattr(os, "memfd_create"):
         with suppress(OSError):  # forbidden, or no /proc

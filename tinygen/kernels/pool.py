@@ -13,7 +13,7 @@ import functools
 import itertools
 import os
 import sys
-from pathlib import Path
+from mmap import ACCESS_READ, mmap
 from typing import Any
 
 import numpy as np
@@ -161,13 +161,13 @@ def _loaded_for_one_thread(path: str) -> ctypes.CDLL:
     """A second copy of an OpenBLAS. As it is loaded it reads how many threads it is to begin."""
     from tinygen.kernels import native
 
-    content = Path(path).read_bytes()
     before = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     try:
         # Its functions are to find its own variables, also where NumPy's are visible to all.
         mode = os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0)
-        return native.loaded(content, lambda path: ctypes.CDLL(path, mode))
+        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            return native.loaded(content, lambda path: ctypes.CDLL(path, mode))
     finally:
         if before is None:
             del os.environ["OPENBLAS_NUM_THREADS"]

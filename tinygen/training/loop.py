@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tinygen.autodiff.engine import Tensor
-from tinygen.backend import keep_freed_memory, namespace_of, to_device
+from tinygen.backend import namespace_of, to_device
 from tinygen.errors import NonFiniteError, renamed, unknown, whole
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
 from tinygen.random import Generator
@@ -133,7 +133,6 @@ class Loop:
     def __init__(
         self, model: Trainable, data: Data, settings: Settings, compiled: bool = False
     ) -> None:
-        keep_freed_memory()
         self.model, self.data, self.settings, self.compiled = model, data, settings, compiled
         self.order = Generator(settings.seed).child("order")
         self.rng = Generator(settings.seed).child("noise")

@@ -25,7 +25,7 @@ from tinygen import checkpoint, kernels
 from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import detect_anomaly
 from tinygen.autodiff.transforms import gradients
-from tinygen.backend import namespace_of, to_device
+from tinygen.backend import keep_freed_memory, namespace_of, to_device
 from tinygen.errors import CheckpointError, NonFiniteError, renamed, whole
 from tinygen.folder import CHECKPOINT, locked
 from tinygen.kernels import dispatch
@@ -89,6 +89,7 @@ def train(
     """
     if not checkpoint_seconds >= 0:
         raise ValueError(f"checkpoint_seconds is a number from 0, not {checkpoint_seconds!r}")
+    keep_freed_memory()
     data = data if isinstance(data, tuple) else (data,)
     if len({len(a) for a in data}) > 1:
         raise ValueError(f"data of different lengths: {[len(a) for a in data]}")
