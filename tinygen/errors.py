@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "RENAMED", "CheckpointError", "DeviceError", "NonFiniteError", "pip_install", "renamed", "unknown",
-    "whole",
+    "RENAMED", "CheckpointError", "CompileError", "DeviceError", "NonFiniteError", "pip_install",
+    "renamed", "unknown", "whole",
 ]  # fmt: skip
 
 RENAMED = {  # since version 0.2: names of arguments, by the class that takes them
     "Settings": {"ema": "ema_decay"},
     "DDPM": {"steps": "T"},
 }
+
+
+class CompileError(RuntimeError):
+    """A step cannot be recorded; the message names the line and says why."""
 
 
 class NonFiniteError(ArithmeticError):

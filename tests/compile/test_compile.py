@@ -63,6 +63,10 @@ def test_a_compiled_step_of_a_model_does_what_the_eager_one_does(name):
     assert eager.counters() == other.counters()
 
 
+def test_the_name_in_tinygen_is_the_function_whatever_was_imported():
+    assert tg.compile is sys.modules["tinygen.compile"].compile
+
+
 @every_model
 def test_without_a_compiler_a_step_is_replayed_to_the_same_bits(name, without_compiler):
     if NUMPY_1 and name in ("iwae", "ddpm learned"):

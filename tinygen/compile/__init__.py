@@ -12,7 +12,33 @@
 `print(step.program)` shows the list.
 """
 
-from tinygen.compile.recording import CompileError
-from tinygen.compile.step import Step, compile
+from __future__ import annotations
 
-__all__ = ["CompileError", "Step", "compile"]
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tinygen.errors import CompileError
+
+if TYPE_CHECKING:
+    from tinygen.compile.step import Step
+
+__all__ = ["CompileError", "compile"]
+
+
+def compile(function: Callable[..., Any]) -> Step:
+    """A step that is recorded once and run as one program: `step = tg.compile(step)`.
+
+    The function computes with arrays, Tensors, modules, an optimiser, a Generator; it takes arrays and
+    returns arrays, numbers, or tuples, lists and dicts of them. Arrays that it meets on its way, such
+    as parameters, are read where they are at every run, and may be updated in place by it. Floats
+    among its arguments may change; whole numbers, words and objects are part of the program, and
+    another one is another program, as is another shape or dtype of an array. What it decides by other
+    things, such as a module's `training`, is decided once. Gradients that it leaves are forgotten.
+    NonFiniteError: the norm that it clips by is not finite; what follows the clipping was not done.
+
+    CompileError, with the line: something that cannot be recorded, as the value of an array, or a
+    number that changes from call to call and is not an argument (see `tinygen.backend.varying`).
+    """
+    from tinygen.compile.step import Step  # at the first use: `import tinygen` is to be quick
+
+    return Step(function)

@@ -32,16 +32,13 @@ from tinygen.compile.program import (
     leaves,
     map_leaves,
 )  # fmt: skip
+from tinygen.errors import CompileError
 from tinygen.kernels import dispatch
 from tinygen.kernels.signatures import signatures
 
-__all__ = ["CompileError", "Recorded", "Recorder"]
+__all__ = ["Recorded", "Recorder"]
 
 NUMBERS = (bool, int, float)
-
-
-class CompileError(RuntimeError):
-    """A step cannot be recorded; the message names the line and says why."""
 
 
 def _asked(what: str) -> NoReturn:

@@ -19,30 +19,13 @@ from tinygen.compile.emit import Emitted, expressible
 from tinygen.compile.fuse import fuse, private
 from tinygen.compile.plan import plan
 from tinygen.compile.program import Call, Program, View, leaves, map_leaves
-from tinygen.compile.recording import CompileError, Recorded, Recorder
+from tinygen.compile.recording import Recorded, Recorder
 from tinygen.compile.replay import Replay
 from tinygen.compile.simplify import simplify
-from tinygen.errors import NonFiniteError
+from tinygen.errors import CompileError, NonFiniteError
 from tinygen.kernels import dispatch
 
-__all__ = ["Step", "compile"]
-
-
-def compile(function: Callable[..., Any]) -> Step:
-    """A step that is recorded once and run as one program: `step = tg.compile(step)`.
-
-    The function computes with arrays, Tensors, modules, an optimiser, a Generator; it takes arrays and
-    returns arrays, numbers, or tuples, lists and dicts of them. Arrays that it meets on its way, such
-    as parameters, are read where they are at every run, and may be updated in place by it. Floats
-    among its arguments may change; whole numbers, words and objects are part of the program, and
-    another one is another program, as is another shape or dtype of an array. What it decides by other
-    things, such as a module's `training`, is decided once. Gradients that it leaves are forgotten.
-    NonFiniteError: the norm that it clips by is not finite; what follows the clipping was not done.
-
-    CompileError, with the line: something that cannot be recorded, as the value of an array, or a
-    number that changes from call to call and is not an argument (see `tinygen.backend.varying`).
-    """
-    return Step(function)
+__all__ = ["Step"]
 
 
 class Step:

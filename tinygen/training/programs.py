@@ -9,7 +9,7 @@ from typing import Any
 
 from tinygen.autodiff.engine import Tensor
 from tinygen.backend import namespace_of, recorder
-from tinygen.compile import Step
+from tinygen.compile.step import Step
 from tinygen.errors import NonFiniteError
 from tinygen.optim import EMA, Optimizer
 from tinygen.random import Generator
