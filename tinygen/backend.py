@@ -104,16 +104,18 @@ def _mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 _MANY = 2**13
 
 
+def _faster_as_clip(a: Any, b: Any) -> bool:
+    return type(b) is float and getattr(a, "size", 0) > _MANY and a.dtype.kind == "f"
+
+
 def _maximum(a: Any, b: Any) -> Any:
     """np.maximum."""
-    number = type(b) is float and getattr(a, "size", 0) > _MANY and a.dtype.kind == "f"
-    return a.clip(b, np.inf) if number else np.maximum(a, b)
+    return a.clip(b, np.inf) if _faster_as_clip(a, b) else np.maximum(a, b)
 
 
 def _minimum(a: Any, b: Any) -> Any:
     """np.minimum."""
-    number = type(b) is float and getattr(a, "size", 0) > _MANY and a.dtype.kind == "f"
-    return a.clip(-np.inf, b) if number else np.minimum(a, b)
+    return a.clip(-np.inf, b) if _faster_as_clip(a, b) else np.minimum(a, b)
 
 
 vars(numpy_namespace).update(sum=_sum, mean=_mean, maximum=_maximum, minimum=_minimum)

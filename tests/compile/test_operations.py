@@ -53,3 +53,17 @@ def test_an_operation_in_a_program_gives_what_it_gives_eagerly(name):
                 np.testing.assert_allclose(
                     a.data, b.data, rtol=16 * unit, atol=8 * unit * scale, err_msg=case.id
                 )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_angles_of_any_size_have_their_sine_and_cosine(dtype):
+    """Beyond 2^50 too, where a float does not hold the number of turns."""
+    sizes = 10.0 ** np.arange(-3, 38)
+    x = np.concatenate([sizes, -sizes, [0.0, 2.0**50, -(2.0**50)]]).astype(dtype)
+    both = compile(lambda x: (tg.sin(x), tg.cos(x)))
+    for _ in range(3):
+        found = both(x)
+    wide = x.astype(np.float64)
+    for y, expected in zip(found, (np.sin(wide), np.cos(wide)), strict=True):
+        np.testing.assert_allclose(y.data, expected, rtol=0, atol=np.finfo(dtype).eps)
+    assert np.isnan([y.data for y in both(np.full_like(x, np.nan))]).all()

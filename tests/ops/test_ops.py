@@ -14,9 +14,9 @@ import pytest
 
 from tests.support.on_device import DEVICE, np, on_cpu, placed, tg
 from tests.support.op_cases import CASES, CONSTANTS, ELSEWHERE, POINTS, Case
+from tests.support.tensors import temporary_operation
 from tinygen import ops
 from tinygen.autodiff.engine import REGISTRY, Node, ancestors
-from tinygen.backend import raw_forms, vocabulary
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -768,19 +768,10 @@ def test_labels_out_of_range():
 
 def test_an_unknown_rule_shape_is_named():
     """A derivative of a wrong shape is an error of the rule, and says which."""
-    with _temporary("wrong_shape", lambda m, x: m.sum(x), x=lambda g: g * np.ones(5)) as f:
+    with temporary_operation("wrong_shape", lambda m, x: m.sum(x), x=lambda g: g * np.ones(5)) as f:
         y = f(tg.tensor([1.0, 2.0], requires_grad=True))
         with pytest.raises(ValueError, match=r"wrong_shape.*input 0.*\(5,\).*\(2,\)"):
             y.backward()
-
-
-@contextlib.contextmanager
-def _temporary(name, forward, **options):
-    forward.__name__ = name
-    try:
-        yield tg.operation(**options)(forward)
-    finally:
-        del REGISTRY[name], raw_forms[name], vars(vocabulary)[name]
 
 
 def test_a_split_into_many_parts_costs_little_more_than_one_into_few():

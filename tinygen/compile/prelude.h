@@ -36,8 +36,13 @@ SHARED float log1p_of(float x) {
     return sum > 0.0f && sum < (float)inf ? y + rest : y;
 }
 
-// The sine of x and a number of quarter turns, for |x| up to 1e6.
+SHARED float magnitude_of(float x) { return magnitude(x); }
+SHARED double magnitude_of(double x) { return __builtin_fabs(x); }
+
+// The sine of x and a number of quarter turns, to an error of 2e-16. From 2^50 on a double does not hold
+// the number of turns, and the library computes.
 SHARED double turned_sine(double x, i32 quarters) {
+    if (magnitude_of(x) >= 1125899906842624.0) return quarters ? std::cos(x) : std::sin(x);
     const double shifted = x * 0.63661977236758134308 + 6755399441055744.0;  // in its low bits, turns
     const double n = shifted - 6755399441055744.0;
     const i32 quarter = (i32)bits_of(shifted) + quarters;
@@ -47,8 +52,6 @@ SHARED double turned_sine(double x, i32 quarters) {
     const double y = quarter & 1 ? cosine(r) : sine(r);
     return quarter & 2 ? -y : y;
 }
-SHARED float magnitude_of(float x) { return magnitude(x); }
-SHARED double magnitude_of(double x) { return __builtin_fabs(x); }
 SHARED double ndtr_of(double x) { return 0.5 * std::erfc(x * -0.70710678118654752440); }
 
 // -- elementwise: the names that a program may use, read by emit.py ---------------------------------

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, Protocol
 
-import numpy as np
-
 from tinygen import kernels, ops
 from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import no_grad
-from tinygen.backend import namespace_of, to_device
+from tinygen.backend import namespace_of
 from tinygen.models.diffusion.schedule import NoiseSchedule
 from tinygen.models.diffusion.targets import Target, solve
 from tinygen.models.diffusion.variance import Variance
@@ -107,9 +105,9 @@ class Denoiser:
         output = self._ask(x, t, labels)
         if self.guidance in (0, 1):
             return output
-        towards = np.zeros(output.shape[1], output.dtype)
-        towards[: self.model.features] = self.guidance - 1
-        return output + to_device(towards, output.device) * (output - self._ask(x, t, None))
+        further = self.guidance - 1
+        plain = self._ask(x, t, None)
+        return self._on_prediction(lambda y, plain: y + further * (y - plain), output, plain)
 
     def _ask(self, x: Any, t: float, labels: Array | None) -> Tensor:
         """The network's output with these labels. What it says of x_0 itself is clipped."""
@@ -120,10 +118,15 @@ class Denoiser:
         output = model.network(x, m.full(1, t), *known)
         if not model.clips_output:
             return output
-        limits = np.full(output.shape[1], inf, output.dtype)
-        limits[: model.features] = 1.0
-        limits = to_device(limits, output.device)
-        return ops.clip(output, -limits, limits)
+        return self._on_prediction(lambda y: ops.clip(y, -1.0, 1.0), output)
+
+    def _on_prediction(self, change: Callable[..., Tensor], *outputs: Tensor) -> Tensor:
+        """The first output with its prediction changed; what it says of a learned variance stays."""
+        if not self.variance.learned:
+            return change(*outputs)
+        features = self.model.features
+        changed = change(*(y[:, :features] for y in outputs))
+        return ops.concatenate([changed, outputs[0][:, features:]], axis=1)
 
     def _move(
         self,

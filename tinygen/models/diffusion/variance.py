@@ -27,6 +27,8 @@ class GivenVariance:
     def __init__(self, choice: str | Sequence[float], schedule: NoiseSchedule) -> None:
         self.choice, self.schedule = choice, schedule
         if isinstance(choice, str):
+            small, large = log_limits(schedule)
+            self._log = small if choice == "small" else large
             return
         numbers = np.asarray(choice, np.float64)
         if numbers.shape != (schedule.T + 1,) or not ((numbers >= 0) & (numbers < inf)).all():
@@ -53,8 +55,7 @@ class GivenVariance:
     def log(self, t: int, fraction: Array) -> float:
         """log σ² of the step from t to t - 1, for the bound; ValueError where σ² is 0."""
         if isinstance(self.choice, str):
-            small, large = log_limits(self.schedule)
-            return float(small[t] if self.choice == "small" else large[t])
+            return float(self._log[t])
         if not self.choice[t] > 0:
             raise ValueError(f"σ_{t}² = 0: the bound is finite for variances above 0 alone")
         return log(self.choice[t])
@@ -74,7 +75,8 @@ class LearnedVariance:
         self.schedule = schedule
         t = np.arange(1, schedule.T + 1)
         small = np.append(0.0, schedule.variance("small", t))
-        self._log_small, self._log_large = map(TimeTable, log_limits(schedule))
+        self._limits = log_limits(schedule)
+        self._log_small, self._log_large = map(TimeTable, self._limits)
         self._of_posterior = TimeTable(small)
         self._on_x0 = TimeTable(np.append(0.0, schedule.posterior_mean(t)[0]))
         # Of q(x_{t-1} | x_t, x_0), without a constant that cancels. At t = 1 there is a density instead.
@@ -92,7 +94,7 @@ class LearnedVariance:
 
     def log(self, t: int, fraction: Array) -> Array:
         """log σ² of the step from t to t - 1, (n, features)."""
-        small, large = log_limits(self.schedule)
+        small, large = self._limits
         return _interpolated(small[t], large[t], fraction)
 
     def bound(self, fraction: Tensor, error: Array, t: Any) -> Tensor:
