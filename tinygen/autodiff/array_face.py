@@ -82,13 +82,15 @@ class ArrayFace(Boxed):
 
         For the result of an operation there is a warning, because it never has a gradient here.
         """
-        if self.node is not None and not self.is_leaf:
+        if self.is_leaf:
+            return self.node.grad
+        if self.node is not None:
             warnings.warn(
                 f"the grad of a result (of {self.node.op.name}) is None: only leaves keep theirs; "
                 "tg.gradients(y, x) gives that of any x",
                 stacklevel=2,
             )
-        return self.node.grad if self.is_leaf else None
+        return None
 
     @grad.setter
     def grad(self, gradient: Any) -> None:

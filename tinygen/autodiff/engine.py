@@ -69,19 +69,18 @@ class Leaf(Source):
 class Node(Source):
     """One call of an operation: all that the backward pass needs to know about it.
 
-    `parents[i]` is the place of input i, None for a constant. Nodes link to nodes, never to Tensors.
-    So an array that nothing needs any more is freed at once.
+    `parents[i]` is the place of input i, None for a constant. Nodes link to nodes, never to Tensors:
+    so an array that nothing needs is freed at once. `kept` has values for the rules; None once freed.
     """
 
     __slots__ = ("digests", "kept", "line", "op", "order", "params", "parents", "plan")
-    digests: dict[str, int]
+    kept: dict[str, Any] | None
 
     def __init__(self, op: Operation, plan: Plan, parents: Any, params: Any, out: Any) -> None:
         self.shape, self.dtype, self.name = out.shape, out.dtype, None
         self.op, self.plan, self.parents, self.params = op, plan, parents, params
         self.order = next(_order)
-        self.kept: dict[str, Any] | None = {}  # values for the rules, by name; None once freed
-        self.line, self.digests = "", {}  # the caller's line, digests of kept: in anomaly mode only
+        self.line, self.digests = "", dict[str, int]()  # caller's line, digests of kept, in anomaly mode
 
 
 class Tensor(ArrayFace):
@@ -155,7 +154,7 @@ class Rule:
         self.names = tuple(inspect.signature(function).parameters)
 
     def __call__(self, known: dict[str, Any]) -> Any:
-        return self.function(*[known[name] for name in self.names])
+        return self.function(*map(known.__getitem__, self.names))
 
 
 class Plan:
@@ -198,6 +197,7 @@ class Operation:
         self.each, self.also, self.keeps_dtype, self.whole = each, also, keeps_dtype, whole
         self.inputs_alone = -1 if each or self.inputs != self.names else len(self.inputs)
         self.plans: dict[tuple[bool, ...], Plan] = {}
+        self.calls: set[tuple[Any, ...]] = set()  # numbers and names of arguments that fit
 
     def __repr__(self) -> str:
         return f"<operation {self.name}{self.signature}>"
@@ -218,9 +218,9 @@ class Operation:
         flags = modes.get()[-1]
         if flags & WATCH:
             anomaly.check_result(self.name, arrays, parents, out)
-        needs = tuple([parent is not None for parent in parents])
-        if True not in needs or not flags & RECORD or out.dtype.kind != "f":
+        if not any(parents) or not flags & RECORD or out.dtype.kind != "f":
             return Tensor(out)
+        needs = tuple(map(bool, parents))
         plan = self.plans.get(needs) or self.plans.setdefault(needs, Plan(self, needs))
         node = Node(self, plan, parents, params, out)
         kept = node.kept = {}
@@ -238,10 +238,10 @@ class Operation:
 
     def _bind(self, args: Any, kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
         """The inputs, and all parameters by name."""
-        named = dict(zip(self.names, args, strict=False))
-        params = self.defaults | named | kwargs
-        if len(args) > len(named) or named.keys() & kwargs or params.keys() != {*self.names}:
+        if (call := (len(args), *kwargs)) not in self.calls:
             self.signature.bind(*args, **kwargs)  # raises Python's TypeError
+            self.calls.add(call)
+        params = {**self.defaults, **dict(zip(self.names, args, strict=False)), **kwargs}
         inputs = [params.pop(name) for name in self.inputs]
         return (listed(self.name, inputs[0]) if self.each else inputs), params
 
@@ -301,11 +301,9 @@ def _pull(
         if node.op.each:
             known["i"] = i
         try:
-            d = rule.function(*[known[name] for name in rule.names])
+            d = rule(known)
             if d.shape != source.shape:
-                d = _unbroadcast(
-                    m, d, source.shape, f"the derivative of {node.op.name}, input {i},"
-                )
+                d = _unbroadcast(m, d, source.shape, node.op.name, i)
         except (TypeError, AttributeError) as error:
             raise TypeError(f"the derivative of {node.op.name}, input {i}: {error}") from error
         if d.dtype != source.dtype:
@@ -332,13 +330,14 @@ def _as_tensors(node: Node) -> dict[str, Any]:
     return kept | ({node.op.also: None} if node.op.also else {})
 
 
-def _unbroadcast(m: Any, d: Any, shape: tuple[int, ...], what: str) -> Any:
+def _unbroadcast(m: Any, d: Any, shape: tuple[int, ...], name: str, i: int) -> Any:
     """Sum `d` over the axes along which an input of this shape was broadcast."""
     extra = len(d.shape) - len(shape)
     if extra < 0 or any(n not in (1, k) for n, k in zip(shape, d.shape[extra:], strict=True)):
+        what = f"the derivative of {name}, input {i},"
         raise ValueError(f"{what} has shape {d.shape}, the input has shape {shape}")
     ones = (a + extra for a, n in enumerate(shape) if n == 1 and d.shape[a + extra] != 1)
-    return m.reshape(m.sum(d, axis=(*range(extra), *ones), keepdims=True), shape)
+    return m.sum(d, axis=(*range(extra), *ones), keepdims=True).reshape(shape)
 
 
 def ancestors(root: Source) -> Iterable[Source]:

@@ -4,7 +4,6 @@ compiler, else NumPy. `TINYGEN_KERNELS=numpy` or `native` forces one of the two.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -34,8 +33,10 @@ def launcher(m: Any, *arrays: Any) -> Launch | None:
         for array in arrays:
             if array.dtype is not _FLOAT32 and array.dtype != _FLOAT32:
                 return None
-            flags = array.flags
-            if not (flags.c_contiguous and aligned(flags)):
+            flags = (
+                array.flags
+            )  # NumPy's `carray`: contiguous, aligned and writeable, in one look-up
+            if not (getattr(flags, "carray", False) or (flags.c_contiguous and aligned(flags))):
                 return None
     return launch
 
@@ -74,6 +75,8 @@ def _found(device: str) -> tuple[Launch | None, str]:
     except native.Unavailable as reason:
         if wish == "native":
             raise DeviceError(f"TINYGEN_KERNELS=native, but {reason}") from None
-        logging.getLogger("tinygen").warning("tinygen: %s; NumPy computes instead", reason)
+        from logging import getLogger  # imported here, because the import is slow
+
+        getLogger("tinygen").warning("tinygen: %s; NumPy computes instead", reason)
         return None, f"NumPy: {reason}"
     return launch, f"C++ ({what})"

@@ -176,37 +176,49 @@ def _loaded_for_one_thread(path: str) -> ctypes.CDLL:
 
 
 # -- products ------------------------------------------------------------------------------------
-_PRODUCTS = {np.dtype(np.float32): "tg_matmul_f32", np.dtype(np.float64): "tg_matmul_f64"}
 _memory = (ctypes.c_char * 0).from_buffer
+
+
+@functools.cache
+def _products() -> dict[Any, Any]:
+    """The pool's product for each dtype; none without a pool."""
+    library = _library()
+    if library is None:
+        return {}
+    of = {np.float32: library.tg_matmul_f32, np.float64: library.tg_matmul_f64}
+    return {np.dtype(dtype): product for dtype, product in of.items()}
 
 
 def matmul(a: Any, b: Any) -> Any:
     """np.matmul; large products of two matrices of float32 or float64 go to the pool."""
     if a.size * b.shape[-1] < LARGE or a.ndim != 2 or b.ndim != 2:
         return np.matmul(a, b)
-    return _large(a, b)
-
-
-def _large(a: Any, b: Any) -> Any:
     (m, k), (rows, n), dtype = a.shape, b.shape, a.dtype
-    library = _library()
-    if library is not None and k == rows and m > 1 and n > 1 and dtype == b.dtype:
-        product = _PRODUCTS.get(dtype)
-        left, right = a.flags, b.flags
-        if product and left.forc and right.forc and left.aligned and right.aligned:
-            c: Any = np.empty((m, n), dtype)
-            transposed = (not left.c_contiguous) + 2 * (not right.c_contiguous)
-            getattr(library, product)(_memory_of(a), _memory_of(b), _memory(c), m, k, n, transposed)
-            return c
+    product = _products().get(dtype)
+    if product and k == rows and m > 1 and n > 1 and dtype == b.dtype:
+        c: Any = np.empty((m, n), dtype)
+        try:
+            left, a_transposed = _memory_of(a)
+            right, b_transposed = _memory_of(b)
+        except BufferError:
+            return np.matmul(a, b)
+        product(left, right, _memory(c), m, k, n, a_transposed + 2 * b_transposed)
+        return c
     return np.matmul(a, b)  # it says what does not fit
 
 
-def _memory_of(x: Any) -> Any:
-    """A pointer to the elements, which lie side by side in one order or the other."""
-    try:
-        return _memory(x)
-    except TypeError:  # transposed, or read-only
-        return _memory(x.T) if x.flags.writeable else x.ctypes.data
+def _memory_of(x: Any) -> tuple[Any, bool]:
+    """A pointer to the elements, and whether their order is that of x transposed.
+
+    BufferError: they do not lie side by side, or not where a number of that size may.
+    """
+    flags = x.flags
+    if flags.carray:  # side by side, aligned, writeable: the common case
+        return _memory(x), False
+    if not (flags.forc and flags.aligned):
+        raise BufferError
+    transposed = not flags.c_contiguous
+    return (_memory(x.T) if transposed and flags.writeable else x.ctypes.data), transposed
 
 
 vars(numpy_namespace).update(matmul=matmul)  # of the engine: `m.matmul` of NumPy arrays

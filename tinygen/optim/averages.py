@@ -28,7 +28,7 @@ def clip_global_norm(
         raise ValueError(f"the limit of the gradient norm is above 0, not {limit}")
     if isinstance(parameters, Mapping):
         parameters = parameters.values()
-    arrays = [p.grad.data for p in parameters if p.grad is not None]
+    arrays = [g.data for p in parameters if (g := p.grad) is not None]
     if not arrays:
         return 0.0
     m = namespace_of(arrays[0])

@@ -78,8 +78,9 @@ class Optimizer:
         for name, p in self.parameters.items():
             averaged = None if average is None else lift(average.average[name])
             state = [lift(self.state[slot][name]) for slot in self.slots]
-            if p.grad is not None:
-                self._apply(numbers, p.data, p.grad.data, state, averaged)
+            gradient = p.grad
+            if gradient is not None:
+                self._apply(numbers, p.data, gradient.data, state, averaged)
             elif averaged is not None:
                 averaged += numbers.one_minus_decay * (p.data - averaged)
 
