@@ -30,6 +30,7 @@ from tinygen.evaluation import evaluate
 from tinygen.folder import CHECKPOINT, is_leftover, locked
 from tinygen.kernels import pool
 from tinygen.models import MODELS, Model, load
+from tinygen.models.diffusion import DDPM
 from tinygen.models.model import choose
 from tinygen.npz import free_memory
 from tinygen.random import Generator
@@ -304,6 +305,8 @@ def sample(args: argparse.Namespace) -> None:
         )
     if args.guidance is not None and not 0 <= args.guidance < inf:
         raise ValueError(f"--guidance is a number from 0, not {args.guidance}")
+    if args.eager and isinstance(model, DDPM):
+        condition["compile"] = False
     with np.errstate(all="ignore"):  # what overflows is told below
         samples = to_device(model.sample(args.n, rng=Generator(args.seed), **condition), "cpu")
     if not np.isfinite(samples).all():
@@ -537,6 +540,7 @@ def _parser() -> argparse.ArgumentParser:
         device_option(sub)
         if name == "sample":
             sub.add_argument("--out", help="a .png or .npy file (default: beside the checkpoint)")
+            sub.add_argument("--eager", action="store_true", help="without compiling the steps")
             sub.add_argument("--label", type=int, help="of the samples, from a model with classes")
             sub.add_argument(
                 "--guidance", type=float,

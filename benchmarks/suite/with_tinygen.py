@@ -119,9 +119,9 @@ def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
     # An older tinygen has no such option.
     way = {"compile": compiled} if compiles() else {}
     if work.kind == "sample":
-        if compiled:
-            raise NotImplementedError("sampling is not compiled yet")
-        return Opened(lambda: _reverse(model, arrays), lambda tick: _sample(model, work, tick))
+        return Opened(
+            lambda: _reverse(model, arrays, compiled), lambda tick: _sample(model, work, way, tick)
+        )
     return Opened(
         lambda: _gradients(model, arrays), lambda tick: _fit(model, work, arrays, way, tick)
     )
@@ -151,20 +151,21 @@ def _fit(model: Any, work: Workload, arrays: Case, way: Any, tick: Tick) -> None
     model.fit(arrays["data"], settings=settings, **way)
 
 
-def _reverse(model: Any, arrays: Case) -> Case:
+def _reverse(model: Any, arrays: Case, compiled: bool) -> Case:
     """A step of the sampler from the same x_t at several times."""
     found: Case = {}
+    denoiser = model.denoiser(compiled=True) if compiled else model.denoiser()
     with tg.no_grad():
         for t in _times(model):
             x = arrays["batch"].copy()
-            found[f"x/{t}"] = ddpm(model.denoiser(), x, [(t, t - 1)], Generator(SEED))
+            found[f"x/{t}"] = ddpm(denoiser, x, [(t, t - 1)], Generator(SEED))
     return found
 
 
-def _sample(model: Any, work: Workload, tick: Tick) -> None:
+def _sample(model: Any, work: Workload, way: Any, tick: Tick) -> None:
     while True:
         tick()
-        model.sample(work.batch, sampler="ddpm", rng=SEED)
+        model.sample(work.batch, sampler="ddpm", rng=SEED, **way)
 
 
 def _chain(work: Workload, arrays: Case, compiled: bool) -> Opened:

@@ -80,10 +80,7 @@ class Node(Source):
         self.shape, self.dtype, self.name = out.shape, out.dtype, None
         self.op, self.plan, self.parents, self.params = op, plan, parents, params
         self.order = next(_order)
-        self.line, self.digests = (
-            "",
-            dict[str, int](),
-        )  # caller's line, digests of kept, in anomaly mode
+        self.line, self.digests = "", dict[str, int]()  # the caller's, those of kept: if watched
 
 
 class Tensor(ArrayFace):

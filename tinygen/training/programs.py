@@ -11,10 +11,12 @@ from tinygen.autodiff.engine import Tensor
 from tinygen.backend import namespace_of, recorder
 from tinygen.compile.step import Step
 from tinygen.errors import NonFiniteError
+from tinygen.kernels import dispatch
+from tinygen.nn import Module
 from tinygen.optim import EMA, Optimizer
 from tinygen.random import Generator
 
-__all__ = ["Compiled", "Update", "finite"]
+__all__ = ["Compiled", "Update", "finite", "records"]
 
 Update = Callable[..., "dict[str, Tensor] | None"]
 """Of a batch: the terms of the loss; None, and nothing is updated, if it or the gradient is not finite."""
@@ -63,6 +65,17 @@ class Compiled:
             self.average.updates = updates
         for generator, state in zip(self.random, states, strict=True):
             generator.state = state
+
+
+def records(model: Any, *functions: Callable[..., Any]) -> bool:
+    """Whether a program may take the place of what `model` and these functions of it compute on the CPU.
+
+    There is a compiler, and all is tinygen's own code. A user's is not recorded unasked: what else it
+    does than compute would be done in the first steps only.
+    """
+    parts = model.modules() if isinstance(model, Module) else [model]
+    code = [*map(type, parts), *functions]
+    return dispatch.native() is not None and all(c.__module__.startswith("tinygen.") for c in code)
 
 
 def finite(loss: Tensor, norm: float) -> bool:

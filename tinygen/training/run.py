@@ -28,8 +28,6 @@ from tinygen.autodiff.transforms import gradients
 from tinygen.backend import keep_freed_memory, namespace_of, to_device
 from tinygen.errors import CheckpointError, NonFiniteError, renamed, whole
 from tinygen.folder import CHECKPOINT, locked
-from tinygen.kernels import dispatch
-from tinygen.nn import Module
 from tinygen.training.loop import (
     Data,
     History,
@@ -39,6 +37,7 @@ from tinygen.training.loop import (
     Trainable,
     schedule,
 )
+from tinygen.training.programs import records
 from tinygen.training.progress import progress
 
 __all__ = ["WATCH_STEPS", "Stopped", "fingerprint", "not_finite", "recorded", "train"]
@@ -112,18 +111,9 @@ def train(
 
 
 def worthwhile(model: Trainable, data: Data, settings: Settings) -> bool:
-    """Whether steps are compiled unless told otherwise. It does not depend on where a run resumes.
-
-    A user's own code is not: what else it does than compute would be done in the first steps only.
-    """
-    parts = model.modules() if isinstance(model, Module) else [model]
-    code = [*map(type, parts), *(o.loss for o in model.objectives())]
-    return (
-        settings.steps >= COMPILED_FROM
-        and namespace_of(data[0]).device == "cpu"
-        and dispatch.native() is not None
-        and all(c.__module__.startswith("tinygen.") for c in code)
-    )
+    """Whether steps are compiled unless told otherwise. It does not depend on where a run resumes."""
+    long, on_cpu = settings.steps >= COMPILED_FROM, namespace_of(data[0]).device == "cpu"
+    return long and on_cpu and records(model, *(o.loss for o in model.objectives()))
 
 
 def fingerprint(data: Data) -> list[Any]:

@@ -32,6 +32,7 @@ from tinygen.models.diffusion.variance import LearnedVariance, variance_of
 from tinygen.models.model import Model, choose, count_of
 from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import History, Settings
+from tinygen.training.programs import records
 
 __all__ = ["DDPM"]
 
@@ -41,6 +42,7 @@ MANY = 256  # features: with more, a network of the usual width is narrower than
 OF_FEW = {"schedule": "cosine", "predict": "velocity", "width": 256}  # defaults, and those of many:
 OF_MANY = {"schedule": "log-normal", "predict": "data", "width": 512}
 MAX_T = 100_000
+COMPILED_FROM = 500  # steps: from then on sampling gains more than compiling takes
 FEW_STEPS = 25  # of DPM-Solver++: images as good as the chain's, but shapes in the plane suffer
 DROPPED = 0.1  # of the labels in training, so that the network also knows x without one
 LEARNED = 1e-3  # weight of the bound's term for a learned variance (Nichol & Dhariwal 2021, eq. 16)
@@ -218,7 +220,9 @@ class DDPM(Model):
         return namespace_of(xt).clip(x0, -1.0, 1.0) if self.bounded else x0
 
     # -- sampling --------------------------------------------------------------------------------
-    def denoiser(self, labels: Any = None, guidance: float = 1.0) -> Denoiser:
+    def denoiser(
+        self, labels: Any = None, guidance: float = 1.0, compiled: bool = False
+    ) -> Denoiser:
         """D(x_t, t) for labels (n,), or one for all rows at a time; see `Denoiser`.
 
         ValueError: guidance without labels, or labels without classes.
@@ -227,7 +231,7 @@ class DDPM(Model):
             raise ValueError("guidance is towards labels: give some")
         if not abs(guidance) < inf:
             raise ValueError(f"guidance is a finite number, not {guidance}")
-        return Denoiser(self, labels, guidance)
+        return Denoiser(self, labels, guidance, compiled)
 
     @no_grad()
     def sample(
@@ -242,6 +246,7 @@ class DDPM(Model):
         mask: Any = None,
         resample: int = 10,
         rng: Rng | None = None,
+        compile: bool | None = None,
     ) -> Array:
         """n rows (n, features), from x_T ~ N(0, I) by a sampler down to x_0.
 
@@ -252,16 +257,22 @@ class DDPM(Model):
         known, mask: inpainting (see `inpaint`): data (features,) or (n, features), and the truth values,
             of the same shape, of what is known of them. In the result these are the data themselves.
         resample: how often inpainting takes each step.
+        compile: the network as a program (`tinygen.compile`). By default it is done where it gains time:
+            on the CPU, for at least COMPILED_FROM steps, and if all parts of the model are tinygen's.
         ValueError: times, labels, a mask that do not fit.
         """
         rng, n = as_generator(rng), count_of(n)
-        denoiser = self.denoiser(None if labels is None else self.check_labels(labels, n), guidance)
+        labels = None if labels is None else self.check_labels(labels, n)
         if sampler is None:
             quick = self.bounded and known is None
             sampler = "dpm-solver" if quick else "ddpm"
             if quick and sampling_steps is None:
                 sampling_steps = min(FEW_STEPS, self.schedule.T)
         pairs = self.schedule.pairs(sampling_steps)
+        if compile is None:
+            long, on_cpu = len(pairs) >= COMPILED_FROM, self.device == "cpu"
+            compile = long and on_cpu and records(self, type(self.network))
+        denoiser = self.denoiser(labels, guidance, compile)
         chosen = choose("sampler", sampler, SAMPLERS)
         condition = self._known(known, mask, n)
         x = rng.normal((n, self.features), device=self.device)

@@ -10,6 +10,7 @@ from tinygen import kernels, ops
 from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import no_grad
 from tinygen.backend import namespace_of
+from tinygen.compile import compile
 from tinygen.models.diffusion.schedule import NoiseSchedule
 from tinygen.models.diffusion.targets import Target, solve
 from tinygen.models.diffusion.variance import Variance
@@ -42,12 +43,16 @@ class Denoiser:
     guidance w: the output is (1 - w) · output without a label + w · output with it (Ho & Salimans 2022,
         whose w is less by 1). 0 ignores the labels, 1 is the conditional model, and more sharpens it.
         A learned variance stays the one with the label, or for w = 0 the one without.
+    compiled: the network's output is computed by a program (`tinygen.compile`), recorded at its first use.
     """
 
-    def __init__(self, model: Diffusion, labels: Any = None, guidance: float = 1.0) -> None:
+    def __init__(
+        self, model: Diffusion, labels: Any = None, guidance: float = 1.0, compiled: bool = False
+    ) -> None:
         self.model, self.schedule, self.variance = model, model.schedule, model.variance
         self.labels = None if guidance == 0 else labels
         self.guidance = guidance
+        self._network = compile(self._of_block) if compiled else self._of_block
 
     @no_grad()
     def __call__(self, x: Array, t: int) -> Array:
@@ -93,29 +98,35 @@ class Denoiser:
         The estimate of x_0 that goes with it is not clipped, unless the output itself is.
         """
         _, (from_xt, from_output) = solve(self.model.target, *self.schedule.at(t))
-        output = self._guided(x, t, self.labels)[:, : self.model.features]
+        time = namespace_of(x.data).full(1, t)
+        output = self._guided(x, time, self.labels)[:, : self.model.features]
         return from_xt * x + from_output * output
 
     def output(self, x: Array, t: int) -> Array:
         """The network's output (n, outputs) with guidance, a block of rows at a time."""
         labels = () if self.labels is None else (self.labels,)
-        return by_blocks(lambda x, *labels: self._guided(x, t, *labels).data, x, *labels)
+        time = namespace_of(x).full(1, t)
+        return by_blocks(lambda x, *labels: self._network(x, time, *labels), x, *labels)
 
-    def _guided(self, x: Any, t: float, labels: Array | None = None) -> Tensor:
-        output = self._ask(x, t, labels)
+    def _of_block(self, x: Array, time: Array, labels: Array | None = None) -> Array:
+        return self._guided(x, time, labels).data
+
+    def _guided(self, x: Any, time: Array, labels: Array | None) -> Tensor:
+        """The network's output at the time (1,), with guidance."""
+        output = self._ask(x, time, labels)
         if self.guidance in (0, 1):
             return output
         further = self.guidance - 1
-        plain = self._ask(x, t, None)
+        plain = self._ask(x, time, None)
         return self._on_prediction(lambda y, plain: y + further * (y - plain), output, plain)
 
-    def _ask(self, x: Any, t: float, labels: Array | None) -> Tensor:
+    def _ask(self, x: Any, time: Array, labels: Array | None) -> Tensor:
         """The network's output with these labels. What it says of x_0 itself is clipped."""
-        model, m = self.model, namespace_of(x.data if isinstance(x, Tensor) else x)
+        model, m = self.model, namespace_of(time)
         known = (
             () if not model.classes else (m.full(1, model.classes) if labels is None else labels,)
         )
-        output = model.network(x, m.full(1, t), *known)
+        output = model.network(x, time, *known)
         if not model.clips_output:
             return output
         return self._on_prediction(lambda y: ops.clip(y, -1.0, 1.0), output)
