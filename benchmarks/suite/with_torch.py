@@ -157,7 +157,7 @@ def chain(work: Workload, arrays: Case, compiled: bool) -> Opened:
 
     def step() -> tuple[Tensor, Tensor, Tensor]:
         z = forward(x, y)
-        return z, *torch.autograd.grad(z, (x, y), seed)
+        return z, *torch.autograd.grad(z, (x, y), seed, allow_unused=True, materialize_grads=True)
 
     def results() -> Case:
         z, of_x, of_y = step()
