@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ TINY = {
     "gan-r1": Workload("r", "", "steps", "step", "gan", SMALL, 6, 5),
     "sample": Workload("s", "", "sampling", "sample", "ddpm", {"width": 8, "T": 20}, 6, 5),
     "chain": Workload("c", "", "operations", "chain", "mix", {}, 1, 3),
+    "exp": Workload("e", "", "operations", "chain", "exp", {}, 1, 3),  # does not use y
 }  # fmt: skip
 
 
@@ -242,6 +244,12 @@ def test_every_part_is_under_the_one_command(name, capsys):
         main([name, "--help"])
     assert leaving.value.code == 0
     assert f"usage: python -m benchmarks {name}" in capsys.readouterr().out
+
+
+def test_the_tables_of_documents_are_made_from_the_stored_run(capsys):
+    results = Path(cli.__file__).parents[1] / "results"
+    main(["--table", str(results / "suite.json")])
+    assert capsys.readouterr().out == (results / "suite.md").read_text()
 
 
 # -- who computes the same -------------------------------------------------------------------------
