@@ -75,12 +75,12 @@ class Node(Source):
 
     __slots__ = ("digests", "kept", "line", "op", "order", "params", "parents", "plan")
     kept: dict[str, Any] | None
+    digests: dict[str, int]
 
     def __init__(self, op: Operation, plan: Plan, parents: Any, params: Any, out: Any) -> None:
         self.shape, self.dtype, self.name = out.shape, out.dtype, None
         self.op, self.plan, self.parents, self.params = op, plan, parents, params
-        self.order = next(_order)
-        self.line, self.digests = "", dict[str, int]()  # the caller's, those of kept: if watched
+        self.order, self.line, self.digests = next(_order), "", {}  # two are for anomaly mode
 
 
 class Tensor(ArrayFace):
