@@ -301,7 +301,7 @@ def _pull(
         if node.op.each:
             known["i"] = i
         try:
-            d = rule(known)
+            d = rule.function(*map(known.__getitem__, rule.names))
             if d.shape != source.shape:
                 d = _unbroadcast(m, d, source.shape, node.op.name, i)
         except (TypeError, AttributeError) as error:
