@@ -25,6 +25,7 @@ from tinygen.__main__ import BYTES, _check_memory, main
 from tinygen.errors import pip_install
 from tinygen.folder import CHECKPOINT, locked
 from tinygen.kernels import dispatch
+from tinygen.models.diffusion import denoiser
 from tinygen.training.loop import Loop
 
 pytestmark = pytest.mark.cpu_only("processes and files; --device gpu is in test_devices.py")
@@ -272,6 +273,24 @@ def test_steps_are_programs_unless_they_are_to_be_eager(tmp_path, monkeypatch):
         train("ae", tmp_path / steps, *options)
         (sitting,) = checkpoint.read(tmp_path / steps / CHECKPOINT)[0]["sittings"]
         assert sitting["steps"] == steps
+
+
+@pytest.mark.skipif(dispatch.native() is None, reason="needs a compiler")
+def test_samples_are_drawn_by_a_program_unless_they_are_to_be_eager(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["tinygen.models.diffusion.ddpm"], "COMPILED_FROM", 1)
+    made = []
+    monkeypatch.setattr(
+        denoiser, "compile", lambda step: made.append(step) or tinygen.compile(step)
+    )
+    train("ddpm", tmp_path / "d")
+    train("vae", tmp_path / "v")
+    made.clear()
+    for options, programs in (([], 1), (["--eager"], 0)):
+        out = ["--out", str(tmp_path / "x.npy"), "--n", "2"]
+        assert main(["sample", str(tmp_path / "d"), *out, *options]) == 0
+        assert len(made) == programs
+        made.clear()
+        assert main(["sample", str(tmp_path / "v"), *out, *options]) == 0
 
 
 def test_without_matplotlib_the_rest_is_there(tmp_path, monkeypatch, capsys):

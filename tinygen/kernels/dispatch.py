@@ -33,9 +33,8 @@ def launcher(m: Any, *arrays: Any) -> Launch | None:
         for array in arrays:
             if array.dtype is not _FLOAT32 and array.dtype != _FLOAT32:
                 return None
-            flags = (
-                array.flags
-            )  # NumPy's `carray`: contiguous, aligned and writeable, in one look-up
+            flags = array.flags
+            # NumPy's `carray` is contiguous, aligned and writeable in one look-up: the common case.
             if not (getattr(flags, "carray", False) or (flags.c_contiguous and aligned(flags))):
                 return None
     return launch

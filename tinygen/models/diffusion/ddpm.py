@@ -259,7 +259,8 @@ class DDPM(Model):
         resample: how often inpainting takes each step.
         compile: the network as a program (`tinygen.compile`). By default it is done where it gains time:
             on the CPU, for at least COMPILED_FROM steps, and if all parts of the model are tinygen's.
-        ValueError: times, labels, a mask that do not fit.
+        ValueError: times, labels, a mask that do not fit. CompileError: compile=True, and a network that
+        cannot be recorded.
         """
         rng, n = as_generator(rng), count_of(n)
         labels = None if labels is None else self.check_labels(labels, n)
