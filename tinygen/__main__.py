@@ -35,6 +35,7 @@ from tinygen.models.model import choose
 from tinygen.npz import free_memory
 from tinygen.random import Generator
 from tinygen.report import graph_html, recording
+from tinygen.report.run import run_html
 from tinygen.training import History, Stopped, fingerprint, recorded
 
 PROGRAM = "tinygen" if Path(sys.argv[0]).stem == "tinygen" else "python -m tinygen"
@@ -48,6 +49,7 @@ SETTINGS = {  # the models' own defaults stand in `info`
     "seed": "of everything random in the run",
 }
 NOBODY_READS = 128 + 13  # the status of what SIGPIPE ends, as it would `cat`
+REPORT = "report.html"
 SAMPLES = 100  # in a picture
 MEASURED = 256  # for the measures
 QUICK = 10  # steps of the sampler of a DDPM that is still in training
@@ -138,11 +140,30 @@ def _train(
         "versions": _versions(),
     }
     _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    written = ["metrics.json", *_draw(folder, model, dataset, to_device(samples, "cpu"), history)]
-    print(f"{folder}: {', '.join([CHECKPOINT, *written])} after {seconds:.0f} s")
+    drawn = _draw(folder, model, dataset, to_device(samples, "cpu"), history)
+    if snapshots is not None:
+        snapshots.animate()
+        drawn += ["progress.png", "training.gif"]
+    commands = _commands(args, chosen["settings"].steps)
+    files = {name: (folder / name).read_bytes() for name in drawn}
+    _write_text(folder / REPORT, run_html(metrics, history, files, commands))
+    written = [CHECKPOINT, "metrics.json", *drawn, REPORT]
+    print(f"{folder}: {', '.join(written)} after {seconds:.0f} s")
     print(_summary(metrics))
+    print(f"next: {', or '.join([*commands.values()][:2])}")
+    print(f"report: {folder / REPORT}")
+
+
+def _commands(args: argparse.Namespace, steps: int) -> dict[str, str]:
+    """What to do with a run, by what it does."""
     at = shlex.quote(args.out)
-    print(f"next: {PROGRAM} sample {at}, or {PROGRAM} evaluate {at} --n 2000")
+    return {
+        "Draw samples": f"{PROGRAM} sample {at}",
+        "Measure again, with more samples": f"{PROGRAM} evaluate {at} --n 2000",
+        "Samples as numbers": f"{PROGRAM} sample {at} --n 1000 --out samples.npy",
+        "Train twice as long": f"{PROGRAM} train {args.model} --out {at} --resume --steps {2 * steps}",
+        "What the checkpoint holds": f"{PROGRAM} info {at}",
+    }
 
 
 def _device(word: str) -> str:

@@ -182,6 +182,7 @@ class Snapshots:
         require()
         self.folder, self.sample, self.data, self.shape = Path(folder), sample, data, shape
         self.kept = {} if resumed is None else self._read(resumed)
+        self._panels = {step: self._panel(step, samples) for step, samples in self.kept.items()}
 
     def _read(self, last: int) -> dict[int, Array]:
         try:
@@ -192,9 +193,10 @@ class Snapshots:
 
     def __call__(self, step: int) -> None:
         self.kept[step] = self.sample(FEW[self.shape is None])
+        self._panels[step] = self._panel(step, self.kept[step])
         arrays = {str(step): samples for step, samples in self.kept.items()}
         checkpoint.write(self.folder / "progress.npz", {}, arrays)
-        panels = self._panels()
+        panels = [*self._panels.values()]
         columns = min(len(panels), MOMENTS // 2)
         width, height = panels[0].width + 12, panels[0].height + 12
         paper = _paper(columns * width, ceil(len(panels) / columns) * height)
@@ -205,16 +207,13 @@ class Snapshots:
 
     def animate(self) -> None:
         """Write `training.gif`: a picture for each moment, half a second of each."""
-        first, *others = (panel.quantize(32) for panel in self._panels())
+        first, *others = (panel.quantize(32) for panel in self._panels.values())
         duration = [500] * len(others) + [2500]
         with replacing(self.folder / "training.gif") as temporary:
             first.save(
                 temporary, format="gif", save_all=True, append_images=others, loop=0,
                 duration=duration,
             )  # fmt: skip
-
-    def _panels(self) -> list[Any]:
-        return [self._panel(step, samples) for step, samples in self.kept.items()]
 
     def _panel(self, step: int, samples: Array) -> Any:
         """The samples of one moment, under a caption."""
