@@ -146,7 +146,8 @@ def _train(
         drawn += ["progress.png", "training.gif"]
     commands = _commands(args, chosen["settings"].steps)
     files = {name: (folder / name).read_bytes() for name in drawn}
-    _write_text(folder / REPORT, run_html(metrics, history, files, commands))
+    told = {**metrics, "options": model.config}  # also those that nobody gave
+    _write_text(folder / REPORT, run_html(told, history, files, commands))
     written = [CHECKPOINT, "metrics.json", *drawn, REPORT]
     print(f"{folder}: {', '.join(written)} after {seconds:.0f} s")
     print(_summary(metrics))

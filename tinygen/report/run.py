@@ -5,7 +5,6 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ PICTURES = {  # by the file's name: the caption, and what it shows for those who
         "Pictures of the samples at moments of the training, from step 0 to the last step.",
     ),
 }
+CLASSES = {"training.gif": "moving", "progress.png": "wide"}
 MEANINGS = {  # of a measure: what is better, and what it says
     "loss": ("lower", "What training makes small. Compare it between runs of the same model alone."),
     "reconstruction": ("lower", "How far a row lies from what the model makes of its code."),
@@ -176,16 +176,15 @@ def _pictures(files: Mapping[str, bytes]) -> str:
     for name, (caption, alt) in PICTURES.items():
         if name not in files:
             continue
-        kind, moving = ("gif", ' class="moving"') if name.endswith("gif") else ("png", "")
-        source = f"data:image/{kind};base64,{b64encode(files[name]).decode()}"
-        room -= len(source)
-        if room < 0:
-            room += len(source)
-            shown = f"<p>{name} is too large for this page. It lies in the folder of the run.</p>"
-        else:
+        source = f"data:image/{name[-3:]};base64,{b64encode(files[name]).decode()}"
+        if len(source) <= room:
+            room -= len(source)
             shown = f'<img src="{source}" alt="{escape(alt)}">'
+        else:
+            shown = f"<p>{name} is too large for this page. It lies in the folder of the run.</p>"
         figures.append(
-            f"<figure{moving}>{shown}<figcaption>{escape(caption)}</figcaption></figure>"
+            f'<figure class="{CLASSES.get(name, "still")}">{shown}'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
     none = "<p>There are none: they need matplotlib.</p>"
     return f'<div class="pictures">{"".join(figures)}</div>' if figures else none
@@ -198,32 +197,32 @@ def _commands(commands: Mapping[str, str]) -> str:
 
 def _curve(name: str, values: Sequence[float]) -> str:
     """A term of the losses over its updates: the mean of neighbours, between their extremes."""
-    y = np.asarray(values, np.float64)
-    bins = [part[np.isfinite(part)] for part in np.array_split(y, min(POINTS, len(y)))]
-    ends = np.cumsum([0, *(len(b) for b in np.array_split(y, min(POINTS, len(y))))])
-    middles = (ends[1:] + ends[:-1]) / 2
-    seen = [(x, b.mean(), b.min(), b.max()) for x, b in zip(middles, bins, strict=True) if len(b)]
-    if not seen:
+    parts = np.array_split(np.asarray(values, np.float64), max(1, min(POINTS, len(values))))
+    ends = np.cumsum([len(part) for part in parts])
+    found = [(end, part[np.isfinite(part)]) for end, part in zip(ends, parts, strict=True)]
+    rows = [(end, p.mean(), p.min(), p.max()) for end, p in found if len(p)]
+    if not rows:
         return f"<figure><figcaption>{escape(name)}</figcaption><p>No finite value.</p></figure>"
-    x, mean, least, most = np.array(seen).T
+    end, mean, least, most = np.array(rows).T
     low, high = mean.min(), mean.max()
     margin = 0.1 * (high - low) or 1.0
-    low, high = low - margin, high + margin
-    across = x / len(y) * WIDTH
-    # A band that leaves the picture ends at its edge.
-    up, down, line = (
-        HEIGHT * (high - np.clip(v, low, high)) / (high - low) for v in (most, least, mean)
-    )
-    band = _points(np.r_[across, across[::-1]], np.r_[up, down[::-1]])
-    last = _number(float(np.mean(y[-100:]))) if isfinite(np.mean(y[-100:])) else "not finite"
-    told = f"{name}: from {_number(mean[0])} to {_number(mean[-1])} in {len(y)} updates"
-    return f"""<figure><figcaption>{escape(name)}: {last} at the end</figcaption>
+
+    def down(value: Any) -> Any:
+        """From the upper edge. A band that leaves the picture ends at its edge."""
+        at = (high + margin - value) / (high - low + 2 * margin)
+        return HEIGHT * np.clip(at, 0.0, 1.0)
+
+    across = end / len(values) * WIDTH
+    band = _points([*across, *across[::-1]], [*down(most), *down(least)[::-1]])
+    told = f"{name}: from {_number(mean[0])} to {_number(mean[-1])} in {len(values)} updates"
+    return f"""<figure><figcaption>{escape(name)}: {_number(mean[-1])} at the end</figcaption>
 <svg viewBox="0 0 {WIDTH} {HEIGHT + 16}" role="img" aria-label="{escape(told)}">
-<polygon class="band" points="{band}"/><polyline class="mean" points="{_points(across, line)}"/>
+<polygon class="band" points="{band}"/><polyline class="mean" points="{_points(across, down(mean))}"/>
 <path class="axis" d="M0 {HEIGHT}H{WIDTH}"/>
-<text x="2" y="10">{_number(high)}</text><text x="2" y="{HEIGHT - 4}">{_number(low)}</text>
+<text x="2" y="{down(high) + 4:.0f}">{_number(high)}</text>
+<text x="2" y="{down(low) + 4:.0f}">{_number(low)}</text>
 <text x="0" y="{HEIGHT + 13}">1</text>
-<text x="{WIDTH}" y="{HEIGHT + 13}" text-anchor="end">{len(y)}</text>
+<text x="{WIDTH}" y="{HEIGHT + 13}" text-anchor="end">{len(values)}</text>
 </svg></figure>"""
 
 
