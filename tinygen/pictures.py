@@ -115,8 +115,9 @@ def _first(rows: Array, columns: int) -> Array:
 
 def _limits(points: Array) -> tuple[Array, Array]:
     """The corners of a frame around points."""
-    low, high = points.min(0), points.max(0)
-    margin = 0.15 * (high - low).max() + 1e-9
+    low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
+    # Points that are all alike get a frame too.
+    margin = max(0.15 * (high - low).max(), 1e-6 * abs(low).max(), 1e-9)
     return low - margin, high + margin
 
 

@@ -40,6 +40,7 @@ MEANINGS = {  # of a measure: what is better, and what it says
     "loss": ("lower", "What training makes small. Compare it between runs of the same model alone."),
     "reconstruction": ("lower", "How far a row lies from what the model makes of its code."),
     "kl": ("", "How much a code tells about its row, in nats. At 0 it tells nothing."),
+    "contraction": ("", "How steeply a code changes with its row, as a squared norm."),
     "penalty": ("", "The part of the loss that keeps slopes small."),
     "discriminator": (
         "",
