@@ -116,6 +116,10 @@ def test_a_run_with_pictures_has_the_bits_of_one_without(name, data, tmp_path, m
     monkeypatch.setattr(pictures, "available", lambda: False)
     assert train(name, tmp_path / "without", *arguments, steps=20) == 0
     assert not list((tmp_path / "without").glob("progress*"))
+    kept = checkpoint.read(tmp_path / "with" / "progress.npz")[1]
+    quick = {"sampler": "dpm-solver", "sampling_steps": 10} if name == "ddpm" else {}
+    again = models.load(tmp_path / "with" / CHECKPOINT).sample(25, rng=0, **quick)
+    np.testing.assert_array_equal(kept["20"][:25], again)  # each time from the seed of the run
     (meta_a, a), (meta_b, b) = (
         checkpoint.read(tmp_path / run / CHECKPOINT) for run in ("with", "without")
     )
