@@ -15,7 +15,8 @@ from tests.support.browser import Document, needs_browser, opened, run
 from tests.support.on_device import np, tg
 from tinygen.__main__ import main
 from tinygen.report import recording
-from tinygen.report.graph import FOLDER, MOST, WHOLE, _array
+from tinygen.report.graph import MOST, TEMPLATE, WHOLE, _array
+from tinygen.report.page import SHARED
 
 pytestmark = pytest.mark.filterwarnings("error")
 cpu_only = pytest.mark.cpu_only("a browser shows the same page")
@@ -159,9 +160,7 @@ def test_explain_writes_a_page_for_each_loss(tmp_path, capsys):
 # -- contrast ------------------------------------------------------------------------------------
 def colours(side):
     """The page's colours by name, in its light or its dark form."""
-    pairs = re.findall(
-        r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", (FOLDER / "graph.css").read_text()
-    )
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", SHARED.read_text())
     return {name: pair[side] for name, *pair in pairs}
 
 
@@ -187,7 +186,7 @@ def test_texts_have_the_contrast_that_wcag_asks_for(side):
         (ink, ground) for ink in ("ink", "heat", "quiet") for ground in ("heat-fill", "heat-full")
     ]
     texts += [("leaf", g) for g in ("leaf-fill", "heat-fill", "panel")] + [("quiet", "leaf-fill")]
-    texts += [("wrong", "panel"), ("heat", "leaf-fill")]
+    texts += [("wrong", "panel"), ("heat", "leaf-fill"), ("focus", "panel")]
     assert [pair for pair in texts if contrast(*pair) < 4.5] == []
     lines = [("focus", "ground"), ("focus", "panel"), ("heat", "ground"), ("leaf", "ground")]
     assert [pair for pair in lines if contrast(*pair) < 3] == []
@@ -428,7 +427,7 @@ def test_three_hundred_nodes_and_search(tmp_path):
 @cpu_only
 def test_the_browser_tells_of_errors_and_requests(tmp_path):
     """What the tests above rely on: a page that fails or asks for something is noticed."""
-    policy = (FOLDER / "graph.html").read_text(encoding="utf-8").splitlines()[4]
+    policy = TEMPLATE.read_text(encoding="utf-8").splitlines()[4]
     for body in ("<script>throw new Error('x')</script>", "<img src='https://example.org/x'>"):
         bad = tmp_path / "bad.html"
         bad.write_text(f"<!doctype html><head>{policy}</head><body>{body}</body>")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +12,16 @@ from tinygen.backend import is_gpu_array, to_device
 from tinygen.report.backward import Arrival, Backward, backward_of, values_of
 from tinygen.report.layout import BOX, layout
 from tinygen.report.order import ways
+from tinygen.report.page import Page, filled
 from tinygen.report.rules import place, record_of
 
-__all__ = ["Page", "page_of"]
+__all__ = ["page_of"]
 
-FOLDER = Path(__file__).parent
+TEMPLATE = Path(__file__).with_name("graph.html")
 WHOLE = 36  # elements of an array that is shown in numbers; a larger one is a histogram
 BINS = 24
 MOST = 1000  # nodes of a page
 LONG = 80  # characters of a parameter
-
-
-class Page(str):
-    """The text of a page; a notebook shows the page itself."""
-
-    __slots__ = ()
-
-    def _repr_html_(self) -> str:
-        style = "width:100%;height:720px;border:1px solid #8888"
-        return (
-            f'<iframe title="A page of tinygen" style="{style}" srcdoc="{escape(self)}"></iframe>'
-        )
 
 
 def page_of(result: Tensor) -> Page:
@@ -48,8 +34,9 @@ def page_of(result: Tensor) -> Page:
         )
     nodes = _nodes(result, backward)
     operations = {s.op.name: s.op for s in backward.visits}
+    title = result.name or nodes[-1]["op"] or "leaf"
     told = {
-        "title": result.name or (nodes[-1]["op"] or "leaf"),
+        "title": title,
         "box": BOX,
         "nodes": nodes,
         "steps": [backward.numbers[node] for node in backward.visits],
@@ -57,24 +44,7 @@ def page_of(result: Tensor) -> Page:
         "kept": _bytes_kept(backward.visits),
         "ways": ways(),
     }
-    return Page(_filled(told))
-
-
-def _filled(told: dict[str, Any]) -> str:
-    """The page with its style, its script and what they show inlined."""
-    # Inside a script element only "<" can end it or begin a comment.
-    data = json.dumps(told, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    parts = {
-        "title": escape(told["title"]),
-        "style": _file("graph.css"),
-        "script": _file("graph.js"),
-        "data": data,
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _file("graph.html"))
-
-
-def _file(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+    return filled(TEMPLATE, title=title, data=told)
 
 
 def _nodes(result: Tensor, backward: Backward) -> list[dict[str, Any]]:
