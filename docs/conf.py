@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.util.inspect import stringify_signature
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -65,11 +67,26 @@ def mathml(self: Any, node: nodes.Element) -> None:
     """A formula as MathML, which browsers draw by themselves."""
     block = isinstance(node, nodes.math_block)
     drawn = convert(node.astext(), display="block" if block else "inline")
+    drawn = re.sub(r"<mi>(log|exp)</mi>(?!<mo)", r'<mi>\1</mi><mspace width="0.17em"/>', drawn)
+    drawn = drawn.replace(
+        "<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>"
+    )  # a relation: with space around
     self.body.append(f'<div class="math">{drawn}</div>' if block else drawn)
     raise nodes.SkipNode
 
 
+def arguments(app: Any, what: str, name: str, obj: Any, options: Any, *found: Any) -> Any:
+    """The arguments of a class are those of its __init__, whatever makes its objects."""
+    if what != "class" or "__init__" not in vars(obj):
+        return None
+    signature = inspect.signature(obj.__init__)
+    given = list(signature.parameters.values())[1:]  # without self
+    shown = signature.replace(parameters=given, return_annotation=signature.empty)
+    return stringify_signature(shown, show_annotation=False), None
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", plain_text)
+    app.connect("autodoc-process-signature", arguments)
     app.registry.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.config.html_math_renderer = "mathml"
