@@ -153,24 +153,29 @@ WRONG: list[tuple[str, str, Bodies]] = [  # exercise, mistake, and the bodies th
     ("01_rules.py", "the sign", {"divide_rule": "return g * a / b**2"}),
     ("01_rules.py", "b for b²", {"divide_rule": "return -g * a / b"}),
     (
-        "01_rules.py", "NumPy on Tensors",
+        "01_rules.py",
+        "NumPy on Tensors",
         {"tanh_rule": "import numpy as np\nreturn np.multiply(g, 1 - np.square(y))"},
     ),
     (
-        "02_unbroadcast.py", "the axes in front alone",
+        "02_unbroadcast.py",
+        "the axes in front alone",
         {"unbroadcast": "return d.sum(axis=tuple(range(d.ndim - len(shape))))"},
     ),
     (
-        "02_unbroadcast.py", "a mean",
+        "02_unbroadcast.py",
+        "a mean",
         {"unbroadcast": RIGHT["02_unbroadcast.py"]["unbroadcast"].replace("sum", "mean")},
     ),
     ("02_unbroadcast.py", "a corner of d", {"unbroadcast": "return np.resize(d, shape)"}),
     (
-        "03_backward.py", "a use is forgotten",
+        "03_backward.py",
+        "a use is forgotten",
         {"gradients": RIGHT["03_backward.py"]["gradients"].replace("found.get(name, 0.0) +", "")},
     ),
     (
-        "03_backward.py", "breadth first",
+        "03_backward.py",
+        "breadth first",
         {
             "order": """
                 found = [root]
@@ -181,7 +186,8 @@ WRONG: list[tuple[str, str, Bodies]] = [  # exercise, mistake, and the bodies th
         },
     ),
     (
-        "03_backward.py", "recursion",
+        "03_backward.py",
+        "recursion",
         {
             "order": """
                 found = []
@@ -199,7 +205,8 @@ WRONG: list[tuple[str, str, Bodies]] = [  # exercise, mistake, and the bodies th
     ),
     ("03_backward.py", "oldest first", {"order": GRAPH_ORDER.replace("found\n", "found[::-1]\n")}),
     (
-        "03_backward.py", "paths for nodes",
+        "03_backward.py",
+        "paths for nodes",
         {
             "gradients": """
                 found, waiting = {}, [(root, 1.0)]
@@ -222,15 +229,18 @@ WRONG: list[tuple[str, str, Bodies]] = [  # exercise, mistake, and the bodies th
     ("05_contractive.py", "the wrong axis", {"penalty": JACOBIAN.replace("axis=0", "axis=1")}),
     ("05_contractive.py", "no penalty, as printed", {"penalty": "return np.zeros(len(x))"}),
     (
-        "06_denoising.py", "g(f(x)), as printed",
+        "06_denoising.py",
+        "g(f(x)), as printed",
         {"loss": "return np.mean(np.sum((clean - decode(encode(clean))) ** 2, axis=1))"},
     ),
     (
-        "06_denoising.py", "compared with the corrupted rows",
+        "06_denoising.py",
+        "compared with the corrupted rows",
         {"loss": "return np.mean(np.sum((corrupted - decode(encode(corrupted))) ** 2, axis=1))"},
     ),
     (
-        "06_denoising.py", "a mean over the features",
+        "06_denoising.py",
+        "a mean over the features",
         {"loss": "return np.mean((clean - decode(encode(corrupted))) ** 2)"},
     ),
     ("07_kl.py", "the other way round", {"kl": "m_p, s_p, m_q, s_q = m_q, s_q, m_p, s_p\n" + KL}),
@@ -238,98 +248,179 @@ WRONG: list[tuple[str, str, Bodies]] = [  # exercise, mistake, and the bodies th
     ("07_kl.py", "the logarithm's sign", {"kl": KL.replace("s_q / s_p", "s_p / s_q")}),
     ("07_kl.py", "s for s²", {"kl": KL.replace("s_q**2", "s_q").replace("s_p**2", "s_p")}),
     ("08_js.py", "without ½", {"js": JS.replace(" / 2\n", "\n", 2)[:-1]}),
-    ("08_js.py", "the distance", {"js": JS.replace("(kl(p) + kl(q)) / 2", "np.sqrt(kl(p) + kl(q)) / 2")}),
-    ("08_js.py", "one half of it", {"js": JS.replace("+ kl(q)", "+ kl(p)")}),
-    ("08_js.py", "0 log 0", {"js": JS.replace("np.where(a > 0, a, 1) / np.where(a > 0, m, 1)", "a / m")}),
     (
-        "09_monte_carlo.py", "as printed: no 1/n, the prior twice",
+        "08_js.py",
+        "the distance",
+        {"js": JS.replace("(kl(p) + kl(q)) / 2", "np.sqrt(kl(p) + kl(q)) / 2")},
+    ),
+    ("08_js.py", "one half of it", {"js": JS.replace("+ kl(q)", "+ kl(p)")}),
+    (
+        "08_js.py",
+        "0 log 0",
+        {"js": JS.replace("np.where(a > 0, a, 1) / np.where(a > 0, m, 1)", "a / m")},
+    ),
+    (
+        "09_monte_carlo.py",
+        "as printed: no 1/n, the prior twice",
         {"log_likelihood": "return np.log(np.sum(np.exp(log_p_x_given_z + log_p_z)))"},
     ),
     (
-        "09_monte_carlo.py", "no 1/n",
+        "09_monte_carlo.py",
+        "no 1/n",
         {"log_likelihood": MONTE_CARLO.replace("np.mean", "np.sum")},
     ),
     (
-        "09_monte_carlo.py", "the prior twice",
+        "09_monte_carlo.py",
+        "the prior twice",
         {"log_likelihood": MONTE_CARLO.replace("given_z\n", "given_z + log_p_z\n")},
     ),
-    ("09_monte_carlo.py", "the mean of logarithms", {"log_likelihood": "return log_p_x_given_z.mean()"}),
     (
-        "09_monte_carlo.py", "underflow",
+        "09_monte_carlo.py",
+        "the mean of logarithms",
+        {"log_likelihood": "return log_p_x_given_z.mean()"},
+    ),
+    (
+        "09_monte_carlo.py",
+        "underflow",
         {"log_likelihood": "return np.log(np.mean(np.exp(log_p_x_given_z)))"},
     ),
     ("10_elbo.py", "the sign of KL", {"elbo": ELBO.replace("- kl", "+ kl")}),
     ("10_elbo.py", "without ½", {"elbo": ELBO.replace("0.5 *", "")}),
     ("10_elbo.py", "no KL", {"elbo": ELBO.replace("- kl", "")}),
     ("10_elbo.py", "a sum over draws", {"elbo": ELBO.replace(".mean(axis", ".sum(axis")}),
-    ("10_elbo.py", "log_var for the variance", {"elbo": ELBO.replace("np.exp(log_var)", "log_var**2")}),
+    (
+        "10_elbo.py",
+        "log_var for the variance",
+        {"elbo": ELBO.replace("np.exp(log_var)", "log_var**2")},
+    ),
     ("11_reparameterise.py", "the variance", {"draw": "return mean + tg.exp(log_var) * noise"}),
     ("11_reparameterise.py", "log_var itself", {"draw": "return mean + log_var * noise"}),
     (
-        "11_reparameterise.py", "cut from the graph",
+        "11_reparameterise.py",
+        "cut from the graph",
         {"draw": "return mean.data + (0.5 * log_var.data).__array__() * 0 + 1 * noise"},
     ),
     (
-        "11_reparameterise.py", "detached",
+        "11_reparameterise.py",
+        "detached",
         {"draw": "return (mean + tg.exp(0.5 * log_var) * noise).detach()"},
     ),
     ("12_iwae.py", "the ELBO", {"bound": "return log_w.mean(axis=0)"}),
     ("12_iwae.py", "no 1/k", {"bound": SOFT + "return c + np.log(w.sum(axis=0))"}),
     ("12_iwae.py", "underflow", {"bound": "return np.log(np.exp(log_w).mean(axis=0))"}),
-    ("12_iwae.py", "over the rows of x", {"normalised": "w = np.exp(log_w)\nreturn w / w.sum(axis=1)[:, None]"}),
+    (
+        "12_iwae.py",
+        "over the rows of x",
+        {"normalised": "w = np.exp(log_w)\nreturn w / w.sum(axis=1)[:, None]"},
+    ),
     ("12_iwae.py", "weights of 1/k", {"normalised": "return np.ones_like(log_w) / len(log_w)"}),
     (
-        "13_gan_losses.py", "as printed: saturating",
+        "13_gan_losses.py",
+        "as printed: saturating",
         {"generator_loss": "return -tg.mean(tg.softplus(fake))"},
     ),
     (
-        "13_gan_losses.py", "as printed: D's loss to be made large",
+        "13_gan_losses.py",
+        "as printed: D's loss to be made large",
         {"discriminator_loss": "return -tg.mean(tg.softplus(-real)) - tg.mean(tg.softplus(fake))"},
     ),
     (
-        "13_gan_losses.py", "real and fake exchanged",
+        "13_gan_losses.py",
+        "real and fake exchanged",
         {"discriminator_loss": "return tg.mean(tg.softplus(real)) + tg.mean(tg.softplus(-fake))"},
     ),
     (
-        "13_gan_losses.py", "overflow",
+        "13_gan_losses.py",
+        "overflow",
         {"generator_loss": "return -tg.mean(tg.log(1 / (1 + tg.exp(-fake))))"},
     ),
     ("14_r1.py", "without ½", {"r1": R1.replace("0.5 *", "")}),
-    ("14_r1.py", "a mean over features", {"r1": R1.replace("tg.sum(tg.square(slope), axis=1)", "tg.square(slope)")}),
+    (
+        "14_r1.py",
+        "a mean over features",
+        {"r1": R1.replace("tg.sum(tg.square(slope), axis=1)", "tg.square(slope)")},
+    ),
     ("14_r1.py", "not squared", {"r1": R1.replace("tg.square", "tg.abs")}),
     ("14_r1.py", "a sum over rows", {"r1": R1.replace("tg.mean", "tg.sum")}),
     ("14_r1.py", "not differentiable", {"r1": R1.replace(", create_graph=True", "")}),
     ("15_schedule.py", "β for α, as printed", {"abar": "return np.append(1.0, np.cumprod(beta))"}),
     ("15_schedule.py", "without t = 0", {"abar": "return np.cumprod(1 - beta)"}),
     ("15_schedule.py", "a sum", {"abar": "return np.append(1.0, 1 - np.cumsum(beta))"}),
-    ("16_forward.py", "as printed", {"step": "return np.sqrt(beta) * x + np.sqrt(1 - beta) * noise"}),
+    (
+        "16_forward.py",
+        "as printed",
+        {"step": "return np.sqrt(beta) * x + np.sqrt(1 - beta) * noise"},
+    ),
     ("16_forward.py", "no roots", {"step": "return (1 - beta) * x + beta * noise"}),
     (
-        "16_forward.py", "abar across the columns",
+        "16_forward.py",
+        "abar across the columns",
         {"jump": "return np.sqrt(abar[0]) * x0 + np.sqrt(1 - abar[0]) * noise"},
     ),
     (
-        "16_forward.py", "no root of the noise",
+        "16_forward.py",
+        "no root of the noise",
         {"jump": RIGHT["16_forward.py"]["jump"].replace("np.sqrt(1 - a)", "(1 - a)")},
     ),
-    ("17_posterior.py", "the variance β", {"posterior": POSTERIOR.replace("(1 - abar_s) * beta_t /", "beta_t * (1 - abar_t) /")}),
-    ("17_posterior.py", "x_0 and x_t exchanged", {"posterior": "x0, xt = xt, x0\n" + dedent(POSTERIOR)}),
-    ("17_posterior.py", "abar for α", {"posterior": POSTERIOR.replace("np.sqrt(1 - beta_t)", "np.sqrt(abar_t)")}),
-    ("17_posterior.py", "the mean alone", {"posterior": POSTERIOR.replace("(1 - abar_t), ", "(1 - abar_t) #")}),
     (
-        "18_ddpm.py", "abar for α, as printed",
-        {"sample": DDPM.replace("beta[t] / np", "(1 - abar[t]) / np").replace("sqrt(1 - beta[t])", "sqrt(abar[t])")},
+        "17_posterior.py",
+        "the variance β",
+        {"posterior": POSTERIOR.replace("(1 - abar_s) * beta_t /", "beta_t * (1 - abar_t) /")},
+    ),
+    (
+        "17_posterior.py",
+        "x_0 and x_t exchanged",
+        {"posterior": "x0, xt = xt, x0\n" + dedent(POSTERIOR)},
+    ),
+    (
+        "17_posterior.py",
+        "abar for α",
+        {"posterior": POSTERIOR.replace("np.sqrt(1 - beta_t)", "np.sqrt(abar_t)")},
+    ),
+    (
+        "17_posterior.py",
+        "the mean alone",
+        {"posterior": POSTERIOR.replace("(1 - abar_t), ", "(1 - abar_t) #")},
+    ),
+    (
+        "18_ddpm.py",
+        "abar for α, as printed",
+        {
+            "sample": DDPM.replace("beta[t] / np", "(1 - abar[t]) / np").replace(
+                "sqrt(1 - beta[t])", "sqrt(abar[t])"
+            )
+        },
     ),
     ("18_ddpm.py", "the cut loop, as printed", {"sample": DDPM.replace("1, 0, -1", "1, 1, -1")}),
     ("18_ddpm.py", "noise in the last step", {"sample": DDPM.replace("t > 1", "t > 0")}),
-    ("18_ddpm.py", "the variance for its root", {"sample": DDPM.replace("np.sqrt(beta[t]) * z", "beta[t] * z")}),
-    ("18_ddpm.py", "the other variance", {"sample": DDPM.replace("np.sqrt(beta[t]) *", "np.sqrt(beta[t] * (1 - abar[t - 1]) / (1 - abar[t])) *")}),
+    (
+        "18_ddpm.py",
+        "the variance for its root",
+        {"sample": DDPM.replace("np.sqrt(beta[t]) * z", "beta[t] * z")},
+    ),
+    (
+        "18_ddpm.py",
+        "the other variance",
+        {
+            "sample": DDPM.replace(
+                "np.sqrt(beta[t]) *", "np.sqrt(beta[t] * (1 - abar[t - 1]) / (1 - abar[t])) *"
+            )
+        },
+    ),
     ("19_ddim.py", "the same time twice", {"step": DDIM.replace("abar_s", "abar_t")}),
-    ("19_ddim.py", "no noise put back", {"step": DDIM.replace(" + np.sqrt(1 - abar_s) * noise", "")}),
+    (
+        "19_ddim.py",
+        "no noise put back",
+        {"step": DDIM.replace(" + np.sqrt(1 - abar_s) * noise", "")},
+    ),
     ("19_ddim.py", "no root", {"step": DDIM.replace("np.sqrt(1 - abar_t)", "(1 - abar_t)")}),
     ("20_score.py", "ε itself, as printed", {"score": "return noise"}),
     ("20_score.py", "the sign", {"score": "return noise / np.sqrt(1 - abar_t)"}),
     ("20_score.py", "no root", {"score": "return -noise / (1 - abar_t)"}),
     ("20_score.py", "minus", {"denoised": "return (xt - (1 - abar_t) * score) / np.sqrt(abar_t)"}),
-    ("20_score.py", "a root too many", {"denoised": "return (xt + np.sqrt(1 - abar_t) * score) / np.sqrt(abar_t)"}),
-]  # fmt: skip
+    (
+        "20_score.py",
+        "a root too many",
+        {"denoised": "return (xt + np.sqrt(1 - abar_t) * score) / np.sqrt(abar_t)"},
+    ),
+]

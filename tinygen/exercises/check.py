@@ -55,15 +55,15 @@ def check(path: Path) -> tuple[str, bool]:
         raise unknown("exercise", path.name, TASKS)
     grades = _grade(path)
     title, text = TASKS[path.name].removeprefix('"""').split("\n", 1)
+    state = _state(grades)
     lines = [f"{path.name}: {title}"]
     for sentence, word, problem in grades:
         lines += [f"  {word}  {sentence}", *(f"         {line}" for line in problem.splitlines())]
-    if _state(grades) == "not filled":
+    if state == "not filled":
         lines[1:] = [f"not filled: {grades[0].problem}"]
     read = text.split("Read: ")[1].split('\n"""')[0].split("\n")
-    done = _state(grades) == "done"
-    lines += [_state(grades)] if done else ["read " + "; ".join(map(str.strip, read))]
-    return "\n".join(lines), done
+    lines.append("done" if state == "done" else f"{state}; read {'; '.join(map(str.strip, read))}")
+    return "\n".join(lines), state == "done"
 
 
 def _check_folder(folder: Path) -> tuple[str, bool]:
@@ -116,10 +116,10 @@ def _grade_law(sentence: str, run: Callable[[], None], path: Path) -> Grade:
     except Broken as broken:
         problem = str(broken)
     except NotImplementedError as error:
-        word, problem = "blank", _told(error, path)
+        word, problem = "blank", _told(error, path).split("\n")[0]
     except BaseException as error:
         problem = _told(error, path)
-    text = printed.getvalue()[:LETTERS]
+    text = " ".join(printed.getvalue()[:200].split())
     return Grade(sentence, word, problem + f"\nit printed: {text}" * bool(text))
 
 
@@ -157,7 +157,8 @@ def _limited() -> Iterator[None]:
 
 def _told(error: BaseException, path: Path) -> str:
     """An error in a line or two: where in the student's file, and what."""
-    what = f"{type(error).__name__.strip('_')}: {' '.join(str(error).split())[:300]}"
+    kind = f"{type(error).__name__}: " * (not isinstance(error, _Endless))
+    what = kind + " ".join(str(error).split())[:300]
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {what}"
     cause: BaseException | None = error
