@@ -363,6 +363,7 @@ def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
 def exercises(args: argparse.Namespace) -> None:
     """The command `exercises`."""
     print(copy_exercises(Path(args.out)))
+    print(f"next: fill the blank of a file, then {PROGRAM} check {shlex.quote(args.out)}")
 
 
 def check(args: argparse.Namespace) -> int:
