@@ -98,6 +98,26 @@ def test_an_answer_in_part_shows_what_is_blank(tmp_path):
     assert not done and "  holds  " in text and "  blank  " in text and "FAILS" not in text
 
 
+# -- the page ------------------------------------------------------------------------------------
+PAGE = (ROOT / "docs" / "exercises" / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_page_lists_each_task_with_its_laws_and_links_to_what_it_names():
+    rows = {row[2:4]: row for row in PAGE.splitlines() if re.match(r"\| \d\d \|", row)}
+    assert list(rows) == [task[:2] for task in TASKS]
+    for task, text in TASKS.items():
+        row = rows[task[:2]].replace("\\|", "|")
+        title, laws = text.split('"""')[1].split(".\n")[0], [s for s, _ in laws_of(task)]
+        assert row.startswith(f"| {task[:2]} | {title} | {'<br>'.join(laws)} |")
+        assert f"(../{re.search(r'docs/(.*)', text)[1]})" in row
+
+
+def test_what_the_page_shows_is_what_is_printed(tmp_path):
+    wrong = RIGHT[KL]["kl"].replace("s_q / s_p", "s_p / s_q")
+    text, _ = graded(tmp_path, KL, filled(KL, {"kl": wrong}))
+    assert f"\n```\n{text}\n```\n" in PAGE
+
+
 # -- what students do ----------------------------------------------------------------------------
 def body(text):
     return filled(KL, {"kl": text})

@@ -69,7 +69,9 @@ def check(path: Path) -> tuple[str, bool]:
 def _check_folder(folder: Path) -> tuple[str, bool]:
     states = {n: _state(_grade(folder / n)) for n in TASKS if (folder / n).is_file()}
     if not states:
-        raise ValueError(f"{folder} has no exercises; `exercises --out {folder}` copies them there")
+        raise ValueError(
+            f"{folder} has no exercises; `tinygen exercises --out {folder}` copies them there"
+        )
     done = [*states.values()].count("done")
     table = [f"{name:22}{state}" for name, state in states.items()]
     return "\n".join([*table, f"{done} of {len(TASKS)} done"]), done == len(states)
