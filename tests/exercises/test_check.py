@@ -70,6 +70,15 @@ def test_a_mistake_fails_a_law_and_keeps_the_answer_secret(
             assert line not in text
 
 
+def test_each_law_is_seen_to_fail(tmp_path, monkeypatch):
+    monkeypatch.setattr(checking, "SECONDS", 0.5)
+    seen = set()
+    for task, _, bodies in WRONG:
+        text, _ = graded(tmp_path, task, filled(task, RIGHT[task] | bodies))
+        seen |= {(task, sentence) for sentence in re.findall("^  FAILS  (.*)", text, re.MULTILINE)}
+    assert seen == {(task, sentence) for task in TASKS for sentence, _ in laws_of(task)}
+
+
 def test_each_exercise_has_mistakes_and_several_laws():
     assert len(TASKS) == 20 and list(TASKS) == sorted(TASKS) == list(RIGHT)
     assert {task for task, _, _ in WRONG} == set(TASKS) and len(LAWS) == 20

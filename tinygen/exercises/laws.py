@@ -6,6 +6,7 @@ First what a law may ask of these functions, then the laws, in the order of the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from math import log, pi, sqrt
 from typing import Any
 
@@ -180,7 +181,7 @@ def chain(n: int, uses: int) -> Graph:
 @law(3, "The order has each node that the root needs once, before its inputs")
 def _(f: Functions) -> None:
     for graph, right in ((TWICE, "ya"), (WAITING | {"z": [("y", 1.0)]}, "ycba")):
-        found = list(f.order("y", graph))
+        found = [*islice(f.order("y", graph), 9)]  # it may be endless
         require(found == [*right], f"from 'y' in {graph}: {found}, the right order is {[*right]}")
 
 
