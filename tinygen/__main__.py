@@ -27,6 +27,8 @@ from tinygen.autodiff import graph_dot, graph_text
 from tinygen.backend import DEVICES, gpu_problem, namespace_for, to_device
 from tinygen.errors import RENAMED, DeviceError, renamed, unknown, whole
 from tinygen.evaluation import evaluate
+from tinygen.exercises.check import check as grade
+from tinygen.exercises.check import copy as copy_exercises
 from tinygen.folder import CHECKPOINT, is_leftover, locked
 from tinygen.kernels import pool
 from tinygen.models import MODELS, Model, load
@@ -383,6 +385,20 @@ def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
     return dataset
 
 
+# -- exercises, check ----------------------------------------------------------------------------
+def exercises(args: argparse.Namespace) -> None:
+    """The command `exercises`."""
+    print(copy_exercises(Path(args.out)))
+    print(f"next: fill the blank of a file, then {PROGRAM} check {shlex.quote(args.out)}")
+
+
+def check(args: argparse.Namespace) -> int:
+    """The command `check`: 1 if a law does not hold."""
+    text, done = grade(Path(args.path))
+    print(text)
+    return 0 if done else 1
+
+
 # -- explain, info -------------------------------------------------------------------------------
 def explain(args: argparse.Namespace) -> None:
     """The command `explain`."""
@@ -601,6 +617,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dot", help="write the graph in the DOT language to this file as well")
     sub.add_argument("--html", help="write it as a page that steps backward to this file as well")
 
+    sub = command("exercises", exercises, "copy the exercises to a folder, for `check`")
+    sub.add_argument("--out", required=True, help="the folder; files that are there stay")
+
+    sub = command("check", check, "grade an exercise, or all in a folder")
+    sub.add_argument("path", help="a file that `exercises` made, or the folder")
+
     sub = command("info", info, "print what is installed and known, or what a run holds")
     sub.add_argument("run", nargs="?", help="the folder of a run, or a checkpoint")
     return parser
@@ -611,10 +633,13 @@ def _flag(name: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0, 2 for an error told in one line, 130 for a run that was stopped."""
+    """Run one command; 0, 2 for an error told in one line, 130 for a run that was stopped.
+
+    `check` has 1 for exercises that are not done.
+    """
     args = _parser().parse_args(arguments)
     try:
-        args.function(args)
+        status: int | None = args.function(args)
     except Stopped as stopped:
         print(f"tinygen: {stopped}; the same command with --resume continues", file=sys.stderr)
         return 130
@@ -635,7 +660,7 @@ def main(arguments: list[str] | None = None) -> int:
             text = error.strerror
         print("tinygen: " + " ".join(text.split()), file=sys.stderr)
         return 2
-    return 0
+    return status or 0
 
 
 class _Stderr:

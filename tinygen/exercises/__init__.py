@@ -1,0 +1,1 @@
+"""Exercises that grade themselves: tasks.txt has the texts, laws.py their laws."""
