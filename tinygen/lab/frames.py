@@ -72,7 +72,7 @@ class Scene:
     def window(self) -> tuple[float, float, float]:
         """The centre (x, y) and half the side of the square that is shown."""
         low, high = np.quantile(self.data.x, [0.005, 0.995], axis=0)
-        half = 0.72 * float((high - low).max())
+        half = 0.66 * float((high - low).max())
         return *((low + high) / 2).tolist(), half if half > 0 else 1.0
 
     def grid(self, side: int) -> Array:
@@ -216,12 +216,13 @@ def _of_autoencoder(model: Autoencoder, scene: Scene, final: bool) -> dict[str, 
     reconstructions."""
     arrows, cells = scene.grid(ARROWS), scene.grid(MAP)
     slopes = np.sqrt(jacobian_norm(model.encoder, model.normalise(cells)).data)
+    at_data = model.normalise(scene.data.x[:SHOWN])
     shown = {
         "field": whole_hundredths(model.reconstruct(arrows) - arrows),
-        "map": whole_hundredths(slopes / (slopes.max() or 1)),
-        "steepest": _finite(slopes.max()),
+        "map": whole_hundredths(np.minimum(slopes / (np.quantile(slopes, 0.9) or 1), 1)),
+        "slope": _finite(np.sqrt(jacobian_norm(model.encoder, at_data).data.mean())),
     }
-    codes = model.encode(scene.data.x[:SHOWN])
+    codes = model.code(at_data).data
     if codes.shape[1] == 1:
         low, high = (float(end) for end in np.quantile(codes, [0.002, 0.998]))
         line = np.linspace(low, high, 120, dtype=np.float32)

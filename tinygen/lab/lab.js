@@ -2,7 +2,7 @@
 const $ = (id) => document.getElementById(id);
 const told = JSON.parse($("data").textContent);
 const lab = { head: told.head, runs: told.runs }; // runs in the order of their models
-const at = { view: "all", frame: 0, budget: "updates", t: 0, sampler: "ddpm", steps: 25 };
+const at = { view: "all", frame: 0, budget: "updates", t: 60, sampler: "ddpm", steps: 25 };
 
 const TITLES = {
   ae: "Autoencoder", dae: "Denoising autoencoder", cae: "Contractive autoencoder", vae: "VAE", gan: "GAN", ddpm: "Diffusion (DDPM)",
@@ -157,7 +157,7 @@ function chart(id, curves, about, { floor = null, top = null, bottom = 0 } = {})
     write(number(v, 2), left - 8, Y(v), "quiet", "right");
   }
   for (const i of [...new Set([0, Math.round((n - 1) / 2), n - 1])]) if (i < longest.steps.length) write(longest.steps[i].toLocaleString("en"), X(i), tall - 22, "quiet", i ? "center" : "left");
-  write("updates", w - right + 12, tall - 22, "quiet");
+  write("updates", w - right + 40, tall - 22, "quiet");
   rule(X(at.frame), above, X(at.frame), tall - below, css(colour("quiet")), 1, [3, 4]);
   const ends = floor ? [[floor[0], Y(floor[1]), "leaf"]] : [];
   if (floor) rule(left, Y(floor[1]), w - right, Y(floor[1]), css(colour("leaf")), 2, [8, 5]);
@@ -200,8 +200,9 @@ function drawAll() {
   }));
   const cell = (v, k) => h("td", {}, k === "sliced_wasserstein" || k === "mmd" ? v.toFixed(k === "mmd" ? 4 : 3) : `${Math.round(100 * v)} %`);
   $("measures").replaceChildren(
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), Object.values(MEASURES).map((m) => h("th", { scope: "col" }, m)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.name), Object.keys(MEASURES).map((k) => cell(row.measures[k], k))))));
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, ""), [...Object.values(MEASURES), "parameters", "seconds"].map((m) => h("th", { scope: "col" }, m)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.name), Object.keys(MEASURES).map((k) => cell(row.measures[k], k)),
+      row.model ? [h("td", {}, run(row.model).parameters.toLocaleString("en")), h("td", {}, row.seconds.toFixed(1))] : h("td", { colspan: 2 })))));
   const runs = Object.keys(TITLES).map(run).filter(Boolean);
   if (runs.length) chart("distances", runs.map((r) => curve(r, TITLES[r.model], (f) => f.measures.sliced_wasserstein)), "the sliced Wasserstein distance", { floor: ["floor", floor.measures.sliced_wasserstein] });
 }
@@ -215,7 +216,7 @@ function drawAutoencoders() {
     const drawn = plane(canvas, lab.head.window, `${TITLES[model]}: arrows from points to their reconstructions; error ${number(error)}.`)
       .map(f.map, lab.head.map, shaded("leaf", 0.5)).dots(data(), "quiet", 3, 0.5).arrows(from, points(f.field), "ink", most);
     if (f.curve) drawn.line(points(f.curve), "focus", 4);
-    return h("figure", {}, canvas, h("figcaption", {}, h("b", {}, TITLES[model]), `: ${why}. After ${when(r)}: error ${number(error)}, largest ‖∂f/∂x‖ ${number(f.steepest)}.`));
+    return h("figure", {}, canvas, h("figcaption", {}, h("b", {}, TITLES[model]), `: ${why}. After ${when(r)}: error ${number(error)}, ‖∂f/∂x‖ on the data ${number(f.slope)}.`));
   }));
 }
 
@@ -245,7 +246,7 @@ function drawVae() {
 function drawGan() {
   const r = run("gan"), f = frameOf(r), ground = colour("ground"), [real, fake] = [colour("focus"), colour("heat")];
   plane("game", lab.head.window, `D on the plane, the data, and ${count(f.samples.length / 2, "sample")}. Lower bound of the divergence ${number(f.js)} nats.`)
-    .map(f.map, lab.head.map, (v) => mixed(ground, v > 0.5 ? real : fake, 0.75 * Math.abs(2 * v - 1)))
+    .map(f.map, lab.head.map, (v) => mixed(ground, v > 0.5 ? real : fake, 0.8 * Math.sqrt(Math.abs(2 * v - 1))))
     .dots(data(), "quiet", 3, 0.6).dots(points(f.samples), "heat", 3.6);
   caption("game", h("b", {}, "D, data (grey) and samples (orange)"), ` after ${when(r)}.`);
   chart("js", [curve(r, "JS, at least", (g) => g.js, { errors: r.frames.map((g) => g.js_error) })], "a lower bound of the Jensen-Shannon divergence", { floor: ["log 2", Math.log(2)], top: 0.75 });
@@ -283,7 +284,7 @@ function drawDiffusion() {
   if (!paths) return caption("reverse", "The paths are drawn when the run ends or stops.");
   const { times } = paths[at.steps], path = paths[at.steps].states.map(points);
   const here = times.reduce((k, time, i) => (time >= t ? i : k), 0);
-  for (let i = 0; i < path[0].length; i++) drawn.line(path.slice(0, here + 1).map((x) => x[i]), "heat", 1.3, 0.45);
+  for (let i = 0; i < 16; i++) drawn.line(path.slice(0, here + 1).map((x) => x[i]), "heat", 1.5, 0.6); // more would hide one another
   drawn.dots(path[here], "heat", 4.2);
   caption("reverse", h("b", {}, `Reverse with ${$("sampler").selectedOptions[0].textContent}`), `: step ${here} of ${count(at.steps, "step")}, at t = ${times[here]}. ${at.sampler === "ddpm" ? "Each step adds new noise." : "No noise is added: the start decides the end."} The trained model after ${count(last.step, "update")}.`);
 }
@@ -320,7 +321,7 @@ function show() {
   }
   if (lab.head) {
     $("name").textContent = lab.head.name;
-    $("summary").textContent = `${count(lab.head.rows, "point")} to train on${lab.head.standardised ? ", each column standardised" : ""}` + lab.runs.map((r) => ` · ${r.model} ${count(r.parameters, "parameter")}`).join("");
+    $("summary").textContent = `${count(lab.head.rows, "point")} to train on${lab.head.standardised ? ", each column standardised" : ""}`;
   }
   draw(at.view);
   document.body.dataset.frame = at.frame;

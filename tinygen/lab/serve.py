@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import isfinite
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -70,9 +70,7 @@ class Runs:
         data, options = wishes["data"], wishes["options"]
         if not isinstance(options, dict):
             raise ValueError("options are names and values")
-        points = _points(data) if isinstance(data, list) else None
-        if points is None and data not in self.datasets:
-            raise unknown("data set", data, self.datasets)
+        load = self._loader(data)
         steps = whole("the number of updates", wishes["steps"], 1, MOST_STEPS)
         seed = whole("the seed", wishes["seed"], 0, MOST_SEED)
         model, settings = make(str(wishes["model"]), steps, seed, options)
@@ -80,8 +78,7 @@ class Runs:
         def shown() -> Any:
             """What the run shows: first about itself, then its frames."""
             if self._scene is None or self._scene[0] != data:
-                load = self.datasets.get(cast(str, data)) if points is None else None
-                self._scene = data, Scene(load() if load else hold_out(DRAWN, points, None, None))
+                self._scene = data, Scene(load())
             scene = self._scene[1]
             key = repr((scene.head["name"], scene.head["points"]))
             yield {
@@ -102,6 +99,14 @@ class Runs:
             self._thread.start()
             self.news.notify_all()  # a run that was stopped ends
             return self.number
+
+    def _loader(self, data: Any) -> Callable[[], Dataset]:
+        """The function that loads what is asked for: a name, or drawn points [[x, y], ...]."""
+        if isinstance(data, list):
+            return partial(hold_out, DRAWN, _points(data), None, None)
+        if not isinstance(data, str) or data not in self.datasets:
+            raise unknown("data set", data, self.datasets)
+        return self.datasets[data]
 
     def _work(self, number: int, shown: Any) -> None:
         """The thread of a run: until its end, or until another number is in turn."""
