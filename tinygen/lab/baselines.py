@@ -49,7 +49,7 @@ def gaussian_mixture(
     n, d = x.shape
     if n < whole("k", k):
         raise ValueError(f"{k} Gaussians need at least as many rows, got {n}")
-    r = ridge * float(x.var(axis=0).mean())
+    r = ridge * (float(x.var(axis=0).mean()) or 1.0)
     weights = np.full(k, 1 / k)
     means = _spread_out(x, k, Generator(seed).child("mixture"))
     covariances = np.tile(np.cov(x.T, bias=True) / k + (r + 1e-9) * np.eye(d), (k, 1, 1))

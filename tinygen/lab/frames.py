@@ -16,6 +16,7 @@ import numpy as np
 from tinygen.autodiff.modes import no_grad
 from tinygen.data import Dataset
 from tinygen.data.files import suffix_of
+from tinygen.errors import NonFiniteError
 from tinygen.lab.baselines import gaussian_mixture, kernel_density
 from tinygen.metrics import mmd, prdc, sliced_wasserstein
 from tinygen.models import DDPM, GAN, VAE, Autoencoder, Model
@@ -33,6 +34,7 @@ Array = np.ndarray[Any, Any]
 LEAST = 60  # rows of a data set: with fewer, the measures by neighbours mean nothing
 SAMPLES = 250  # drawn of a model, shown and measured
 SHOWN = 400  # of the data's rows
+FITTED = 3000  # rows that the baselines are fitted to
 CODED = 150  # rows whose codes are shown
 MAP = 28  # cells along a side of a map
 ARROWS = 12  # along a side of a field
@@ -99,7 +101,7 @@ class Scene:
     def head(self) -> dict[str, Any]:
         """What the page shows whatever is trained: the data, the measures' floor, the baselines."""
         x = self.data.x
-        floor = self._apart[1]
+        floor, fitted = self._apart[1], x[:FITTED]
         return {
             "name": Path(self.data.name).name,
             "standardised": self.standardised,
@@ -111,9 +113,11 @@ class Scene:
             "floor": {"samples": whole_hundredths(floor), "measures": self.measures(floor)},
             "baselines": [
                 self._baseline(
-                    "Gaussian mixture", "8 Gaussians, fitted by EM", gaussian_mixture(x)
+                    "Gaussian mixture", "8 Gaussians, fitted by EM", gaussian_mixture(fitted)
                 ),
-                self._baseline("Kernel density", "a Gaussian on every point", kernel_density(x)),
+                self._baseline(
+                    "Kernel density", f"a Gaussian on {len(fitted)} points", kernel_density(fitted)
+                ),
             ],
         }
 
@@ -131,7 +135,7 @@ class Scene:
 def _measures(samples: Array, rows: Array) -> dict[str, float]:
     """Measures of samples beside rows, rounded. The same projections each time: only samples differ."""
     n = min(len(samples), len(rows))
-    samples = np.clip(np.nan_to_num(samples[:n]), -1e4, 1e4)  # of a run that diverges
+    samples = np.clip(samples[:n], -1e4, 1e4)  # of a run that diverges
     near = prdc(samples, rows[:n])
     found = {
         "sliced_wasserstein": sliced_wasserstein(samples, rows[:n], Generator(0)),
@@ -181,12 +185,16 @@ def _times(model: DDPM) -> list[int]:
 
 
 # -- a frame -------------------------------------------------------------------------------------
+@np.errstate(all="ignore")  # what overflows is told, or bounded for the page
 def frame(model: Any, scene: Scene, step: int, seconds: float, final: bool) -> dict[str, Any]:
     """What the page shows of a model after so many steps. final: with what only the last frame has.
 
     The same random numbers are used in every frame, so that only the model moves.
+    NonFiniteError: the samples are not finite.
     """
     samples = model.sample(SAMPLES, rng=Generator(0).child("samples"))
+    if not np.isfinite(samples).all():
+        raise NonFiniteError(f"after {step} updates the samples are not finite: the run diverged")
     view = next(view for kind, view in VIEWS.items() if isinstance(model, kind))
     return {
         "step": step,
@@ -249,11 +257,11 @@ def _of_vae(model: VAE, scene: Scene, final: bool) -> dict[str, Any]:
 
 @no_grad()
 def _of_gan(model: GAN, scene: Scene, final: bool) -> dict[str, Any]:
-    """D on the plane, and the bound of the divergence on held-out rows."""
-    logits = model.discriminator_logits(scene.grid(MAP))
+    """How D decides on the plane, -1 for samples to 1 for data, and the bound of the divergence on held-out rows."""
+    lean = np.tanh(0.5 * model.discriminator_logits(scene.grid(MAP)))  # 2 D - 1
     bound = model.js_bound(scene.data.test, rng=Generator(0).child("bound"))
     return {
-        "map": whole_hundredths(1 / (1 + np.exp(-np.clip(logits, -50, 50)))),
+        "map": whole_hundredths(np.sign(lean) * np.sqrt(abs(lean))),  # so that little is seen too
         "js": _finite(bound.js),
         "js_error": _finite(bound.error),
     }

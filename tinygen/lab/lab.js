@@ -124,12 +124,15 @@ function plane(id, [cx, cy, half], alt) {
   };
 }
 
-/** Curves over the frames of a run or of several, each with its label at its end. */
-function chart(id, curves, about, { floor = null, top = null, bottom = 0 } = {}) {
-  const canvas = $(id), w = (canvas.width = 760), tall = (canvas.height = 420), c = canvas.getContext("2d");
-  const left = 62, right = 178, below = 40, above = 14;
+/** Curves over the frames of a run or of several: a dot at the frame that is shown, a label at the end. */
+function chart(id, curves, about, { floor = null, top = 0 } = {}) {
+  const canvas = $(id), w = (canvas.width = 800), tall = (canvas.height = 420), c = canvas.getContext("2d");
+  const left = 62, right = 240, below = 40, above = 14;
   const values = curves.flatMap((k) => k.values).concat(floor ? [floor[1]] : []);
-  const high = top ?? (Math.max(...values, bottom + 1e-6) - bottom) * 1.06 + bottom, low = Math.min(bottom, ...values);
+  const [least, most] = [Math.min(0, ...values), Math.max(top, ...values)];
+  const rough = (most - least) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
+  const gap = [1, 2, 5, 10].find((k) => k * power >= rough) * power;
+  const [low, high] = [Math.floor(least / gap) * gap, Math.ceil(most / gap - 1e-9) * gap];
   const n = Math.max(2, ...curves.map((k) => k.values.length)), longest = curves.find((k) => k.values.length === n) || curves[0];
   const X = (i) => left + (i / (n - 1)) * (w - left - right), Y = (v) => above + ((high - v) / (high - low)) * (tall - above - below);
   c.fillStyle = css(colour("ground"));
@@ -151,21 +154,23 @@ function chart(id, curves, about, { floor = null, top = null, bottom = 0 } = {})
     c.textAlign = align;
     c.fillText(text, x, y);
   };
-  for (const share of [0, 0.25, 0.5, 0.75, 1]) {
-    const v = low + share * (high - low);
+  for (let v = low; v < high + gap / 2; v += gap) {
     rule(left, Y(v), w - right, Y(v), css(colour("line")));
     write(number(v, 2), left - 8, Y(v), "quiet", "right");
   }
   for (const i of [...new Set([0, Math.round((n - 1) / 2), n - 1])]) if (i < longest.steps.length) write(longest.steps[i].toLocaleString("en"), X(i), tall - 22, "quiet", i ? "center" : "left");
   write("updates", w - right + 40, tall - 22, "quiet");
-  rule(X(at.frame), above, X(at.frame), tall - below, css(colour("quiet")), 1, [3, 4]);
   const ends = floor ? [[floor[0], Y(floor[1]), "leaf"]] : [];
   if (floor) rule(left, Y(floor[1]), w - right, Y(floor[1]), css(colour("leaf")), 2, [8, 5]);
-  const colours = ["heat", "focus", "wrong", "leaf", "ink", "quiet"];
+  const colours = ["heat", "focus", "wrong", "ink", "quiet", "edge"], dashes = [[], [], [], [8, 4], [3, 3], [12, 4, 3, 4]];
   curves.forEach((k, j) => {
     const name = k.colour || colours[j % colours.length];
-    k.values.forEach((v, i) => i && rule(X(i - 1), Y(k.values[i - 1]), X(i), Y(v), css(colour(name)), 2.6, j > 2 ? [7, 4] : []));
+    k.values.forEach((v, i) => i && rule(X(i - 1), Y(k.values[i - 1]), X(i), Y(v), css(colour(name)), 2.6, dashes[j]));
     (k.errors || []).forEach((e, i) => rule(X(i), Y(k.values[i] - e), X(i), Y(k.values[i] + e), css(colour(name), 0.5), 5));
+    c.fillStyle = css(colour(name));
+    c.beginPath();
+    c.arc(X(k.at), Y(k.values[k.at]), 5.5, 0, 7);
+    c.fill();
     ends.push([k.label, Y(k.values[k.values.length - 1]), name]);
   });
   ends.sort((a, b) => a[1] - b[1]).forEach((end, i) => { if (i) end[1] = Math.max(end[1], ends[i - 1][1] + 19); });
@@ -173,9 +178,9 @@ function chart(id, curves, about, { floor = null, top = null, bottom = 0 } = {})
   for (const [text, y, name] of ends) write(text, w - right + 12, y - over, name);
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", `Chart of ${about} over the updates. At this frame: ` +
-    curves.map((k) => `${k.label} ${number(k.values[Math.min(at.frame, k.values.length - 1)])}`).join(", ") + (floor ? `; ${floor[0]} ${number(floor[1])}.` : "."));
+    curves.map((k) => `${k.label} ${number(k.values[k.at])}`).join(", ") + (floor ? `; ${floor[0]} ${number(floor[1])}.` : "."));
 }
-const curve = (r, label, value, more) => ({ label, steps: r.frames.map((f) => f.step), values: r.frames.map(value), ...more });
+const curve = (r, label, value, more) => ({ label, at: r.frames.indexOf(frameOf(r)), steps: r.frames.map((f) => f.step), values: r.frames.map(value), ...more });
 const caption = (id, ...parts) => $(id).parentElement.querySelector("figcaption").replaceChildren(...parts);
 
 const when = (r) => { const f = frameOf(r); return `${count(f.step, "update")}, ${number(f.seconds)} s`; };
@@ -239,18 +244,18 @@ function drawVae() {
   caption("sheet", h("b", {}, "Data"), ": the lines are the grid of codes from −2.5 to 2.5, decoded. The noise of p(x|z) is not drawn.");
   const of = (name) => (g) => -g.terms[name];
   chart("elbo", [curve(r, "−KL(q ‖ prior)", of("kl"), { colour: "focus" }), curve(r, "E log p(x|z)", of("reconstruction"), { colour: "heat" }), curve(r, "ELBO", (g) => -g.terms.kl - g.terms.reconstruction, { colour: "ink" })],
-    "the ELBO and its two terms, on held-out data", { top: 0.2 });
+    "the ELBO and its two terms, on held-out data");
   caption("elbo", h("b", {}, "ELBO"), ` on held-out data, in nats: ${number(-f.terms.reconstruction)} − ${number(f.terms.kl)} = ${number(-f.terms.reconstruction - f.terms.kl)}.`);
 }
 
 function drawGan() {
   const r = run("gan"), f = frameOf(r), ground = colour("ground"), [real, fake] = [colour("focus"), colour("heat")];
   plane("game", lab.head.window, `D on the plane, the data, and ${count(f.samples.length / 2, "sample")}. Lower bound of the divergence ${number(f.js)} nats.`)
-    .map(f.map, lab.head.map, (v) => mixed(ground, v > 0.5 ? real : fake, 0.8 * Math.sqrt(Math.abs(2 * v - 1))))
+    .map(f.map, lab.head.map, (v) => mixed(ground, v > 0 ? real : fake, 0.8 * Math.abs(v)))
     .dots(data(), "quiet", 3, 0.6).dots(points(f.samples), "heat", 3.6);
   caption("game", h("b", {}, "D, data (grey) and samples (orange)"), ` after ${when(r)}.`);
-  chart("js", [curve(r, "JS, at least", (g) => g.js, { errors: r.frames.map((g) => g.js_error) })], "a lower bound of the Jensen-Shannon divergence", { floor: ["log 2", Math.log(2)], top: 0.75 });
-  caption("js", h("b", {}, "Jensen-Shannon divergence"), `: D's lower bound on held-out data, ${number(f.js)} ± ${number(f.js_error, 2)} nats. log 2 would be: nothing in common. A poor D gives a loose bound, even below 0.`);
+  chart("js", [curve(r, "JS, at least", (g) => g.js, { errors: r.frames.map((g) => g.js_error) })], "a lower bound of the Jensen-Shannon divergence", { top: 0.05 });
+  caption("js", h("b", {}, "Jensen-Shannon divergence"), `: D's lower bound on held-out data, ${number(f.js)} ± ${number(f.js_error, 2)} nats. 0 is for equal distributions, log 2 = 0.69 for distributions without overlap. A poor D gives a loose bound, even below 0.`);
   chart("players", [curve(r, "D's loss", (g) => g.terms.discriminator), curve(r, "G's loss", (g) => g.terms.generator)], "the losses of D and G", { floor: ["log 4", Math.log(4)] });
   caption("players", h("b", {}, "Losses"), ": a D that can only guess has log 4 = 1.39. Neither falls to 0, so losses say little about the samples.");
 }
