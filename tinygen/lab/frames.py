@@ -257,7 +257,7 @@ def _of_vae(model: VAE, scene: Scene, final: bool) -> dict[str, Any]:
 
 @no_grad()
 def _of_gan(model: GAN, scene: Scene, final: bool) -> dict[str, Any]:
-    """How D decides on the plane, -1 for samples to 1 for data, and the bound of the divergence on held-out rows."""
+    """How D decides on the plane, from -1 for samples to 1 for data; the bound on held-out rows."""
     lean = np.tanh(0.5 * model.discriminator_logits(scene.grid(MAP)))  # 2 D - 1
     bound = model.js_bound(scene.data.test, rng=Generator(0).child("bound"))
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygen.data import Dataset
-from tinygen.errors import NonFiniteError, whole
+from tinygen.errors import whole
 from tinygen.lab.frames import Scene, frame, steady
 from tinygen.lab.train import looks, watched
 from tinygen.models import MODELS, Model
@@ -79,7 +79,10 @@ def laboratory(
             for step, seconds in watched(model, scene.data.x, settings, looks(steps, LOOKS)):
                 shown.append(frame(model, scene, step, seconds, step == steps))
             tell(f"{name}: {steps} updates in {shown[-1]['seconds']:.1f} s")
-        except NonFiniteError as error:  # the page has the frames before
+        except (
+            ValueError,
+            ArithmeticError,
+        ) as error:  # it diverged: the page has the frames before
             tell(f"{name}: {error}")
     return page_of(head=scene.head, runs=runs)
 
