@@ -319,7 +319,7 @@ function show() {
   const longest = lab.runs.find((r) => r.frames.length === n);
   const text = !longest ? "" : at.budget === "seconds" ? `${number(limit())} seconds of training for each model, compiling included` : `${count(longest.frames[at.frame].step, "update")} of each model`;
   $("slider").setAttribute("aria-valuetext", text);
-  if (!live.state) $("told").textContent = `${text}: frame ${at.frame + 1} of ${n}.`;
+  if (!told.live) $("told").textContent = `${text}: frame ${at.frame + 1} of ${n}.`;
   for (const button of document.querySelectorAll("[data-view]")) {
     const [, ...models] = DRAW[button.dataset.view] || [];
     if (told.live) button.hidden = button.dataset.view in DRAW && (!lab.head || (models.length > 0 && !models.some(run)));

@@ -10,7 +10,6 @@ import webbrowser
 from collections.abc import Callable
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from math import isfinite
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -178,10 +177,8 @@ class Runs:
 def _points(drawn: list[Any]) -> Any:
     """Drawn points [[x, y], ...] as rows. ValueError: what is no point, too few, too many."""
     for point in drawn:
-        good = isinstance(point, list) and len(point) == 2
-        if not (
-            good and all(type(v) in (int, float) and isfinite(v) and abs(v) < 1e3 for v in point)
-        ):
+        pair = isinstance(point, list) and len(point) == 2
+        if not (pair and all(type(v) in (int, float) and abs(v) < 1e3 for v in point)):
             raise ValueError(f"a point is two numbers, not {str(point)[:40]}")
     if not LEAST <= len(drawn) <= MOST_POINTS:
         raise ValueError(f"{LEAST} to {MOST_POINTS} points make a data set, {len(drawn)} are drawn")
@@ -204,9 +201,9 @@ class Server(ThreadingHTTPServer):
         seed: int,
         port: int,
     ) -> None:
+        self.runs = Runs(datasets)
         super().__init__(("127.0.0.1", port), _Handler)
         self.token = secrets.token_urlsafe(24)
-        self.runs = Runs(datasets)
         self.page: str = page_of(
             None, [],
             {
