@@ -126,8 +126,12 @@ function plane(id, [cx, cy, half], alt) {
 
 /** Curves over the frames of a run or of several: a dot at the frame that is shown, a label at the end. */
 function chart(id, curves, about, { floor = null, top = 0 } = {}) {
-  const canvas = $(id), w = (canvas.width = 800), tall = (canvas.height = 420), c = canvas.getContext("2d");
-  const left = 62, right = 240, below = 40, above = 14;
+  const canvas = $(id), w = 560, tall = 320, c = canvas.getContext("2d");
+  [canvas.width, canvas.height] = [2 * w, 2 * tall]; // sharp on a fine screen
+  c.scale(2, 2);
+  c.font = "16px system-ui, sans-serif";
+  const widest = Math.max(...curves.map((k) => c.measureText(k.label).width), c.measureText("floor updates").width);
+  const left = 56, right = widest + 18, below = 36, above = 12;
   const values = curves.flatMap((k) => k.values).concat(floor ? [floor[1]] : []);
   const [least, most] = [Math.min(0, ...values), Math.max(top, ...values)];
   const rough = (most - least) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
@@ -137,7 +141,6 @@ function chart(id, curves, about, { floor = null, top = 0 } = {}) {
   const X = (i) => left + (i / (n - 1)) * (w - left - right), Y = (v) => above + ((high - v) / (high - low)) * (tall - above - below);
   c.fillStyle = css(colour("ground"));
   c.fillRect(0, 0, w, tall);
-  c.font = "17px system-ui, sans-serif";
   c.textBaseline = "middle";
   const rule = (x0, y0, x1, y1, style, width = 1, dash = []) => {
     c.setLineDash(dash);
@@ -158,11 +161,11 @@ function chart(id, curves, about, { floor = null, top = 0 } = {}) {
     rule(left, Y(v), w - right, Y(v), css(colour("line")));
     write(number(v, 2), left - 8, Y(v), "quiet", "right");
   }
-  for (const i of [...new Set([0, Math.round((n - 1) / 2), n - 1])]) if (i < longest.steps.length) write(longest.steps[i].toLocaleString("en"), X(i), tall - 22, "quiet", i ? "center" : "left");
-  write("updates", w - right + 40, tall - 22, "quiet");
+  for (const i of [...new Set([0, Math.round((n - 1) / 2), n - 1])]) if (i < longest.steps.length) write(longest.steps[i].toLocaleString("en"), X(i), tall - 18, "quiet", i ? "center" : "left");
+  write("updates", w - 6, tall - 18, "quiet", "right");
   const ends = floor ? [[floor[0], Y(floor[1]), "leaf"]] : [];
   if (floor) rule(left, Y(floor[1]), w - right, Y(floor[1]), css(colour("leaf")), 2, [8, 5]);
-  const colours = ["heat", "focus", "wrong", "ink", "quiet", "edge"], dashes = [[], [], [], [8, 4], [3, 3], [12, 4, 3, 4]];
+  const colours = ["heat", "focus", "wrong", "ink", "quiet", "heat"], dashes = [[], [], [], [8, 4], [3, 3], [12, 4, 3, 4]];
   curves.forEach((k, j) => {
     const name = k.colour || colours[j % colours.length];
     k.values.forEach((v, i) => i && rule(X(i - 1), Y(k.values[i - 1]), X(i), Y(v), css(colour(name)), 2.6, dashes[j]));
@@ -173,7 +176,7 @@ function chart(id, curves, about, { floor = null, top = 0 } = {}) {
     c.fill();
     ends.push([k.label, Y(k.values[k.values.length - 1]), name]);
   });
-  ends.sort((a, b) => a[1] - b[1]).forEach((end, i) => { if (i) end[1] = Math.max(end[1], ends[i - 1][1] + 19); });
+  ends.sort((a, b) => a[1] - b[1]).forEach((end, i) => { if (i) end[1] = Math.max(end[1], ends[i - 1][1] + 18); });
   const over = Math.max(0, (ends[ends.length - 1]?.[1] ?? 0) - (tall - below));
   for (const [text, y, name] of ends) write(text, w - right + 12, y - over, name);
   canvas.setAttribute("role", "img");
@@ -316,6 +319,7 @@ function show() {
   at.frame = Math.max(0, Math.min(n - 1, at.frame));
   $("slider").max = n - 1;
   $("slider").value = at.frame;
+  $("play").disabled = $("slider").disabled = n < 2;
   const longest = lab.runs.find((r) => r.frames.length === n);
   const text = !longest ? "" : at.budget === "seconds" ? `${number(limit())} seconds of training for each model, compiling included` : `${count(longest.frames[at.frame].step, "update")} of each model`;
   $("slider").setAttribute("aria-valuetext", text);
