@@ -39,6 +39,15 @@ def test_the_ridge_is_a_prior_on_the_covariances():
     assert after.objective[5] == pytest.approx(before.log_density(x).sum() - prior, rel=1e-9)
 
 
+def test_one_gaussian_is_the_mean_and_the_covariance_of_prior_and_rows():
+    x = rows()
+    r = 0.7 * x.var(axis=0).mean()
+    law = gaussian_mixture(x, k=1, ridge=0.7, steps=2).law
+    assert law.components.mean.data[0] == pytest.approx(x.mean(axis=0))
+    expected = np.cov(x.T, bias=True) + r / len(x) * np.eye(2)
+    assert law.components.covariance.data[0] == pytest.approx(expected, rel=1e-6)
+
+
 def test_em_finds_the_mixture_that_the_rows_come_from():
     rng = np.random.default_rng(0)
     which = rng.random(4000) < 0.25

@@ -64,7 +64,7 @@ def test_real_rows_that_are_the_held_out_rows_have_perfect_measures(scene):
 
 
 def test_the_floor_is_of_other_rows_than_those_it_is_compared_with():
-    toy = data.load("two-moons", n=2000)
+    toy = data.load("two-moons", n=3000)
     few = Dataset("x", toy.x, toy.test[:100])  # held out for both
     for held_out, spare in (Scene(toy)._apart, Scene(few)._apart):
         assert len(held_out) == len(spare)

@@ -77,9 +77,11 @@ def post(server, what, body):
 
 def until(runs, number, condition):
     """What the run has shown when the condition holds of it."""
-    shown = {"frames": [], "state": "running", "message": ""}
+    shown, silent = {"frames": [], "state": "running", "message": ""}, 0
     while not condition(shown):
-        news = runs.since(number, len(shown["frames"]))
+        news = runs.since(number, len(shown["frames"]))  # waits for one
+        silent = 0 if news["frames"] else silent + 1
+        assert silent < 10, shown
         shown |= {**news, "frames": shown["frames"] + news["frames"]}
     return shown
 

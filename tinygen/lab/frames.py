@@ -92,9 +92,8 @@ class Scene:
         are enough."""
         test, x = self.data.test, self.data.x
         n = min(SAMPLES, len(test))
-        spare = (
-            test[n:] if len(test) >= 2 * n else x[Generator(0).child("spare").permutation(len(x))]
-        )
+        order = Generator(0).child("spare").permutation(len(x))
+        spare = test[n:] if len(test) >= 2 * n else x[order]
         return test[:n], spare[:n]
 
     @cached_property

@@ -79,10 +79,8 @@ def laboratory(
             for step, seconds in watched(model, scene.data.x, settings, looks(steps, LOOKS)):
                 shown.append(frame(model, scene, step, seconds, step == steps))
             tell(f"{name}: {steps} updates in {shown[-1]['seconds']:.1f} s")
-        except (
-            ValueError,
-            ArithmeticError,
-        ) as error:  # it diverged: the page has the frames before
+        except (ValueError, ArithmeticError) as error:
+            # It diverged, and the page has the frames before.
             tell(f"{name}: {error}")
     return page_of(head=scene.head, runs=runs)
 
