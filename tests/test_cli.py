@@ -20,17 +20,20 @@ import numpy as np
 import pytest
 
 import tinygen
+from tests.support.small_runs import assert_same
 from tinygen import checkpoint, models, pictures
 from tinygen.__main__ import BYTES, _check_memory, main
 from tinygen.errors import pip_install
 from tinygen.folder import CHECKPOINT, locked
 from tinygen.kernels import dispatch
 from tinygen.models.diffusion import denoiser
+from tinygen.report.run import MEANINGS
 from tinygen.training.loop import Loop
 
 pytestmark = pytest.mark.cpu_only("processes and files; --device gpu is in test_devices.py")
 
 pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
 
 SMALL = {
     "ae": ["--set", "hidden=[8]"],
@@ -60,7 +63,8 @@ def run(tmp_path):
 def test_every_model_trains_samples_and_is_evaluated(name, tmp_path, capsys):
     folder = tmp_path / "runs" / name
     assert train(name, folder) == 0
-    files = {"checkpoint.npz", "metrics.json", "samples.png", "loss.png"}
+    files = {"checkpoint.npz", "metrics.json", "samples.png", "loss.png", "report.html"}
+    files |= {"progress.npz", "progress.png", "training.gif"}
     if hasattr(models.MODELS[name], "reconstruct"):
         files.add("reconstructions.png")
     assert set(os.listdir(folder)) == files
@@ -71,6 +75,9 @@ def test_every_model_trains_samples_and_is_evaluated(name, tmp_path, capsys):
     assert metrics["model"] == name and metrics["settings"]["steps"] == 3
     assert all(np.isfinite(v) for v in metrics["held_out"].values())
     assert metrics["samples"].keys() == metrics["floor"].keys()
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    for measure in metrics["samples"].keys() | metrics["held_out"].keys():
+        assert f'<th scope="row">{measure}</th>' in report and MEANINGS[measure][1]
     capsys.readouterr()
 
     assert main(["sample", str(folder), "--n", "5", "--seed", "3"]) == 0
@@ -90,7 +97,8 @@ def test_a_run_ends_with_its_measures_and_what_to_do_next(tmp_path, capsys):
     folder = tmp_path / "a run"
     assert train("vae", folder) == 0
     metrics = json.loads((folder / "metrics.json").read_text())
-    files, measures, commands = capsys.readouterr().out.splitlines()
+    files, measures, commands, report = capsys.readouterr().out.splitlines()
+    assert report == f"report: {folder / 'report.html'}" and (folder / "report.html").exists()
     assert files.startswith(f"{folder}: checkpoint.npz, metrics.json, samples.png")
     assert f"loss {metrics['held_out']['loss']:.4g}, reconstruction" in measures
     for name in ("sliced_wasserstein", "c2st_accuracy"):
@@ -98,6 +106,53 @@ def test_a_run_ends_with_its_measures_and_what_to_do_next(tmp_path, capsys):
     first, second = commands.removeprefix("next: ").split(", or ")
     for command in (first, second):
         assert main(shlex.split(command.removeprefix("python -m tinygen "))) == 0
+
+
+@pytest.mark.parametrize("data", ["digits", "two-moons"])
+@pytest.mark.parametrize("name", ["gan", "ddpm"])
+def test_a_run_with_pictures_has_the_bits_of_one_without(name, data, tmp_path, monkeypatch):
+    arguments = ["--data", data, "--ema-decay", "0.9"]
+    assert train(name, tmp_path / "with", *arguments, steps=20) == 0
+    monkeypatch.setattr(pictures, "available", lambda: False)
+    assert train(name, tmp_path / "without", *arguments, steps=20) == 0
+    assert not list((tmp_path / "without").glob("progress*"))
+    kept = checkpoint.read(tmp_path / "with" / "progress.npz")[1]
+    quick = {"sampler": "dpm-solver", "sampling_steps": 10} if name == "ddpm" else {}
+    again = models.load(tmp_path / "with" / CHECKPOINT).sample(25, rng=0, **quick)
+    np.testing.assert_array_equal(kept["20"][:25], again)  # each time from the seed of the run
+    (meta_a, a), (meta_b, b) = (
+        checkpoint.read(tmp_path / run / CHECKPOINT) for run in ("with", "without")
+    )
+    assert {**meta_a, "sittings": []} == {**meta_b, "sittings": []}
+    assert_same(a, b)
+
+
+def test_the_pictures_of_a_run_that_was_stopped_and_made_longer_are_of_all_its_sittings(
+    tmp_path, monkeypatch
+):
+    folder, advance = tmp_path / "r", Loop.advance
+
+    def interrupted(loop):
+        advance(loop)
+        if loop.step == 40:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "advance", interrupted)
+        assert train("vae", folder, steps=90) == 130
+    first = [step for step in pictures.moments(90) if step <= 40]
+    assert list(checkpoint.read(folder / "progress.npz")[1]) == [*map(str, first)]
+    before = checkpoint.read(folder / "progress.npz")[1]
+    assert main(["train", "vae", "--out", str(folder), "--resume", "--steps", "120"]) == 0
+    after = checkpoint.read(folder / "progress.npz")[1]
+    steps = first + [step for step in pictures.moments(120) if step > 40]
+    assert list(after) == [*map(str, steps)]
+    for step, samples in before.items():
+        np.testing.assert_array_equal(samples, after[step])
+    with Image.open(folder / "training.gif") as film:
+        assert film.n_frames == len(steps)
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert "90 steps become 120" in report  # what the second sitting told
 
 
 def test_parameters_that_have_grown_too_large_are_one_line(tmp_path, capsys):
@@ -297,7 +352,8 @@ def test_without_matplotlib_the_rest_is_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert train("vae", tmp_path / "r") == 0
-    assert set(os.listdir(tmp_path / "r")) == {"checkpoint.npz", "metrics.json"}
+    assert set(os.listdir(tmp_path / "r")) == {"checkpoint.npz", "metrics.json", "report.html"}
+    assert "they need matplotlib" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
     assert "matplotlib: pip install matplotlib tqdm; going on" in capsys.readouterr().err
     one_line(capsys, ["sample", str(tmp_path / "r")], "pip install matplotlib tqdm", "samples.npy")
     monkeypatch.delitem(sys.modules, "tqdm")
@@ -585,7 +641,8 @@ def test_a_checkpoint_with_wrong_values_is_one_line(run, capsys):
 
 def test_a_run_killed_as_it_began_is_started_again(tmp_path):
     (tmp_path / ".lock").touch()
-    (tmp_path / ".checkpoint.npz.123.tmp").write_bytes(b"PK half")
+    for name in ("checkpoint.npz", "progress.npz", "progress.png"):
+        (tmp_path / f".{name}.123.tmp").write_bytes(b"PK half")
     assert train("vae", tmp_path) == 0
     assert not list(tmp_path.glob(".*"))
 

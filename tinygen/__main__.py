@@ -36,6 +36,7 @@ from tinygen.models.model import choose
 from tinygen.npz import free_memory
 from tinygen.random import Generator
 from tinygen.report import graph_html, recording
+from tinygen.report.run import run_html
 from tinygen.training import History, Stopped, fingerprint, recorded
 
 PROGRAM = "tinygen" if Path(sys.argv[0]).stem == "tinygen" else "python -m tinygen"
@@ -49,8 +50,10 @@ SETTINGS = {  # the models' own defaults stand in `info`
     "seed": "of everything random in the run",
 }
 NOBODY_READS = 128 + 13  # the status of what SIGPIPE ends, as it would `cat`
+REPORT = "report.html"
 SAMPLES = 100  # in a picture
 MEASURED = 256  # for the measures
+QUICK = 10  # steps of the sampler of a DDPM that is still in training
 FEW = 1000  # features of a model that may be made without asking for memory
 # Of memory for a parameter: itself, its gradient, two moments, its average, and a checkpoint that is
 # being written. Peaks of 35 (ae, vae) to 50 (ddpm) were measured.
@@ -109,6 +112,7 @@ def _train(
     )
     kept = ("data_dir", "options", "csv")
     run = {"data": dataset.name, **{name: chosen[name] for name in kept}}
+    snapshots = _snapshots(args, folder, model, dataset, chosen["settings"].seed)
     history = model.fit(
         to_device(dataset.x, device),
         settings=chosen["settings"],
@@ -118,6 +122,8 @@ def _train(
         checkpoint_seconds=args.checkpoint_seconds,
         show_progress=title,
         compile=False if args.eager else None,
+        look=snapshots,
+        look_at=pictures.moments(chosen["settings"].steps),
         **({} if labels is None else {"labels": labels}),
     )
     sittings = checkpoint.read(folder / CHECKPOINT)[0]["sittings"]
@@ -135,11 +141,31 @@ def _train(
         "versions": _versions(),
     }
     _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    written = ["metrics.json", *_draw(folder, model, dataset, to_device(samples, "cpu"), history)]
-    print(f"{folder}: {', '.join([CHECKPOINT, *written])} after {seconds:.0f} s")
+    drawn = _draw(folder, model, dataset, to_device(samples, "cpu"), history)
+    if snapshots is not None:
+        snapshots.animate()
+        drawn += ["progress.png", "training.gif"]
+    commands = _commands(args, chosen["settings"].steps)
+    files = {name: (folder / name).read_bytes() for name in drawn}
+    told = {**metrics, "options": model.config}  # also those that nobody gave
+    _write_text(folder / REPORT, run_html(told, history, files, commands))
+    written = [CHECKPOINT, "metrics.json", *drawn, REPORT]
+    print(f"{folder}: {', '.join(written)} after {seconds:.0f} s")
     print(_summary(metrics))
+    print(f"next: {', or '.join([*commands.values()][:2])}")
+    print(f"report: {folder / REPORT}")
+
+
+def _commands(args: argparse.Namespace, steps: int) -> dict[str, str]:
+    """What to do with a run, by what it does."""
     at = shlex.quote(args.out)
-    print(f"next: {PROGRAM} sample {at}, or {PROGRAM} evaluate {at} --n 2000")
+    return {
+        "Draw samples": f"{PROGRAM} sample {at}",
+        "Measure again, with more samples": f"{PROGRAM} evaluate {at} --n 2000",
+        "Samples as numbers": f"{PROGRAM} sample {at} --n 1000 --out samples.npy",
+        "Train twice as long": f"{PROGRAM} train {args.model} --out {at} --resume --steps {2 * steps}",
+        "What the checkpoint holds": f"{PROGRAM} info {at}",
+    }
 
 
 def _device(word: str) -> str:
@@ -270,13 +296,13 @@ def _labels(model: Any, dataset: data.Dataset) -> Any:
     return model.check_labels(to_device(dataset.y, model.device), len(dataset.x))
 
 
-def _samples(model: Any, dataset: data.Dataset, n: int, seed: int) -> Any:
+def _samples(model: Any, dataset: data.Dataset, n: int, seed: int, **options: Any) -> Any:
     """Samples to be measured: of a model with classes, each as often as in the data."""
     rng, labels = Generator(seed), _labels(model, dataset)
     if labels is None:
-        return model.sample(n, rng=rng)
+        return model.sample(n, rng=rng, **options)
     rows = rng.integers(0, len(labels), n, device=model.device)
-    return model.sample(n, labels=labels[rows], rng=rng)
+    return model.sample(n, labels=labels[rows], rng=rng, **options)
 
 
 def _new_folder(folder: Path) -> None:
@@ -463,6 +489,23 @@ def _draw(
         pictures.image_pairs(folder / "reconstructions.png", x, seen, dataset.image_shape)
         names.append("reconstructions.png")
     return names
+
+
+def _snapshots(
+    args: argparse.Namespace, folder: Path, model: Any, dataset: data.Dataset, seed: int
+) -> pictures.Snapshots | None:
+    """What keeps and draws samples while the model is trained; None without matplotlib."""
+    if not pictures.available():
+        return None
+    quick = {}
+    if isinstance(model, DDPM):
+        quick = {"sampler": "dpm-solver", "sampling_steps": min(QUICK, model.schedule.T)}
+
+    def sample(n: int) -> Any:
+        return to_device(_samples(model, dataset, n, seed, **quick), "cpu")
+
+    step = checkpoint.read(folder / CHECKPOINT)[0]["step"] if args.resume else None
+    return pictures.Snapshots(folder, sample, dataset.test, dataset.image_shape, step)
 
 
 def _require_plots(args: argparse.Namespace) -> None:

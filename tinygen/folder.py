@@ -16,20 +16,21 @@ __all__ = ["CHECKPOINT", "is_leftover", "locked"]
 
 CHECKPOINT = "checkpoint.npz"
 LOCK = ".lock"
+OURS = rf"{re.escape(CHECKPOINT)}|progress\.(npz|png)"  # what is written while a run goes on
 
 _held: dict[Path, int] = {}  # the folders that this process has locked, and the threads that did it
 
 
 def is_leftover(file: Path) -> bool:
-    """Whether the file is a lock or a temporary checkpoint that a killed run left in its folder."""
-    return bool(re.fullmatch(rf"\{LOCK}|\.{re.escape(CHECKPOINT)}\.\d+\.tmp", file.name))
+    """Whether the file is a lock or an unfinished file that a killed run left in its folder."""
+    return bool(re.fullmatch(rf"\{LOCK}|\.({OURS})\.\d+\.tmp", file.name))
 
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
     """Inside the `with` block, only this thread of this process works in the folder of a run.
 
-    The system releases the lock when the process ends for any reason. Temporary checkpoints of
+    The system releases the lock when the process ends for any reason. Unfinished files of
     killed runs are removed. A thread may lock a folder again that it has locked already.
     BlockingIOError: another run works in the folder. OSError: there is no such folder, or it cannot
     be written.

@@ -186,7 +186,7 @@ def test_texts_have_the_contrast_that_wcag_asks_for(side):
         (ink, ground) for ink in ("ink", "heat", "quiet") for ground in ("heat-fill", "heat-full")
     ]
     texts += [("leaf", g) for g in ("leaf-fill", "heat-fill", "panel")] + [("quiet", "leaf-fill")]
-    texts += [("wrong", "panel"), ("heat", "leaf-fill")]
+    texts += [("wrong", "panel"), ("heat", "leaf-fill"), ("focus", "panel")]
     assert [pair for pair in texts if contrast(*pair) < 4.5] == []
     lines = [("focus", "ground"), ("focus", "panel"), ("heat", "ground"), ("leaf", "ground")]
     assert [pair for pair in lines if contrast(*pair) < 3] == []

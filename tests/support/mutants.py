@@ -38,7 +38,7 @@ MUTANTS = [
         "report/test_backward.py::test_what_arrives_adds_up_to_the_gradient_to_the_bit",
     ),
     Mutant(
-        "on a page, the name of a Tensor may end the script", "report/graph.py",
+        "on a page, the name of a Tensor may end the script", "report/page.py",
         r'.replace("<", "\\u003c")', "",
         "report/test_graph_page.py::test_any_name_stays_a_name",
     ),

@@ -43,6 +43,36 @@ def test_a_stopped_run_resumes_to_the_same_bits(name, tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_looking_on_changes_no_bit_of_a_run_that_is_stopped_and_resumed(name, tmp_path):
+    settings = {"steps": 12, "batch": 16, "ema_decay": 0.9, "warmup": 3}
+    alone = make(name)
+    history = alone.fit(X, **settings, folder=tmp_path / "alone")
+    seen = []
+
+    def look(step):
+        seen.append((step, model.sample(3, rng=Generator(0))))
+
+    looked = {**settings, "folder": tmp_path / "seen", "look": look, "look_at": {0, 1, 7, 12}}
+    model = make(name)
+    stop_at(model, 5)
+    with pytest.raises(Interrupted):
+        model.fit(X, **looked, checkpoint_seconds=0.0)
+    assert [step for step, _ in seen] == [0, 1]
+    resumed = checkpoint.read(tmp_path / "seen" / CHECKPOINT)[0]["step"]
+    model = make(name)
+    assert model.fit(X, **looked, resume=True) == history
+    assert [step for step, _ in seen][2:] == [step for step in (1, 7, 12) if step >= resumed]
+    assert_same(parameters(alone), parameters(model))
+    (meta, arrays), (looked_meta, looked_arrays) = (
+        checkpoint.read(tmp_path / folder / CHECKPOINT) for folder in ("alone", "seen")
+    )
+    assert {**meta, "sittings": []} == {**looked_meta, "sittings": []}
+    assert_same(arrays, looked_arrays)
+    # The last look saw the model that the run ends with: averaged, and with all that it measured.
+    np.testing.assert_array_equal(seen[-1][1], alone.sample(3, rng=Generator(0)))
+
+
 def test_how_often_checkpoints_are_written_changes_nothing(tmp_path):
     a, b = make("vae"), make("vae")
     a.fit(X, steps=5, folder=tmp_path, checkpoint_seconds=0.0)
@@ -106,8 +136,9 @@ def test_kill_9_and_resume(moment, tmp_path):
     del meta_a["sittings"]
     assert meta_a == meta_b
     assert_same(a, b)
-    for picture in whole.glob("*.png"):
+    for picture in [*whole.glob("*.png"), *whole.glob("*.gif"), whole / "progress.npz"]:
         assert picture.read_bytes() == (killed / picture.name).read_bytes()
+    assert not list(killed.glob(".*"))
 
 
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
@@ -361,8 +392,9 @@ def test_what_differs_when_a_run_is_resumed_is_told_and_kept(tmp_path, caplog, m
     (line,) = caplog.messages
     assert f"numpy {numpy.__version__} instead of 1.0" in line
     assert "kernels" not in line and "threads" not in line
-    found = [s["numpy"] for s in checkpoint.read(tmp_path / CHECKPOINT)[0]["sittings"]]
-    assert found == ["1.0", numpy.__version__, numpy.__version__]
+    sittings = checkpoint.read(tmp_path / CHECKPOINT)[0]["sittings"]
+    assert [s["numpy"] for s in sittings] == ["1.0", numpy.__version__, numpy.__version__]
+    assert [[f"tinygen: {told}" for told in s["told"]] for s in sittings] == [[], [line], []]
 
 
 @pytest.mark.cpu_only("of the processor")

@@ -22,6 +22,7 @@ NAMES = {n: kind for kind, n in re.findall(r"^((?:ONE|TWO)\w*)\((\w+), ", PRELUD
 
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double", np.dtype(np.bool_): "bool"}
 TYPES |= {np.dtype(f"{name}int{n}"): f"{name or 'i'}{n}" for name in ("", "u") for n in (32, 64)}
+WORTH_IT, MOST = 1 << 16, 8  # elements times calls of a part of a loop; parts
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 BOOL = np.dtype(np.bool_)
 
@@ -59,14 +60,21 @@ def _wide(dtype: np.dtype[Any]) -> str:
 
 
 class _Loops:
-    """The text of one group: a function of the pointers that it walks, and of numbers."""
+    """The text of one group: a function of the pointers that it walks, and of numbers.
+
+    The outermost loop is cut into parts, so many as its shape alone says. Each has sums of its own over
+    columns or all elements, which are added in the order of the parts: so no bit depends on who
+    computed which part.
+    """
 
     def __init__(self, group: Group, local: set[Storage]) -> None:
         self.group, self.local = group, local
         self.pointers: list[Access] = []
         self.numbers: list[Number] = []
+        self.sums: dict[str, tuple[str, int]] = {}  # of a part: name, type and length
         self.head: list[str] = []  # before the loops
-        self.tail: list[str] = []  # after them
+        self.foot: list[str] = []  # after them
+        self.tail: list[str] = []  # after all parts
         self.known: dict[Access, tuple[Any, str]] = {}  # where a value was computed, and its name
         self.count = 0
         made = {m.out.storage: m.phase for m in group.members if m.role == "full"}
@@ -74,6 +82,7 @@ class _Loops:
         later = (s for s, phase in read if s in local and made.get(s, phase) != phase)
         self.kept = list(dict.fromkeys(later))  # of what a later phase reads, a row is kept
         self.dims = self._dims()
+        self.parts = self._parts()
 
     def _dims(self) -> list[tuple[int, int]]:
         """The loops as (length, axis): neighbours that all arrays walk in one go are one."""
@@ -89,6 +98,13 @@ class _Loops:
             elif m != 1:
                 dims[-1] = n * m, axis
         return dims
+
+    def _parts(self) -> int:
+        """How many parts are worth a thread's while. A single row whose sum is needed is not cut."""
+        members, length = self.group.members, self.dims[0][0]
+        if len(self.dims) == 1 and any(m.role == "row" or m.in_row for m in members):
+            return 1
+        return max(1, min(len(members) * prod(self.group.shape) // WORTH_IT, length, MOST))
 
     def _at(self, access: Access) -> str:
         """The element that the loops are at: i0, i1, ... of the outer ones, j of a row."""
@@ -138,13 +154,17 @@ class _Loops:
         place = "[j]" if m.role == "column" else ""
         lines.append(f"{name}{place} += {self._argument(m, 0, m.out.dtype, where, lines)};")
         if m.role == "column":
-            self.head.append(
-                f"static thread_local {kind} {name}[{n}]; memset({name}, 0, sizeof {name});"
-            )
-            self.tail.append(f"for (i64 j = 0; j < {n}; ++j) {self._at(m.out)} = {name}[j];")
+            self.sums[name] = kind, n
+            self.head += [
+                f"{kind}* {name} = own->{name};",
+                f"memset({name}, 0, sizeof own->{name});",
+            ]
+            self.tail.append(f"for (i64 j = 0; j < {n}; ++j) {self._at(m.out)} = own->{name}[j];")
         elif m.role == "total":
+            self.sums[name] = kind, 1
             self.head.append(f"{kind} {name} = 0;")
-            self.tail.append(f"{self._at(m.out)} = {name};")
+            self.foot.append(f"own->{name}[0] = {name};")
+            self.tail.append(f"{self._at(m.out)} = own->{name}[0];")
         return name
 
     def _phase(self, phase: int) -> list[str]:
@@ -163,7 +183,8 @@ class _Loops:
             added = ", ".join(name for name, m in sums.items() if m.role != "column")
             reduction = f" reduction(+:{added})" if added else ""
             lines.append(f'_Pragma("omp simd{reduction}")')
-            lines += [f"for (i64 j = 0; j < {self.dims[-1][0]}; ++j) {{", *body, "}"]
+            begin, end = ("from", "to") if len(self.dims) == 1 else (0, self.dims[-1][0])
+            lines += [f"for (i64 j = {begin}; j < {end}; ++j) {{", *body, "}"]
         for name, m in of_rows.items():
             self._store(m.out, self._name(m.out.dtype, name, lines), "row", lines)
         for m in members:
@@ -172,21 +193,47 @@ class _Loops:
         return lines
 
     def text(self) -> str:
-        """The function without its name."""
+        """A function of one part, and one that shares out the parts; # stands for their number."""
         members, n = self.group.members, max(self.dims[-1][0], 1)
         last = max(m.phase for m in members)
         inside = [line for phase in range(-1, last + 1) for line in self._phase(phase)]
-        outer = enumerate(self.dims[:-1])
-        loops = [f"for (i64 i{d} = 0; i{d} < {length}; ++i{d}) {{" for d, (length, _) in outer]
+        lengths = enumerate(length for length, _ in self.dims[:-1])
+        bounds = [("0", length) if d else ("from", "to") for d, length in lengths]
+        loops = [f"for (i64 i{d} = {a}; i{d} < {b}; ++i{d}) {{" for d, (a, b) in enumerate(bounds)]
         kinds = {m.out.storage: TYPES[m.out.dtype] for m in members}
         rows = [
             f"alignas(64) static thread_local {kinds[s]} k{i}[{n}];"
             for i, s in enumerate(self.kept)
         ]
-        arguments = [f"{TYPES[a.dtype]}* __restrict p{i}" for i, a in enumerate(self.pointers)]
-        arguments += [f"Slot m{i}" for i in range(len(self.numbers))]
-        lines = [*rows, *self.head, *loops, *inside, *("}" for _ in loops), *self.tail]
-        return f"({', '.join(arguments)}) {{\n    " + "\n    ".join(lines) + "\n}"
+        walked = [f"{TYPES[a.dtype]}* __restrict p{i}" for i, a in enumerate(self.pointers)]
+        walked += [f"Slot m{i}" for i in range(len(self.numbers))]
+        names = [f"p{i}" for i in range(len(self.pointers))]
+        names += [f"m{i}" for i in range(len(self.numbers))]
+        sums = " ".join(f"{kind} {name}[{length}];" for name, (kind, length) in self.sums.items())
+        joined = [
+            f"for (i64 j = 0; j < {length}; ++j) own->{name}[j] += own[i].{name}[j];"
+            for name, (_, length) in self.sums.items()
+        ]
+        part = [*rows, *self.head, *loops, *inside, *("}" for _ in loops), *self.foot]
+        shared = [
+            f"static thread_local Sums# sums[{self.parts}];",
+            "Sums# *own = sums;",
+            f"in_parts(call, {self.parts}, {self.dims[0][0]}, [=](i64 i, i64 from, i64 to) {{",
+            f"part#(own + i, from, to, {', '.join(names)});",
+            "});",
+            f"for (i64 i = 1; i < {self.parts}; ++i) {{",
+            *joined,
+            "}",
+            *self.tail,
+        ]
+        return (
+            f"struct Sums# {{ {sums} }};\n"
+            f"static void part#(Sums# *own, i64 from, i64 to, {', '.join(walked)}) {{\n    "
+            + "\n    ".join(part)
+            + f"\n}}\nstatic void loops#(void* const* call, {', '.join(walked)}) {{\n    "
+            + "\n    ".join(shared)
+            + "\n}"
+        )
 
 
 class Emitted:
@@ -206,7 +253,7 @@ class Emitted:
         self.segments: list[int | Call] = []
         self.kernels: list[str] = []
         self.stops: list[str] = []
-        self.functions: dict[str, str] = {}  # loops that are alike are one function
+        self.functions: dict[str, int] = {}  # loops that are alike are one function
         bodies: list[list[str]] = []
         for node in nodes:
             kind = "loops" if isinstance(node, Group) else node.kind
@@ -220,7 +267,7 @@ class Emitted:
             bodies[-1].append(line)
         arguments = "char* const* at, const Slot* numbers, void* const* call"
         parts = [pasted('#include "formulas.h"\n#include "threads.h"\n' + PRELUDE)]
-        parts += [f"static void {name}{text}" for text, name in self.functions.items()]
+        parts += [text.replace("#", str(i)) for text, i in self.functions.items()]
         for i, body in enumerate(bodies):
             lines = "\n    ".join(body)
             parts.append(f'extern "C" int run{i}({arguments}) {{\n    {lines}\n    return 0;\n}}')
@@ -232,9 +279,9 @@ class Emitted:
 
     def _loops(self, group: Group) -> str:
         loops = _Loops(group, self.local)
-        name = self.functions.setdefault(loops.text(), f"loops{len(self.functions)}")
+        number = self.functions.setdefault(loops.text(), len(self.functions))
         numbers = [f"numbers[{x.position}]" for x in loops.numbers]
-        return f"{name}({', '.join([*map(self._at, loops.pointers), *numbers])});"
+        return f"loops{number}({', '.join(['call', *map(self._at, loops.pointers), *numbers])});"
 
     def _stop(self, call: Call) -> str:
         return self._stop_if(f"!*{self._at(call.args[0])}", call.name)

@@ -105,6 +105,23 @@ ONE_FLOAT(erf, erf((double)x))
 ONE_FLOAT(ndtr, ndtr_of(x))
 template <class T> SHARED T np_where(bool condition, T a, T b) { return condition ? a : b; }
 
+// -- loops in parts --------------------------------------------------------------------------------
+// body(i, from, to) for the parts i of 0 .. n, by the pool of threads, call[0], if there is one.
+template <class Body>
+static void in_parts(void* const* call, i64 parts, i64 n, const Body& body) {
+    struct Job {
+        const Body& body;
+        i64 parts, n;
+    } job{body, parts, n};
+    const TgTask task = [](int64_t i, void* context) {
+        const Job& j = *(const Job*)context;
+        j.body(i, j.n * i / j.parts, j.n * (i + 1) / j.parts);
+    };
+    const auto* threads = (const TgThreads*)call[0];
+    if (threads && parts > 1) return threads->parallel(parts, task, &job);
+    for (i64 i = 0; i < parts; ++i) task(i, &job);
+}
+
 // -- products ------------------------------------------------------------------------------------
 template <class T>
 using Gemm = void (*)(const char*, const char*, const int*, const int*, const int*, const T*, const T*,

@@ -38,6 +38,10 @@ class Step:
         self._made: dict[Any, _Compiled] = {}
         self._lock = threading.Lock()  # a program has one memory
 
+    def __reduce__(self) -> Any:
+        """A copy, or what pickle reads, records anew."""
+        return type(self), (self.function,)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = _Arguments(args, kwargs)
         if backend.recorder.get() or modes.get()[-1] & WATCH or given.elsewhere:

@@ -1,5 +1,5 @@
-// The kernels on the CPU: plain loops that the compiler vectorises, on one thread. (On a small
-// machine, threads that spin beside those of the matrix products slow both down.)
+// The kernels on the CPU: plain loops that the compiler vectorises. Long ones are cut into parts for the
+// pool of threads that the products of matrices use.
 
 #define KERNEL(name) extern "C" void name
 #include "formulas.h"
@@ -15,6 +15,24 @@ constexpr int BLOCKS = 64;         // of Philox at a time: enough for the vector
 constexpr int CHUNK = 4 * BLOCKS;  // words
 
 i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+
+// body(from, to) for parts of 0 .. n that begin at multiples of `unit`, each worth a thread's while: an
+// element costs `cost` tenths of a nanosecond. No part's results depend on where it begins.
+template <class Body>
+void in_parts(i64 n, i64 unit, i64 cost, const Body& body) {
+    constexpr i64 WORTH_IT = 80000, MOST = 8;  // tenths of a nanosecond; parts
+    const i64 units = (n + unit - 1) / unit, tasks = smaller(smaller(n * cost / WORTH_IT, units), MOST);
+    if (tasks < 2) return body((i64)0, n);
+    struct Job {
+        const Body& body;
+        i64 n, unit, units, tasks;
+    } job{body, n, unit, units, tasks};
+    const auto task = [](int64_t i, void* context) {
+        const Job& j = *(const Job*)context;
+        j.body(j.units * i / j.tasks * j.unit, smaller(j.units * (i + 1) / j.tasks * j.unit, j.n));
+    };
+    tg_parallel(tasks, task, &job);
+}
 
 // -- the random stream ---------------------------------------------------------------------------
 struct WordsOfBlocks {
@@ -54,28 +72,32 @@ void draw_normals(Stream stream, u64 block, double* z) {
 template <int each, class Body>
 void with_words(i64 n, Stream stream, Body body) {
     constexpr int step = CHUNK / each;
-    alignas(64) u32 words[CHUNK];
-    for (i64 start = 0; start < n; start += step) {
-        WordsOfBlocks w;
-        draw_words(stream, start / step * BLOCKS, w);
-        VECTORISED
-        for (int i = 0; i < BLOCKS; ++i) {
-            words[4 * i] = w.w0[i], words[4 * i + 1] = w.w1[i];
-            words[4 * i + 2] = w.w2[i], words[4 * i + 3] = w.w3[i];
+    in_parts(n, step, 6, [&](i64 from, i64 to) {
+        alignas(64) u32 words[CHUNK];
+        for (i64 start = from; start < to; start += step) {
+            WordsOfBlocks w;
+            draw_words(stream, start / step * BLOCKS, w);
+            VECTORISED
+            for (int i = 0; i < BLOCKS; ++i) {
+                words[4 * i] = w.w0[i], words[4 * i + 1] = w.w1[i];
+                words[4 * i + 2] = w.w2[i], words[4 * i + 3] = w.w3[i];
+            }
+            body(start, (int)smaller(step, to - start), words);
         }
-        body(start, (int)smaller(step, n - start), words);
-    }
+    });
 }
 
 // body(start, count, z) for every chunk of n elements, with standard normals z.
 template <class T, class Body>
 void with_normals(i64 n, Stream stream, Body body) {
     constexpr int step = CHUNK / (sizeof(T) / 4);
-    alignas(64) T z[step];
-    for (i64 start = 0; start < n; start += step) {
-        draw_normals(stream, start / step * BLOCKS, z);
-        body(start, (int)smaller(step, n - start), z);
-    }
+    in_parts(n, step, 10, [&](i64 from, i64 to) {
+        alignas(64) T z[step];
+        for (i64 start = from; start < to; start += step) {
+            draw_normals(stream, start / step * BLOCKS, z);
+            body(start, (int)smaller(step, to - start), z);
+        }
+    });
 }
 
 // body(row, from, to) for the parts of rows that make up the elements start .. start + count.
@@ -124,29 +146,37 @@ double sum_of_chunk(i64 count, Value value) {
 // -- activations ---------------------------------------------------------------------------------
 template <float (*activation)(float)>
 void forward(float* y, const float* x, const float* bias, i64 bias_row, i64 rows, i64 columns) {
-    for (i64 row = 0; row < rows; ++row, bias += bias_row) {
-        VECTORISED
-        for (i64 j = 0; j < columns; ++j)
-            y[row * columns + j] = activation(x[row * columns + j] + bias[j]);
-    }
+    in_parts(rows, 1, 4 * columns, [=](i64 from, i64 to) {
+        for (i64 row = from; row < to; ++row) {
+            const float* own = bias + row * bias_row;
+            VECTORISED
+            for (i64 j = 0; j < columns; ++j)
+                y[row * columns + j] = activation(x[row * columns + j] + own[j]);
+        }
+    });
 }
 
 template <float (*slope)(float)>
 void backward_of_input(float* d, const float* g, const float* x, const float* bias, i64 bias_row,
                        i64 rows, i64 columns) {
-    for (i64 row = 0; row < rows; ++row, bias += bias_row) {
-        VECTORISED
-        for (i64 j = 0; j < columns; ++j) {
-            const i64 i = row * columns + j;
-            d[i] = g[i] * slope(x[i] + bias[j]);
+    in_parts(rows, 1, 4 * columns, [=](i64 from, i64 to) {
+        for (i64 row = from; row < to; ++row) {
+            const float* own = bias + row * bias_row;
+            VECTORISED
+            for (i64 j = 0; j < columns; ++j) {
+                const i64 i = row * columns + j;
+                d[i] = g[i] * slope(x[i] + own[j]);
+            }
         }
-    }
+    });
 }
 
 template <float (*slope)(float)>
 void backward_of_output(float* d, const float* g, const float* y, i64 n) {
-    VECTORISED
-    for (i64 i = 0; i < n; ++i) d[i] = g[i] * slope(y[i]);
+    in_parts(n, 16, 2, [=](i64 from, i64 to) {
+        VECTORISED
+        for (i64 i = from; i < to; ++i) d[i] = g[i] * slope(y[i]);
+    });
 }
 
 }  // namespace
@@ -219,9 +249,10 @@ KERNEL(denoise_step)(float* y, const float* xt, const float* output, i64 n, floa
                      float sigma, u64 seed, u64 draw, const u64* counter) {
     const Denoising c{from_xt, from_output, low, high, on_x0, on_xt, sigma};
     if (sigma == 0.0f) {
-        VECTORISED
-        for (i64 i = 0; i < n; ++i) y[i] = denoised(c, xt[i], output[i], 0.0f);
-        return;
+        return in_parts(n, 16, 2, [=](i64 from, i64 to) {
+            VECTORISED
+            for (i64 i = from; i < to; ++i) y[i] = denoised(c, xt[i], output[i], 0.0f);
+        });
     }
     with_normals<float>(n, stream_at(seed, draw, counter), [=](i64 start, int count, const float* z) {
         VECTORISED
@@ -235,40 +266,44 @@ KERNEL(squared_error)(double* sums, float* gradient, const float* output, const 
                       float scale, u64 seed, u64 draw, const u64* counter) {
     const i64 n = rows * columns;
     const Stream stream = stream_at(seed, draw, counter);
-    alignas(64) float target[SUM_CHUNK];
-    for (i64 chunk = 0; chunk * SUM_CHUNK < n; ++chunk) {
-        const i64 start = chunk * SUM_CHUNK, count = smaller(SUM_CHUNK, n - start);
-        for (i64 i = 0; i < count; i += CHUNK) {
-            if (on_noise)
-                draw_normals(stream, (start + i) / 4, target + i);
-            else
-                memset(target + i, 0, CHUNK * sizeof *target);
-        }
-        by_row(start, count, columns, [=, &target](i64 row, i64 from, i64 to) {
-            const float u = on_data ? on_data[row] : 1.0f, v = on_noise ? on_noise[row] : 0.0f;
-            float* part = target + (from - start);
-            if (data) {
-                VECTORISED
-                for (i64 i = 0; i < to - from; ++i) part[i] = noised(data[from + i], u, v, part[i]);
-            } else {
-                VECTORISED
-                for (i64 i = 0; i < to - from; ++i) part[i] = noised(0.0f, u, v, part[i]);
+    in_parts(n, SUM_CHUNK, 12, [=](i64 from_chunk, i64 to_chunk) {
+        alignas(64) float target[SUM_CHUNK];
+        for (i64 chunk = from_chunk / SUM_CHUNK; chunk * SUM_CHUNK < to_chunk; ++chunk) {
+            const i64 start = chunk * SUM_CHUNK, count = smaller(SUM_CHUNK, n - start);
+            for (i64 i = 0; i < count; i += CHUNK) {
+                if (on_noise)
+                    draw_normals(stream, (start + i) / 4, target + i);
+                else
+                    memset(target + i, 0, CHUNK * sizeof *target);
             }
-        });
-        sums[chunk] = sum_of_chunk(count, [=, &target](i64 i) {
-            const float e = output[start + i] - target[i];
-            gradient[start + i] = scale * e;
-            return e;
-        });
-    }
+            by_row(start, count, columns, [=, &target](i64 row, i64 from, i64 to) {
+                const float u = on_data ? on_data[row] : 1.0f, v = on_noise ? on_noise[row] : 0.0f;
+                float* part = target + (from - start);
+                if (data) {
+                    VECTORISED
+                    for (i64 i = 0; i < to - from; ++i) part[i] = noised(data[from + i], u, v, part[i]);
+                } else {
+                    VECTORISED
+                    for (i64 i = 0; i < to - from; ++i) part[i] = noised(0.0f, u, v, part[i]);
+                }
+            });
+            sums[chunk] = sum_of_chunk(count, [=, &target](i64 i) {
+                const float e = output[start + i] - target[i];
+                gradient[start + i] = scale * e;
+                return e;
+            });
+        }
+    });
 }
 
 KERNEL(sum_squares)(double* sums, const float* x, i64 n) {
-    for (i64 chunk = 0; chunk * SUM_CHUNK < n; ++chunk) {
-        const float* part = x + chunk * SUM_CHUNK;
-        sums[chunk] = sum_of_chunk(smaller(SUM_CHUNK, n - chunk * SUM_CHUNK),
-                                   [=](i64 i) { return part[i]; });
-    }
+    in_parts(n, SUM_CHUNK, 1, [=](i64 from, i64 to) {
+        for (i64 start = from; start < to; start += SUM_CHUNK) {
+            const float* part = x + start;
+            sums[start / SUM_CHUNK] = sum_of_chunk(smaller(SUM_CHUNK, to - start),
+                                                   [=](i64 i) { return part[i]; });
+        }
+    });
 }
 
 KERNEL(sum_chunks)(double* totals, const double* sums, i64 n, double scale) {
@@ -285,23 +320,29 @@ KERNEL(sum_chunks)(double* totals, const double* sums, i64 n, double scale) {
 
 // -- likelihoods ---------------------------------------------------------------------------------
 KERNEL(bce_with_logits)(float* loss, const float* l, const float* t, i64 n) {
-    VECTORISED
-    for (i64 i = 0; i < n; ++i) loss[i] = cross_entropy(l[i], t[i]);
+    in_parts(n, 16, 6, [=](i64 from, i64 to) {
+        VECTORISED
+        for (i64 i = from; i < to; ++i) loss[i] = cross_entropy(l[i], t[i]);
+    });
 }
 
 KERNEL(bce_with_logits_backward)(float* d, const float* g, const float* l, const float* t, i64 n) {
-    VECTORISED
-    for (i64 i = 0; i < n; ++i) d[i] = g[i] * (logistic(l[i]) - t[i]);
+    in_parts(n, 16, 4, [=](i64 from, i64 to) {
+        VECTORISED
+        for (i64 i = from; i < to; ++i) d[i] = g[i] * (logistic(l[i]) - t[i]);
+    });
 }
 
 KERNEL(bce_with_logits_backward_by_row)(float* d, const float* g, i64 g_row, const float* l,
                                         const float* t, i64 rows, i64 columns) {
-    for (i64 row = 0; row < rows; ++row) {
-        const float of_row = g[row * g_row];
-        VECTORISED
-        for (i64 i = row * columns; i < (row + 1) * columns; ++i)
-            d[i] = of_row * (logistic(l[i]) - t[i]);
-    }
+    in_parts(rows, 1, 4 * columns, [=](i64 from, i64 to) {
+        for (i64 row = from; row < to; ++row) {
+            const float of_row = g[row * g_row];
+            VECTORISED
+            for (i64 i = row * columns; i < (row + 1) * columns; ++i)
+                d[i] = of_row * (logistic(l[i]) - t[i]);
+        }
+    });
 }
 
 KERNEL(reparameterise)(float* out, const float* h, i64 rows, i64 columns, u64 seed, u64 draw,
@@ -344,14 +385,16 @@ KERNEL(adam)(float* p, const float* g, float* mean, float* square, float* averag
              float weight_decay_factor, float one_minus_average_decay) {
     const AdamStep c{beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, bias_correction,
                      eps, weight_decay_factor, one_minus_average_decay};
-    if (average) {
-        VECTORISED
-        for (i64 i = 0; i < n; ++i) {
-            adam_update(c, p[i], g[i], mean[i], square[i]);
-            average[i] = averaged(c, average[i], p[i]);
+    in_parts(n, 16, 8, [=](i64 from, i64 to) {
+        if (average) {
+            VECTORISED
+            for (i64 i = from; i < to; ++i) {
+                adam_update(c, p[i], g[i], mean[i], square[i]);
+                average[i] = averaged(c, average[i], p[i]);
+            }
+        } else {
+            VECTORISED
+            for (i64 i = from; i < to; ++i) adam_update(c, p[i], g[i], mean[i], square[i]);
         }
-    } else {
-        VECTORISED
-        for (i64 i = 0; i < n; ++i) adam_update(c, p[i], g[i], mean[i], square[i]);
-    }
+    });
 }

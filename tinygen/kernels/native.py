@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import io
 import os
 import platform
 import shlex
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -217,20 +218,25 @@ _memory = (ctypes.c_char * 0).from_buffer  # a third of the cost of `array.ctype
 
 
 def loaded(
-    library: Any, load: Callable[[str], ctypes.CDLL] = lambda path: ctypes.CDLL(path)
+    library: bytes | BinaryIO, load: Callable[[str], ctypes.CDLL] = lambda path: ctypes.CDLL(path)
 ) -> ctypes.CDLL:
-    """Bytes of a library, loaded from memory or else from a folder of this process alone: caches may be
-    mounted noexec."""
+    """A library from its bytes or its file, which may be large: it is copied by parts.
+
+    It is loaded from memory, or else from a folder of this process alone: caches may be mounted noexec.
+    """
+    source = io.BytesIO(library) if isinstance(library, bytes) else library
     if hasattr(os, "memfd_create"):
         with suppress(OSError):  # forbidden, or no /proc
             # It stays open: the loader takes the same name for the same library.
             handle = os.memfd_create("tinygen")
             with open(handle, "wb", closefd=False) as file:
-                file.write(library)
+                shutil.copyfileobj(source, file, 1 << 20)
             return load(f"/proc/self/fd/{handle}")
     with tempfile.TemporaryDirectory(prefix="tinygen-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "kernels.so"
-        path.write_bytes(library)
+        source.seek(0)
+        with path.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
         return load(str(path))
 
 

@@ -13,7 +13,6 @@ import functools
 import itertools
 import os
 import sys
-from mmap import ACCESS_READ, mmap
 from typing import Any
 
 import numpy as np
@@ -166,8 +165,8 @@ def _loaded_for_one_thread(path: str) -> ctypes.CDLL:
     try:
         # Its functions are to find its own variables, also where NumPy's are visible to all.
         mode = os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0)
-        with open(path, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            return native.loaded(content, lambda path: ctypes.CDLL(path, mode))
+        with open(path, "rb") as file:
+            return native.loaded(file, lambda path: ctypes.CDLL(path, mode))
     finally:
         if before is None:
             del os.environ["OPENBLAS_NUM_THREADS"]

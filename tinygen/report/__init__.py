@@ -1,4 +1,4 @@
-"""Pages that open without a server or a network: the graph of a computation."""
+"""Pages that open without a server or a network: the graph of a computation, the report of a run."""
 
 from __future__ import annotations
 

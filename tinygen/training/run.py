@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -62,6 +62,8 @@ def train(
     checkpoint_seconds: float = 15.0,
     show_progress: bool | str = False,
     compile: bool | None = None,
+    look: Callable[[int], None] | None = None,
+    look_at: Collection[int] = (),
 ) -> History:
     """Train `model` on `data` and return the history of its losses.
 
@@ -77,6 +79,10 @@ def train(
         are tinygen's in all their parts and runs that are long enough to gain by it. True does it for
         any: a loss that counts or prints does so only while it is recorded, in the first two steps.
         What cannot be recorded runs eagerly, and a line says so.
+    look: called with the number of steps taken when that is in `look_at`; 0 is before the first. The
+        model is then what it would be if the training ended here, with averaged parameters. `look`
+        draws from a generator of its own: then the run's bits are as without it. A run that is
+        resumed looks again at what came after its checkpoint.
     The model ends with the averaged parameters if the settings ask for an average.
     What the model sees going wrong (`Model.watch`), and what a resumed run computes with that is
     not what it was started with, is told by the logger "tinygen", on stderr.
@@ -99,6 +105,7 @@ def train(
     with nullcontext() if path is None else locked(path.parent), np.errstate(all="ignore"):
         compiled = worthwhile(model, data, settings) if compile is None else compile
         run = _Run(model, data, settings, path, meta or {}, compiled)
+        run.look, run.look_at = look, look_at
         if resume:
             run.restore()
         elif path is not None:
@@ -155,6 +162,8 @@ class _Run:
     ) -> None:
         self.model, self.x, self.settings = model, data[0], settings
         self.path, self.meta = path, meta
+        self.look: Callable[[int], None] | None = None  # and the steps at which it is called
+        self.look_at: Collection[int] = ()
         for name, p in model.named_parameters().items():
             p.name = name  # for graph drawings and error messages
         self.loop = Loop(model, data, settings, compiled)
@@ -166,8 +175,12 @@ class _Run:
         """Where a part of the run between a start and a stop began, and what it computes with."""
         device = namespace_of(self.x).device
         steps = "compiled" if self.loop.compiled else "eager"
-        place = {"from_step": self.loop.step, "seconds": 0.0, "steps": steps}
+        place = {"from_step": self.loop.step, "seconds": 0.0, "steps": steps, "told": []}
         return place | _surroundings(device)
+
+    def _tell(self, remark: str) -> None:
+        self.sittings[-1]["told"].append(remark)
+        logging.getLogger("tinygen").warning("tinygen: %s", remark)
 
     def to_the_end(self, checkpoint_seconds: float, show_progress: bool) -> History:
         """Take the steps that are left; see `train`."""
@@ -178,9 +191,10 @@ class _Run:
         saved = time.monotonic()
         with _stop_signals() as asked_to_stop:
             while loop.step < steps and not asked_to_stop:
+                self._look()
                 self._advance()
                 if loop.step % WATCH_STEPS == 0 and (remark := watch()):
-                    _tell(f"step {loop.step}: {remark}")
+                    self._tell(f"step {loop.step}: {remark}")
                 if show:
                     show(loop.step, loop.history)
                 if self.path is not None and time.monotonic() - saved >= checkpoint_seconds:
@@ -191,6 +205,7 @@ class _Run:
         if show:
             show(loop.step, loop.history, last=True)
         self._check_parameters()
+        self._look()
         if self.path is not None:
             self.save()
         else:
@@ -235,13 +250,20 @@ class _Run:
     def _kept(self) -> str:
         return f"; {self.path} holds an earlier state" if self.path else ""
 
-    def _finish(self) -> None:
+    def _finish(self, then: Callable[[int], None] = lambda step: None) -> None:
         """Let the model measure what its parameters, averaged if they are, leave open."""
         self.model.eval()
         with ExitStack() as stack:
             for average in self.loop.averages.values():
                 stack.enter_context(average.applied())
             self.model.finish(self.x)
+            then(self.loop.step)
+
+    def _look(self) -> None:
+        if self.look is not None and self.loop.step in self.look_at:
+            self._check_parameters()
+            self._finish(self.look)
+            self.model.train()
 
     # -- checkpoints -----------------------------------------------------------------------------
     def _identity(self) -> dict[str, Any]:
@@ -285,12 +307,13 @@ class _Run:
             self.sittings = [{**s, "seconds": float(s["seconds"])} for s in started["sittings"]]
         except checkpoint.WRONG_VALUES as error:
             raise CheckpointError(f"{self.path} does not fit this run: {error}") from error
-        if steps != self.settings.steps:
-            self._tell_schedule(replace(self.settings, steps=steps))
         now = self._sitting()
         before = {**now, "steps": "eager"}  # what was not kept then, of an older version
-        self._tell_difference(before | (self.sittings[-1] if self.sittings else {}), now)
+        before |= self.sittings[-1] if self.sittings else {}
         self.sittings.append(now)
+        if steps != self.settings.steps:
+            self._tell_schedule(replace(self.settings, steps=steps))
+        self._tell_difference(before, now)
 
     def _load_state(self, meta: dict[str, Any], arrays: dict[str, Array]) -> None:
         """Set what `save` wrote; one of `checkpoint.WRONG_VALUES` if it cannot be so."""
@@ -322,7 +345,7 @@ class _Run:
     def _tell_schedule(self, before: Settings) -> None:
         """Say what a longer run does to the learning rate."""
         was, is_now = (schedule(s)(self.loop.step) for s in (before, self.settings))
-        _tell(
+        self._tell(
             f"{before.steps} steps become {self.settings.steps}: from step {self.loop.step} on the "
             f"learning rate is that of the longer run, {is_now:.2g} instead of {was:.2g}"
         )
@@ -335,7 +358,7 @@ class _Run:
             if now[name] != before[name]
         ]
         if differing:
-            _tell(f"resumed with {', '.join(differing)}: the last bits may differ")
+            self._tell(f"resumed with {', '.join(differing)}: the last bits may differ")
 
 
 # -- what a resumed run may change ---------------------------------------------------------------
@@ -387,11 +410,7 @@ def _check_names(path: Path, meta: dict[str, Any]) -> None:
         raise CheckpointError(f"{path} cannot be resumed by this version: {change}")
 
 
-# -- what is told, and what stops a run ----------------------------------------------------------
-def _tell(remark: str) -> None:
-    logging.getLogger("tinygen").warning("tinygen: %s", remark)
-
-
+# -- what stops a run ----------------------------------------------------------------------------
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
     """A list that fills when the process is asked to stop: steps are finished, never torn."""

@@ -1,5 +1,7 @@
 """Sampling with the network as a program: the same samples as without."""
 
+import copy
+import pickle
 import sys
 
 import numpy
@@ -53,12 +55,39 @@ def test_a_program_is_recorded_once_for_all_times_and_follows_the_parameters():
     model = model_of()
     denoiser, x = model.denoiser(compiled=True), X
     found = [denoiser(x, t) for t in (30, 2, 1)]
-    assert len(denoiser._network._made) == 1
+    assert len(model.compiled_output._made) == 1
     model.network.last.bias.data += 0.5
     found += [denoiser(x, t) for t in (30, 1)]
     for t, before, after in ((30, found[0], found[3]), (1, found[2], found[4])):
         numpy.testing.assert_allclose(after, model.denoiser()(x, t), rtol=1e-5, atol=1e-6)
         assert (before != after).any()
+
+
+def test_a_program_is_kept_for_the_next_sampling_and_a_copy_of_the_model_makes_its_own():
+    model = model_of()
+    first = model.sample(2, rng=1, compile=True)
+    kept = dict(model.compiled_output._made)
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    numpy.testing.assert_array_equal(model.sample(2, rng=1, compile=True), first)
+    assert len(kept) == 1 and model.compiled_output._made == kept
+    twin.network.last.bias.data += 0.5
+    assert (twin.sample(2, rng=1, compile=True) != first).any()
+    numpy.testing.assert_array_equal(model.sample(2, rng=1, compile=True), first)
+
+
+@pytest.mark.parametrize("options", MODELS)
+def test_times_that_are_prepared_are_the_same_as_others(options, monkeypatch):
+    """But for the order of sums: their conditions are computed a few times at once."""
+    monkeypatch.setattr(sys.modules["tinygen.models.diffusion.denoiser"], "TIMES", 3)
+    model = model_of(**MODELS[options])
+    condition = (numpy.array([0, 1, 2, 1, 0]), 2.0) if model.classes else ()
+    plain, prepared = model.denoiser(*condition), model.denoiser(*condition)
+    prepared.prepare([30, 22, 15, 8, 1])
+    for t in (30, 22, 22, 15, 8, 1, 7):
+        x0 = prepared(X, t)
+        numpy.testing.assert_allclose(x0, plain(X, t), rtol=1e-5, atol=1e-6)
+        assert (t in prepared._conditions) == (t != 7)
+        assert len(prepared._conditions) <= 3
 
 
 @needs_compiler
@@ -68,7 +97,7 @@ def test_long_sampling_by_tinygens_own_network_is_compiled(monkeypatch):
     seen = []
 
     def looking(denoiser, x, pairs, rng):
-        seen.append(hasattr(denoiser._network, "program"))
+        seen.append(hasattr(denoiser._output, "program"))
         return ddpm(denoiser, x, pairs, rng)
 
     model, own = model_of(), model_of()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from math import inf
 from typing import Any, ClassVar
 
@@ -14,8 +15,9 @@ from tinygen.autodiff.engine import Tensor, tensor
 from tinygen.autodiff.modes import no_grad
 from tinygen.autodiff.promotion import array_on
 from tinygen.backend import namespace_of, to_device
+from tinygen.compile import compile as compiled
 from tinygen.errors import whole
-from tinygen.models.diffusion.denoiser import Denoiser
+from tinygen.models.diffusion.denoiser import Denoiser, guided_output
 from tinygen.models.diffusion.network import ResidualMLP
 from tinygen.models.diffusion.samplers import SAMPLERS, Sampler, inpaint
 from tinygen.models.diffusion.schedule import SCHEDULES, NoiseSchedule, TimeTable
@@ -220,6 +222,11 @@ class DDPM(Model):
         return namespace_of(xt).clip(x0, -1.0, 1.0) if self.bounded else x0
 
     # -- sampling --------------------------------------------------------------------------------
+    @cached_property
+    def compiled_output(self) -> Any:
+        """The network's output with labels and guidance as programs, kept for all samplings."""
+        return compiled(partial(guided_output, self))
+
     def denoiser(
         self, labels: Any = None, guidance: float = 1.0, compiled: bool = False
     ) -> Denoiser:
@@ -274,6 +281,7 @@ class DDPM(Model):
             long, on_cpu = len(pairs) >= COMPILED_FROM, self.device == "cpu"
             compile = long and on_cpu and records(self, type(self.network))
         denoiser = self.denoiser(labels, guidance, compile)
+        denoiser.prepare([t for t, _ in pairs])
         chosen = choose("sampler", sampler, SAMPLERS)
         condition = self._known(known, mask, n)
         x = rng.normal((n, self.features), device=self.device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ from tinygen import kernels, ops
 from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import no_grad
 from tinygen.backend import namespace_of
-from tinygen.compile import compile
+from tinygen.models.diffusion.network import ResidualMLP
 from tinygen.models.diffusion.schedule import NoiseSchedule
 from tinygen.models.diffusion.targets import Target, solve
 from tinygen.models.diffusion.variance import Variance
@@ -20,6 +21,8 @@ from tinygen.random import Generator
 __all__ = ["Denoiser"]
 
 Array = Any
+
+TIMES = 256  # of which the network's conditions are computed at once
 
 
 class Diffusion(Protocol):
@@ -34,6 +37,9 @@ class Diffusion(Protocol):
     variance: Variance
     network: Any
 
+    @property
+    def compiled_output(self) -> Any: ...
+
 
 class Denoiser:
     """D(x_t, t), the estimate of x_0 at rows x_t (n, features) and one time t, in normalised units.
@@ -43,7 +49,7 @@ class Denoiser:
     guidance w: the output is (1 - w) · output without a label + w · output with it (Ho & Salimans 2022,
         whose w is less by 1). 0 ignores the labels, 1 is the conditional model, and more sharpens it.
         A learned variance stays the one with the label, or for w = 0 the one without.
-    compiled: the network's output is computed by a program (`tinygen.compile`), recorded at its first use.
+    compiled: the network's output is computed by a program (`tinygen.compile`), which the model keeps.
     """
 
     def __init__(
@@ -51,8 +57,19 @@ class Denoiser:
     ) -> None:
         self.model, self.schedule, self.variance = model, model.schedule, model.variance
         self.labels = None if guidance == 0 else labels
-        self.guidance = guidance
-        self._network = compile(self._of_block) if compiled else self._of_block
+        self.further = None if guidance in (0, 1) else guidance - 1
+        self._output = model.compiled_output if compiled else partial(guided_output, model)
+        self._place: dict[int, int] = {}  # of a time among those to come
+        self._conditions: dict[int, list[Array]] = {}
+
+    def prepare(self, times: Sequence[int]) -> None:
+        """Say which times are to come: what the network does of them alone is computed for many at once.
+
+        This is done without a label only, and for a `ResidualMLP`.
+        """
+        unlabelled = self.labels is None or self.further is not None
+        if unlabelled and type(self.model.network).__call__ is ResidualMLP.__call__:
+            self._place, self._conditions = {t: i for i, t in enumerate(times)}, {}
 
     @no_grad()
     def __call__(self, x: Array, t: int) -> Array:
@@ -99,45 +116,27 @@ class Denoiser:
         """
         _, (from_xt, from_output) = solve(self.model.target, *self.schedule.at(t))
         time = namespace_of(x.data).full(1, t)
-        output = self._guided(x, time, self.labels)[:, : self.model.features]
+        output = guided_output(self.model, x, time, None, self.labels, self.further)
+        output = output[:, : self.model.features]
         return from_xt * x + from_output * output
 
     def output(self, x: Array, t: int) -> Array:
         """The network's output (n, outputs) with guidance, a block of rows at a time."""
-        labels = () if self.labels is None else (self.labels,)
-        time = namespace_of(x).full(1, t)
-        return by_blocks(lambda x, *labels: self._network(x, time, *labels), x, *labels)
+        time, conditions = namespace_of(x).full(1, t), self._conditions_at(t, namespace_of(x))
 
-    def _of_block(self, x: Array, time: Array, labels: Array | None = None) -> Array:
-        return self._guided(x, time, labels).data
+        def of_block(x: Array, labels: Array | None = None) -> Array:
+            return self._output(x, time, conditions, labels, self.further).data
 
-    def _guided(self, x: Any, time: Array, labels: Array | None) -> Tensor:
-        """The network's output at the time (1,), with guidance."""
-        output = self._ask(x, time, labels)
-        if self.guidance in (0, 1):
-            return output
-        further = self.guidance - 1
-        plain = self._ask(x, time, None)
-        return self._on_prediction(lambda y, plain: y + further * (y - plain), output, plain)
+        return by_blocks(of_block, x, *([] if self.labels is None else [self.labels]))
 
-    def _ask(self, x: Any, time: Array, labels: Array | None) -> Tensor:
-        """The network's output with these labels. What it says of x_0 itself is clipped."""
-        model, m = self.model, namespace_of(time)
-        known = (
-            () if not model.classes else (m.full(1, model.classes) if labels is None else labels,)
-        )
-        output = model.network(x, time, *known)
-        if not model.clips_output:
-            return output
-        return self._on_prediction(lambda y: ops.clip(y, -1.0, 1.0), output)
-
-    def _on_prediction(self, change: Callable[..., Tensor], *outputs: Tensor) -> Tensor:
-        """The first output with its prediction changed; what it says of a learned variance stays."""
-        if not self.variance.learned:
-            return change(*outputs)
-        features = self.model.features
-        changed = change(*(y[:, :features] for y in outputs))
-        return ops.concatenate([changed, outputs[0][:, features:]], axis=1)
+    def _conditions_at(self, t: int, m: Any) -> list[Array] | None:
+        """The network's conditions (1, ·) at a time that was prepared, without a label."""
+        if t in self._place and t not in self._conditions:
+            times = list(self._place)[self._place[t] :][:TIMES]
+            no_label = _no_label(self.model, m, len(times))
+            rows = self.model.network.conditions(m.asarray(times), *no_label)
+            self._conditions = {s: [r.data[i : i + 1] for r in rows] for i, s in enumerate(times)}
+        return self._conditions.get(t)
 
     def _move(
         self,
@@ -157,3 +156,51 @@ class Denoiser:
         prediction = m.ascontiguousarray(output[:, : self.model.features])
         numbers = kernels.Denoising(from_xt, from_output, -limit, limit, on_x0, on_xt, sigma)
         return kernels.denoise_step(m, x, prediction, numbers, draw, out)
+
+
+def guided_output(
+    model: Diffusion,
+    x: Any,
+    time: Array,
+    conditions: list[Array] | None,
+    labels: Array | None,
+    further: float | None,
+) -> Tensor:
+    """The network's output for rows x at the time (1,), with labels (n,) or None.
+
+    further: how much further than to the output with labels guidance goes; None for no guidance.
+    conditions: those of the time without a label, where they are known.
+    """
+    output = _output(model, x, time, conditions if labels is None else None, labels)
+    if further is None:
+        return output
+    plain = _output(model, x, time, conditions, None)
+    return _on_prediction(model, lambda y, plain: y + further * (y - plain), output, plain)
+
+
+def _output(
+    model: Diffusion, x: Any, time: Array, conditions: list[Array] | None, labels: Array | None
+) -> Tensor:
+    """The network's output with these labels. What it says of x_0 itself is clipped."""
+    if conditions is not None:
+        output = model.network.given(x, conditions)
+    else:
+        known = _no_label(model, namespace_of(time), 1) if labels is None else (labels,)
+        output = model.network(x, time, *known)
+    if not model.clips_output:
+        return output
+    return _on_prediction(model, lambda y: ops.clip(y, -1.0, 1.0), output)
+
+
+def _no_label(model: Diffusion, m: Any, n: int) -> tuple[Array, ...]:
+    """What the network of a model with classes takes as 'no label', n times."""
+    return (m.full(n, model.classes),) if model.classes else ()
+
+
+def _on_prediction(model: Diffusion, change: Callable[..., Tensor], *outputs: Tensor) -> Tensor:
+    """The first output with its prediction changed; what it says of a learned variance stays."""
+    if not model.variance.learned:
+        return change(*outputs)
+    features = model.features
+    changed = change(*(y[:, :features] for y in outputs))
+    return ops.concatenate([changed, outputs[0][:, features:]], axis=1)

@@ -51,16 +51,28 @@ class ResidualMLP(Module):
 
     def __call__(self, x: Any, t: Any, labels: Any = None) -> Tensor:
         """Rows x (n, features) at times t (n,), or (1,) for all rows, to the output (n, outputs)."""
+        return self.given(x, self.conditions(t, labels))
+
+    def conditions(self, t: Any, labels: Any = None) -> list[Tensor]:
+        """What depends on times t (n,) and labels alone: scale and shift of each block, the shares of x_t.
+
+        They are rows (n, ·). A sampler computes those of all its times at once.
+        """
         time = self.time(self.embedding(t))
         if labels is not None:
             time = time + self.labels(labels)
+        shares = [] if self.skip is None else [self.skip(time)]
+        return [block.time(time) for block in self.blocks] + shares
+
+    def given(self, x: Any, conditions: list[Any]) -> Tensor:
+        """The output (n, outputs) at rows x with their `conditions`, or with one row of them for all."""
         h = self.first(x)
-        for block in self.blocks:
-            h = block(h, time)
+        for block, scale_and_shift in zip(self.blocks, conditions, strict=False):
+            h = block(h, scale_and_shift)
         y = self.last(ops.standardise(h))
         if self.skip is None:
             return y
-        share = ops.expand_dims(self.skip(time), -1)
+        share = ops.expand_dims(conditions[-1], -1)
         return y + ops.reshape(share * ops.expand_dims(x, 1), y.shape)
 
 
@@ -73,6 +85,6 @@ class Block(Module):
         self.enter = Linear(width, width, "silu", rng=rng)
         self.leave = Linear(width, width, rng=rng)
 
-    def __call__(self, h: Tensor, time: Tensor) -> Tensor:
-        scale, shift = ops.split(self.time(time), 2, axis=-1)
+    def __call__(self, h: Tensor, scale_and_shift: Any) -> Tensor:
+        scale, shift = ops.split(scale_and_shift, 2, axis=-1)
         return h + self.leave(self.enter(ops.standardise(h) * (1.0 + scale) + shift))
