@@ -114,7 +114,10 @@ def train(
             run.save()  # from the start there is something to resume from
         if isinstance(show_progress, str):
             print(show_progress, file=sys.stderr)
-        return run.to_the_end(checkpoint_seconds, bool(show_progress))
+        try:
+            return run.to_the_end(checkpoint_seconds, bool(show_progress))
+        finally:
+            run.loop.updates.clear()  # which refer to the loop: so the model lives no longer than its names
 
 
 def worthwhile(model: Trainable, data: Data, settings: Settings) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from math import inf
 from typing import Any, ClassVar
 
@@ -225,7 +225,7 @@ class DDPM(Model):
     @cached_property
     def compiled_output(self) -> Any:
         """The network's output with labels and guidance as programs, kept for all samplings."""
-        return compiled(partial(guided_output, self))
+        return compiled(guided_output)  # of the network, not of the model: no cycle
 
     def denoiser(
         self, labels: Any = None, guidance: float = 1.0, compiled: bool = False

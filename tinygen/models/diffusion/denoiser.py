@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import inf
 from typing import Any, Protocol
 
@@ -58,7 +57,12 @@ class Denoiser:
         self.model, self.schedule, self.variance = model, model.schedule, model.variance
         self.labels = None if guidance == 0 else labels
         self.further = None if guidance in (0, 1) else guidance - 1
-        self._output = model.compiled_output if compiled else partial(guided_output, model)
+        self._output: Any = model.compiled_output if compiled else guided_output
+        self._how: dict[str, Any] = {
+            "classes": model.classes,
+            "clips": model.clips_output,
+            "features": model.features if model.variance.learned else None,
+        }
         self._place: dict[int, int] = {}  # of a time among those to come
         self._conditions: dict[int, list[Array]] = {}
 
@@ -116,16 +120,19 @@ class Denoiser:
         """
         _, (from_xt, from_output) = solve(self.model.target, *self.schedule.at(t))
         time = namespace_of(x.data).full(1, t)
-        output = guided_output(self.model, x, time, None, self.labels, self.further)
+        further, network = self.further, self.model.network
+        output = guided_output(network, x, time, None, self.labels, further, **self._how)
         output = output[:, : self.model.features]
         return from_xt * x + from_output * output
 
     def output(self, x: Array, t: int) -> Array:
         """The network's output (n, outputs) with guidance, a block of rows at a time."""
-        time, conditions = namespace_of(x).full(1, t), self._conditions_at(t, namespace_of(x))
+        network, time = self.model.network, namespace_of(x).full(1, t)
+        conditions = self._conditions_at(t, namespace_of(x))
 
         def of_block(x: Array, labels: Array | None = None) -> Array:
-            return self._output(x, time, conditions, labels, self.further).data
+            y = self._output(network, x, time, conditions, labels, self.further, **self._how)
+            return y.data
 
         return by_blocks(of_block, x, *([] if self.labels is None else [self.labels]))
 
@@ -133,7 +140,7 @@ class Denoiser:
         """The network's conditions (1, ·) at a time that was prepared, without a label."""
         if t in self._place and t not in self._conditions:
             times = list(self._place)[self._place[t] :][:TIMES]
-            no_label = _no_label(self.model, m, len(times))
+            no_label = _no_label(self.model.classes, m, len(times))
             rows = self.model.network.conditions(m.asarray(times), *no_label)
             self._conditions = {s: [r.data[i : i + 1] for r in rows] for i, s in enumerate(times)}
         return self._conditions.get(t)
@@ -159,48 +166,46 @@ class Denoiser:
 
 
 def guided_output(
-    model: Diffusion,
+    network: Any,
     x: Any,
     time: Array,
     conditions: list[Array] | None,
     labels: Array | None,
     further: float | None,
+    *,
+    classes: int,
+    clips: bool,
+    features: int | None,
 ) -> Tensor:
     """The network's output for rows x at the time (1,), with labels (n,) or None.
 
-    further: how much further than to the output with labels guidance goes; None for no guidance.
     conditions: those of the time without a label, where they are known.
+    further: how much further than to the output with labels guidance goes; None for no guidance.
+    classes: of the network; the label `classes` means none. clips: to -1..1, what it says of x_0 itself.
+    features: how many columns the prediction has; None for all. What the others say of a learned
+        variance stays as it is.
     """
-    output = _output(model, x, time, conditions if labels is None else None, labels)
+
+    def on_prediction(change: Callable[..., Tensor], *outputs: Tensor) -> Tensor:
+        if features is None:
+            return change(*outputs)
+        changed = change(*(y[:, :features] for y in outputs))
+        return ops.concatenate([changed, outputs[0][:, features:]], axis=1)
+
+    def output(labels: Array | None) -> Tensor:
+        if labels is None and conditions is not None:
+            y = network.given(x, conditions)
+        else:
+            known = _no_label(classes, namespace_of(time), 1) if labels is None else (labels,)
+            y = network(x, time, *known)
+        return on_prediction(lambda y: ops.clip(y, -1.0, 1.0), y) if clips else y
+
+    y = output(labels)
     if further is None:
-        return output
-    plain = _output(model, x, time, conditions, None)
-    return _on_prediction(model, lambda y, plain: y + further * (y - plain), output, plain)
+        return y
+    return on_prediction(lambda y, plain: y + further * (y - plain), y, output(None))
 
 
-def _output(
-    model: Diffusion, x: Any, time: Array, conditions: list[Array] | None, labels: Array | None
-) -> Tensor:
-    """The network's output with these labels. What it says of x_0 itself is clipped."""
-    if conditions is not None:
-        output = model.network.given(x, conditions)
-    else:
-        known = _no_label(model, namespace_of(time), 1) if labels is None else (labels,)
-        output = model.network(x, time, *known)
-    if not model.clips_output:
-        return output
-    return _on_prediction(model, lambda y: ops.clip(y, -1.0, 1.0), output)
-
-
-def _no_label(model: Diffusion, m: Any, n: int) -> tuple[Array, ...]:
-    """What the network of a model with classes takes as 'no label', n times."""
-    return (m.full(n, model.classes),) if model.classes else ()
-
-
-def _on_prediction(model: Diffusion, change: Callable[..., Tensor], *outputs: Tensor) -> Tensor:
-    """The first output with its prediction changed; what it says of a learned variance stays."""
-    if not model.variance.learned:
-        return change(*outputs)
-    features = model.features
-    changed = change(*(y[:, :features] for y in outputs))
-    return ops.concatenate([changed, outputs[0][:, features:]], axis=1)
+def _no_label(classes: int, m: Any, n: int) -> tuple[Array, ...]:
+    """What a network with classes takes as 'no label', n times."""
+    return (m.full(n, classes),) if classes else ()
