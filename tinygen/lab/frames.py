@@ -293,10 +293,10 @@ VIEWS: dict[type[Model], Any] = {
 
 
 class _Seen:
-    """A denoiser that keeps every x_t it is asked about."""
+    """A denoiser that adds every x_t it is asked about to `states`."""
 
-    def __init__(self, denoiser: Any) -> None:
-        self.denoiser, self.states = denoiser, []  # type: ignore[var-annotated]
+    def __init__(self, denoiser: Any, states: list[Array]) -> None:
+        self.denoiser, self.states = denoiser, states
         self.schedule, self.variance = denoiser.schedule, denoiser.variance
 
     def __call__(self, x: Array, t: int) -> Array:
@@ -308,7 +308,6 @@ class _Seen:
         return self.denoiser.step(x, *args, **options)
 
 
-@no_grad()
 def reverse_paths(
     model: DDPM, sampler: str, steps: int, n: int, seed: int = 0
 ) -> tuple[list[int], list[Array]]:
@@ -317,7 +316,12 @@ def reverse_paths(
     As `model.sample(n, sampler=sampler, sampling_steps=steps, rng=Generator(seed))`: from x_T at the
     first time to x_0 at time 0.
     """
-    rng, pairs = Generator(seed), model.schedule.pairs(steps)
-    seen: Any = _Seen(model.denoiser())
-    end = SAMPLERS[sampler](seen, rng.normal((n, model.features)), pairs, rng)
-    return [t for t, _ in pairs] + [0], [*seen.states, end]
+    states: list[Array] = []
+
+    def keeping(denoiser: Any, x: Array, pairs: Any, rng: Generator) -> Array:
+        end = SAMPLERS[sampler](_Seen(denoiser, states), x, pairs, rng)  # type: ignore[arg-type]
+        states.append(end)
+        return end
+
+    model.sample(n, sampler=keeping, sampling_steps=steps, rng=Generator(seed))
+    return [*model.schedule.times(steps), 0], states
