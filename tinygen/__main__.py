@@ -1,4 +1,4 @@
-"""The command line: `python -m tinygen train | sample | evaluate | explain | info`."""
+"""The command line: `python -m tinygen train | sample | evaluate | explain | lab | info`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
@@ -424,6 +425,20 @@ def explain(args: argparse.Namespace) -> None:
                     _write_text(target, drawn(loss) + "\n")
 
 
+def lab(args: argparse.Namespace) -> None:
+    """The command `lab`: the models in the plane, as a page or live."""
+    from tinygen.lab.page import laboratory  # here: the other commands need not wait for it
+    from tinygen.lab.serve import serve
+
+    load = partial(data.load, args.data, args.data_dir, **_csv_options(args))
+    if args.out:
+        page = laboratory(load(), args.steps, args.seed, lambda line: print(line, file=sys.stderr))
+        _write_text(Path(args.out), page)
+        print(f"{args.out}: open it in a browser; it needs no network")
+    else:
+        serve(args.data, load, args.steps, args.seed, args.port, not args.no_browser)
+
+
 def info(args: argparse.Namespace) -> None:
     """The command `info`."""
     if args.run:
@@ -622,6 +637,19 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("check", check, "grade an exercise, or all in a folder")
     sub.add_argument("path", help="a file that `exercises` made, or the folder")
+
+    text = "watch all models learn points in the plane: a page, or live without --out"
+    sub = command("lab", lab, text)
+    sub.add_argument("--out", help="the page, a .html file; it opens without a network")
+    sub.add_argument(
+        "--data", default="two-moons", help="two columns; see train (default: two-moons)"
+    )
+    csv_options(sub)
+    data_options(sub)
+    sub.add_argument("--steps", type=int, default=4000, help="of each model (default: 4000)")
+    sub.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    sub.add_argument("--port", type=int, default=0, help="of the live page (default: a free one)")
+    sub.add_argument("--no-browser", action="store_true", help="print the address only")
 
     sub = command("info", info, "print what is installed and known, or what a run holds")
     sub.add_argument("run", nargs="?", help="the folder of a run, or a checkpoint")
