@@ -150,7 +150,7 @@ MISTAKES = {
     "no end of printing": (body("while True:\n    print('kl')"), "it prints without end"),
     "no end": (body("while True:\n    pass"), "more than 0.2 s: does it end?"),
     "no end that catches": (
-        body("while True:\n    try:\n        m_p += 0\n    except Exception:\n        pass"),
+        body("while True:\n    try:\n        m_p = abs(m_p)\n    except Exception:\n        pass"),
         "more than 0.2 s",
     ),
     "an exit": (body("raise SystemExit(0)"), "SystemExit"),

@@ -211,7 +211,8 @@ class _Loops:
         names += [f"m{i}" for i in range(len(self.numbers))]
         sums = " ".join(f"{kind} {name}[{length}];" for name, (kind, length) in self.sums.items())
         joined = [
-            f"for (i64 j = 0; j < {length}; ++j) own->{name}[j] += own[i].{name}[j];"
+            f"for (i64 i = 1; i < {self.parts}; ++i)"
+            f" for (i64 j = 0; j < {length}; ++j) own->{name}[j] += own[i].{name}[j];"
             for name, (_, length) in self.sums.items()
         ]
         part = [*rows, *self.head, *loops, *inside, *("}" for _ in loops), *self.foot]
@@ -221,9 +222,7 @@ class _Loops:
             f"in_parts(call, {self.parts}, {self.dims[0][0]}, [=](i64 i, i64 from, i64 to) {{",
             f"part#(own + i, from, to, {', '.join(names)});",
             "});",
-            f"for (i64 i = 1; i < {self.parts}; ++i) {{",
             *joined,
-            "}",
             *self.tail,
         ]
         return (
