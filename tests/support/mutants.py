@@ -114,7 +114,7 @@ MUTANTS = [
     ),
     Mutant(
         "a score that takes an estimate beyond the range of the data as it is", DENOISER,
-        "if not model.clips_output:", "if True:",
+        "y) if clips else y", "y) if False else y",
         "models/diffusion/test_denoiser.py::"
         "test_an_estimate_beyond_the_range_is_at_its_end_in_scores_and_likelihoods",
     ),
@@ -142,7 +142,7 @@ MUTANTS = [
     ),
     Mutant(
         "guidance of 1 too much", DENOISER,
-        "= self.guidance - 1", "= self.guidance",
+        "else guidance - 1", "else guidance",
         "models/diffusion/test_denoiser.py::test_guidance_is_a_line_through_the_two_outputs",
     ),
     Mutant(

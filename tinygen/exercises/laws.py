@@ -301,7 +301,7 @@ def elbo_beside_truth(f: Functions, mean: Any, log_var: Any) -> None:
 
     log p(x|z) is a square in z. So its mean over the two draws mean ± std is its exact expectation.
     """
-    x, std = normals(1, 2), np.exp(0.5 * log_var)
+    x, std = normals(3, 2), np.exp(0.5 * log_var)
     at_draws = np.stack([log_normal(x, z, 0.5).sum(-1) for z in (mean - std, mean + std)])
     gap = kl_divergence(Normal(mean, std), Normal(x / 1.5, sqrt(1 / 3))).data
     f.elbo.gives((log_normal(x, 0, 1.5) - gap).sum(-1), at_draws, mean, log_var)
@@ -309,12 +309,12 @@ def elbo_beside_truth(f: Functions, mean: Any, log_var: Any) -> None:
 
 @law(10, "If q is the posterior, the ELBO is log p(x)")
 def _(f: Functions) -> None:
-    elbo_beside_truth(f, normals(1, 2) / 1.5, np.full((1, 2), -log(3)))
+    elbo_beside_truth(f, normals(3, 2) / 1.5, np.full((3, 2), -log(3)))
 
 
 @law(10, "For any q the ELBO is log p(x) - KL(q ‖ posterior), so at most log p(x)")
 def _(f: Functions) -> None:
-    elbo_beside_truth(f, *normals(2, 1, 2))
+    elbo_beside_truth(f, *normals(2, 3, 2))
 
 
 @law(11, "Noise of 0 gives the mean. Noise of 1 adds one standard deviation")
