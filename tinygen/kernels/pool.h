@@ -35,7 +35,8 @@ using Clock = std::chrono::steady_clock;
 // Waking a thread that sleeps takes 5 microseconds, in a virtual machine 60: too long for the pauses
 // between the products of a training step.
 constexpr std::chrono::microseconds SPIN{1000};
-constexpr std::chrono::microseconds LATE{100};
+// Shorter delays are common, on virtual machines above all, and no sign of a neighbour.
+constexpr std::chrono::microseconds LATE{400};
 constexpr std::chrono::milliseconds ALONE_AT_MOST{200};
 
 // Until condition() or SPIN has passed. Meanwhile whoever wants the core has it.
