@@ -68,9 +68,8 @@ def mathml(self: Any, node: nodes.Element) -> None:
     block = isinstance(node, nodes.math_block)
     drawn = convert(node.astext(), display="block" if block else "inline")
     drawn = re.sub(r"<mi>(log|exp)</mi>(?!<mo)", r'<mi>\1</mi><mspace width="0.17em"/>', drawn)
-    drawn = drawn.replace(
-        "<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>"
-    )  # a relation: with space around
+    # The sign ~ is a relation: it has space around.
+    drawn = drawn.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")
     self.body.append(f'<div class="math">{drawn}</div>' if block else drawn)
     raise nodes.SkipNode
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tinygen.autodiff.engine import REGISTRY
-from tinygen.backend import raw_forms, vocabulary
+from tests.support.pages import own_operations
 from tinygen.models import MODELS
 
 pytestmark = pytest.mark.cpu_only("as a reader runs them")
@@ -27,12 +26,8 @@ def test_a_block_runs(number, tmp_path, monkeypatch, capsys):
     for model in MODELS.values():
         monkeypatch.setattr(model, "defaults", replace(model.defaults, steps=3))
     monkeypatch.chdir(tmp_path)
-    before = set(REGISTRY)
-    try:
+    with own_operations():
         exec(compile(BLOCKS[number], f"README block {number}", "exec"), {"__name__": "readme"})
-    finally:
-        for name in set(REGISTRY) - before:
-            del REGISTRY[name], raw_forms[name], vars(vocabulary)[name]
     if number == 0:
         assert capsys.readouterr().out == PRINTED[0]
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m tinygen train | sample | evaluate | explain | lab | info`."""
+"""The command line: `python -m tinygen COMMAND`; `--help` lists the commands."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ from tinygen.autodiff import graph_dot, graph_text
 from tinygen.backend import DEVICES, gpu_problem, namespace_for, to_device
 from tinygen.errors import RENAMED, DeviceError, renamed, unknown, whole
 from tinygen.evaluation import evaluate
-from tinygen.exercises.check import check as grade
-from tinygen.exercises.check import copy as copy_exercises
 from tinygen.folder import CHECKPOINT, is_leftover, locked
 from tinygen.kernels import pool
 from tinygen.models import MODELS, Model, load
@@ -389,12 +387,16 @@ def _dataset_of(meta: dict[str, Any], args: argparse.Namespace) -> data.Dataset:
 # -- exercises, check ----------------------------------------------------------------------------
 def exercises(args: argparse.Namespace) -> None:
     """The command `exercises`."""
+    from tinygen.exercises.check import copy as copy_exercises  # only where it is needed
+
     print(copy_exercises(Path(args.out)))
     print(f"next: fill the blank of a file, then {PROGRAM} check {shlex.quote(args.out)}")
 
 
 def check(args: argparse.Namespace) -> int:
     """The command `check`: 1 if a law does not hold."""
+    from tinygen.exercises.check import check as grade
+
     text, done = grade(Path(args.path))
     print(text)
     return 0 if done else 1

@@ -157,9 +157,9 @@ def _save(figure: Any, path: str | Path) -> None:
 
 
 # -- while a model is trained --------------------------------------------------------------------
-def moments(steps: int) -> list[int]:
-    """At most 12 steps of a run, from 0 to the last. They are closer together where it begins."""
-    return sorted({round(steps * (i / (MOMENTS - 1)) ** 2) for i in range(MOMENTS)})
+def moments(steps: int, n: int = MOMENTS) -> list[int]:
+    """At most n steps of a run, from 0 to the last. They are closer together where it begins."""
+    return sorted({round(steps * (i / (n - 1)) ** 2) for i in range(n)})
 
 
 class Snapshots:

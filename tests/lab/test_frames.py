@@ -11,9 +11,10 @@ from tinygen.errors import NonFiniteError
 from tinygen.lab.frames import ARROWS, MAP, SCORES, Scene, frame, reverse_paths, steady
 from tinygen.lab.frames import whole_hundredths as hundredths
 from tinygen.lab.page import make
-from tinygen.lab.train import looks, watched
+from tinygen.lab.train import watched
 from tinygen.models import MODELS
 from tinygen.models.diffusion.samplers import SAMPLERS
+from tinygen.pictures import moments
 from tinygen.random import Generator
 
 pytestmark = pytest.mark.cpu_only("the laboratory computes on the CPU")
@@ -37,7 +38,7 @@ def trained(name, scene, steps=20, **options):
 def test_a_watched_run_is_fit_to_the_last_bit(name, scene):
     """Looking changes nothing, and the model that is seen last is the one that `fit` leaves."""
     model, settings = make(name, 30, 2)
-    for step, seconds in watched(model, scene.data.x, settings, looks(30, 5)):
+    for step, seconds in watched(model, scene.data.x, settings, moments(30, 5)):
         frame(model, scene, step, seconds, step == 30)
         if step == 30:
             seen = {path: array.copy() for path, array in model.state_dict().items()}
@@ -48,10 +49,12 @@ def test_a_watched_run_is_fit_to_the_last_bit(name, scene):
 
 
 def test_looks_rise_from_the_start_to_the_end():
-    assert looks(4000, 24)[0] == 0 and looks(4000, 24)[-1] == 4000 and len(looks(4000, 24)) == 24
-    gaps = np.diff(looks(4000, 24))
+    assert (
+        moments(4000, 24)[0] == 0 and moments(4000, 24)[-1] == 4000 and len(moments(4000, 24)) == 24
+    )
+    gaps = np.diff(moments(4000, 24))
     assert (gaps > 0).all() and gaps[0] < gaps[-1]
-    assert looks(1, 24) == [0, 1]
+    assert moments(1, 24) == [0, 1]
 
 
 # -- the scene -----------------------------------------------------------------------------------

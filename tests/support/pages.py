@@ -57,11 +57,22 @@ def pictures(text: str) -> dict[str, str]:
     return {name: alternative for alternative, name in PICTURE.findall(text)}
 
 
+@contextlib.contextmanager
+def own_operations():
+    """Operations that are made meanwhile are forgotten at the end."""
+    before = set(REGISTRY)
+    try:
+        yield
+    finally:
+        for name in set(REGISTRY) - before:
+            del REGISTRY[name], raw_forms[name], vars(vocabulary)[name]
+
+
 def run(page: Path) -> list[str]:
     """Run a page in the working directory. What it printed other than promised, one line each."""
-    wrong, names, before = [], {"__name__": "page"}, set(REGISTRY)
+    wrong, names = [], {"__name__": "page"}
     text = page.read_text(encoding="utf-8")
-    try:
+    with own_operations():
         for block in blocks(text):
             printed = io.StringIO()
             code = "\n" * (block.line - 1) + block.code  # so that errors name the line of the page
@@ -71,9 +82,6 @@ def run(page: Path) -> list[str]:
                 block.promised, printed.getvalue(), block.within
             ):
                 wrong.append(f"line {block.line}: printed {printed.getvalue()!r}")
-    finally:
-        for name in set(REGISTRY) - before:
-            del REGISTRY[name], raw_forms[name], vars(vocabulary)[name]
     missing = [name for name in pictures(text) if not Path(name).is_file()]
     return wrong + [f"no block wrote {name}" for name in missing]
 

@@ -207,8 +207,7 @@ class _Loops:
         ]
         walked = [f"{TYPES[a.dtype]}* __restrict p{i}" for i, a in enumerate(self.pointers)]
         walked += [f"Slot m{i}" for i in range(len(self.numbers))]
-        names = [f"p{i}" for i in range(len(self.pointers))]
-        names += [f"m{i}" for i in range(len(self.numbers))]
+        names = [argument.split()[-1] for argument in walked]
         sums = " ".join(f"{kind} {name}[{length}];" for name, (kind, length) in self.sums.items())
         joined = [
             f"for (i64 i = 1; i < {self.parts}; ++i)"

@@ -22,7 +22,8 @@ from tinygen.data.toys import TOYS
 from tinygen.errors import unknown, whole
 from tinygen.lab.frames import LEAST, Scene, frame, steady
 from tinygen.lab.page import CHOICES, make, page_of
-from tinygen.lab.train import looks, watched
+from tinygen.lab.train import watched
+from tinygen.pictures import moments
 
 __all__ = ["Busy", "Runs", "Server", "serve"]
 
@@ -84,7 +85,7 @@ class Runs:
                 "head": {**scene.head, "key": key},
                 "steady": steady(str(wishes["model"]), model, scene, settings),
             }
-            for step, seconds in watched(model, scene.data.x, settings, looks(steps, LOOKS)):
+            for step, seconds in watched(model, scene.data.x, settings, moments(steps, LOOKS)):
                 yield frame(model, scene, step, seconds, step == steps or self._pause)
 
         with self.news:

@@ -15,13 +15,7 @@ from tinygen.training import Settings
 from tinygen.training.loop import Loop
 from tinygen.training.run import worthwhile
 
-__all__ = ["looks", "watched"]
-
-
-def looks(steps: int, n: int) -> list[int]:
-    """The steps after which a run is looked at: at most n of them from 0 to `steps`, denser early,
-    where more happens."""
-    return sorted({round(steps * (i / (n - 1)) ** 2) for i in range(n)})
+__all__ = ["watched"]
 
 
 def watched(
