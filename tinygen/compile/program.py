@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygen.kernels.pool import as_matrix
+
 __all__ = [
     "Call",
     "Number",
@@ -63,16 +65,9 @@ class View(NamedTuple):
         return all(n == 1 or stride == step for n, stride, step in three)
 
     def as_matrix(self) -> tuple[int, bool] | None:
-        """How BLAS reads it: from row to row so many elements, and whether its rows are columns; None
-        if it cannot read it where it lies."""
+        """How BLAS reads it (see pool.as_matrix); None if it cannot read it where it lies."""
         size = self.dtype.itemsize
-        (m, n), (down, right), misfit = self.shape, self.strides, self.offset % size
-        ways = ((False, m, n, down, right), (True, n, m, right, down))
-        for turned, rows, columns, far, near in ways:
-            lead = far // size if rows > 1 else columns
-            if (near == size or columns <= 1) and lead >= columns and not (far % size or misfit):
-                return max(lead, 1), turned
-        return None
+        return None if self.offset % size else as_matrix(self.shape, self.strides, size)
 
     def __str__(self) -> str:
         name = self.storage.name + (f"+{self.offset}" if self.offset else "")

@@ -22,7 +22,7 @@ from tinygen.errors import whole
 from tinygen.kernels.cores import MOST, default_threads
 from tinygen.kernels.dispatch import launcher
 
-__all__ = ["get_threads", "matmul", "set_threads", "table"]
+__all__ = ["as_matrix", "get_threads", "matmul", "set_threads", "table"]
 
 # Multiplications from which on a product goes to the pool. Below, OpenBLAS takes one thread, and so waits
 # for nobody; above, its threads would stay awake beside the pool's.
@@ -189,8 +189,16 @@ def _products() -> dict[Any, Any]:
 
 
 def matmul(a: Any, b: Any) -> Any:
-    """np.matmul; large products of two matrices of float32 or float64 go to the pool."""
-    if a.size * b.shape[-1] < LARGE or a.ndim != 2 or b.ndim != 2:
+    """np.matmul; large products of two matrices of float32 or float64 go to the pool.
+
+    A matrix that BLAS cannot read where it lies is copied first, as a compiled step does: np.matmul
+    would multiply it by a loop of its own, which adds in another order.
+    """
+    if a.ndim != 2 or b.ndim != 2:
+        return np.matmul(a, b)
+    if not (a.flags.forc and b.flags.forc):
+        a, b = (x if as_matrix(x.shape, x.strides, x.itemsize) else x.copy() for x in (a, b))
+    if a.size * b.shape[1] < LARGE:
         return np.matmul(a, b)
     (m, k), (rows, n), dtype = a.shape, b.shape, a.dtype
     product = _products().get(dtype)
@@ -204,6 +212,19 @@ def matmul(a: Any, b: Any) -> Any:
         product(left, right, _memory(c), m, k, n, a_transposed + 2 * b_transposed)
         return c
     return np.matmul(a, b)  # it says what does not fit
+
+
+def as_matrix(
+    shape: tuple[int, ...], strides: tuple[int, ...], size: int
+) -> tuple[int, bool] | None:
+    """How BLAS reads a matrix of elements of `size` bytes: from row to row so many elements, and
+    whether its rows are columns; None if it cannot read it where it lies."""
+    (m, n), (down, right) = shape, strides
+    for turned, rows, columns, far, near in ((False, m, n, down, right), (True, n, m, right, down)):
+        lead = far // size if rows > 1 else columns
+        if (near == size or columns <= 1) and lead >= columns and not far % size:
+            return max(lead, 1), turned
+    return None
 
 
 def _memory_of(x: Any) -> tuple[Any, bool]:
