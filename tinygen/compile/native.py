@@ -64,11 +64,13 @@ def _function(library: ctypes.CDLL, name: str) -> Any:
 
 @cache
 def _products() -> list[int]:
-    """The addresses of the pool's table, 0 if there is none, and of sgemm and dgemm, from SciPy."""
-    from scipy.linalg import cython_blas
+    """The addresses of the pool's table, and where there is no pool of SciPy's sgemm and dgemm."""
+    if table := pool.table():
+        return [table, 0, 0]
+    from scipy.linalg import cython_blas  # takes 60 ms
 
     pointer, name = ctypes.pythonapi.PyCapsule_GetPointer, ctypes.pythonapi.PyCapsule_GetName
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     capsules = [cython_blas.__pyx_capi__[f"{kind}gemm"] for kind in "sd"]
-    return [pool.table() or 0, *(pointer(capsule, name(capsule)) for capsule in capsules)]
+    return [0, *(pointer(capsule, name(capsule)) for capsule in capsules)]

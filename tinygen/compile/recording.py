@@ -331,7 +331,8 @@ class Recorder:
         if not a.ndim == b.ndim == 2 or a.dtype != b.dtype or a.dtype.char not in "fd":
             return self.other(np.matmul, (a, b), {})
         a, b = (x if self.view(x).as_matrix() else self.copy(x) for x in (a, b))
-        return self.make("product", np.matmul, (a, b), np.matmul(a._value, b._value))
+        value = backend.numpy_namespace.matmul(a._value, b._value)
+        return self.make("product", np.matmul, (a, b), value)
 
     def launch(self, name: str, *arguments: Any) -> None:
         """A kernel: what it writes are the pointers that are not const in kernels.h."""
