@@ -32,6 +32,12 @@ operators_of_numpy: dict[str, Callable[..., Any]] = {
 """tinygen's function for each ufunc name of NumPy, for operators with an ndarray on the left."""
 
 
+IN_PLACE = (
+    "a Tensor is not changed in place: use tg.where(mask, new, x) or tg.concatenate, "
+    "or write to x.data of a leaf outside the graph"
+)
+
+
 class ArrayFace(Boxed):
     """The attributes and methods that a Tensor shares with NumPy's arrays."""
 
@@ -118,6 +124,10 @@ class ArrayFace(Boxed):
             raise ValueError(f"item() takes a Tensor of one element, this has shape {self.shape}")
         return self.data.item()
 
+    def tolist(self) -> Any:
+        """The values as Python numbers in nested lists, outside the graph; of no axes, one number."""
+        return self.numpy().tolist()
+
     def __float__(self) -> float:
         return float(self.item())
 
@@ -130,7 +140,7 @@ class ArrayFace(Boxed):
     def __bool__(self) -> bool:
         if self.data.size != 1:
             raise ValueError(
-                f"the truth of a Tensor of shape {self.shape} is ambiguous; use .numpy().any() or .all()"
+                f"the truth of a Tensor of shape {self.shape} is ambiguous; use .any() or .all()"
             )
         return bool(self.data)
 
@@ -147,20 +157,14 @@ class ArrayFace(Boxed):
         return np.array(self.data, dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        out = options.pop("out", ())
-        plain = method == "__call__" and not options
-        if plain and out and all(isinstance(a, np.ndarray) for a in out):  # `array -= constant`
-            return ufunc(
-                *[np.asarray(x) if isinstance(x, ArrayFace) else x for x in inputs], out=out
-            )
         # NumPy calls this for `array @ t` and `np.float64(2) * t`; tinygen's operation answers.
         function = operators_of_numpy.get(ufunc.__name__)
-        if function is None or out or not plain:
-            raise _not_for_numpy(ufunc)
-        return function(*inputs)
+        if function is not None and method == "__call__" and not options:
+            return function(*inputs)
+        return _by_numpy(ufunc, getattr(ufunc, method), inputs, options)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise _not_for_numpy(function)
+        return _by_numpy(function, function, args, kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.data.__dlpack_device__()
@@ -192,10 +196,7 @@ class ArrayFace(Boxed):
 
     # -- in place: refused -----------------------------------------------------------------------
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise TypeError(
-            "a Tensor is not changed in place: use tg.where(mask, new, x) or tg.concatenate, "
-            "or write to x.data of a leaf outside the graph"
-        )
+        raise TypeError(IN_PLACE)
 
     def _refuse_in_place_on_leaf(self, symbol: str) -> None:
         if self.is_leaf:
@@ -313,21 +314,31 @@ class ArrayFace(Boxed):
         def __neg__(self) -> Any: ...
         def __abs__(self) -> Any: ...
         def __getitem__(self, key: Any) -> Any: ...
+        def all(self, axis: Any = None, keepdims: bool = False) -> Any: ...
+        def any(self, axis: Any = None, keepdims: bool = False) -> Any: ...
+        def argmax(self, axis: int | None = None, keepdims: bool = False) -> Any: ...
+        def argmin(self, axis: int | None = None, keepdims: bool = False) -> Any: ...
+        def argsort(self, axis: int | None = -1) -> Any: ...
         def astype(self, dtype: Any) -> Any: ...
         def clip(self, low: Any = None, high: Any = None) -> Any: ...
+        def cumprod(self, axis: int | None = None) -> Any: ...
         def cumsum(self, axis: int | None = None) -> Any: ...
         def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any: ...
+        def flatten(self) -> Any: ...
         def max(self, axis: Any = None, keepdims: bool = False) -> Any: ...
         def mean(self, axis: Any = None, keepdims: bool = False) -> Any: ...
         def min(self, axis: Any = None, keepdims: bool = False) -> Any: ...
         def prod(self, axis: Any = None, keepdims: bool = False) -> Any: ...
+        def ravel(self) -> Any: ...
+        def repeat(self, repeats: Any, axis: int | None = None) -> Any: ...
         def reshape(self, *shape: Any) -> Any: ...
         def squeeze(self, axis: Any = None) -> Any: ...
+        def std(self, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> Any: ...
         def sum(self, axis: Any = None, keepdims: bool = False) -> Any: ...
-        def swapaxes(self, a: int, b: int) -> Any: ...
+        def swapaxes(self, axis1: int, axis2: int) -> Any: ...
         def to(self, device: str) -> Any: ...
         def transpose(self, *axes: Any) -> Any: ...
-        def var(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Any: ...
+        def var(self, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> Any: ...
 
 
 def as_leaf(value: Any) -> ArrayFace:
@@ -350,13 +361,43 @@ def no_method(name: str) -> property:
     return property(refuse)
 
 
+def _by_numpy(function: Any, call: Callable[..., Any], args: Any, options: Any) -> Any:
+    """What a function of NumPy makes of constants: of their arrays, which it may not change."""
+
+    def inside(x: Any) -> Any:
+        if isinstance(x, (list, tuple)):
+            return type(x)(map(inside, x)) if type(x) in (list, tuple) else x
+        if not isinstance(x, ArrayFace):
+            return x
+        if x.node is not None:
+            raise _not_for_numpy(function)
+        array = x.data
+        if type(array) is np.ndarray:
+            array = array.view()
+            array.flags.writeable = False
+        return array
+
+    given, named = inside(args), {name: inside(x) for name, x in options.items()}
+    try:
+        return call(*given, **named)
+    except ValueError as error:
+        if "read-only" in str(error):
+            raise TypeError(f"{_name_in_numpy(function)}: {IN_PLACE}") from None
+        raise
+
+
+def _name_in_numpy(function: Any) -> str:
+    module = (getattr(function, "__module__", None) or "numpy").replace("numpy", "np", 1)
+    return f"{module}.{function.__name__}"
+
+
 def _not_for_numpy(function: Any) -> TypeError:
     name = function.__name__
-    module = (getattr(function, "__module__", None) or "numpy").replace("numpy", "np", 1)
     own = {"absolute": "abs", "amax": "max", "amin": "min"}.get(name, name)
     instead = f"call tg.{own}, or " if own in vars(vocabulary) else ""
     return TypeError(
-        f"{module}.{name} does not take a Tensor: {instead}pass t.numpy() to leave the graph"
+        f"{_name_in_numpy(function)} would cut the graph of a Tensor: "
+        f"{instead}pass t.detach() to leave the graph"
     )
 
 

@@ -418,7 +418,7 @@ def tensor(
     """
     array = as_array(data)
     m = namespace_of(array) if device is None else namespace_for(device)
-    array = m.array(to_device(array, m.device), dtype=dtype)
+    array = as_array(m.array(to_device(array, m.device), dtype=dtype))
     return Tensor(array, Leaf(array, name) if requires_grad else None)
 
 

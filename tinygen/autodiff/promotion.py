@@ -217,8 +217,11 @@ def conform(name: str, out: Any, m: Any, dtype: Any) -> Any:
     if not getattr(out, "ndim", 0):  # NumPy returns scalars instead of 0-d arrays
         out = (namespace_of(out) if hasattr(out, "dtype") else m).asarray(out)
     if out.dtype.kind not in "fiub":
+        why = (
+            "complex ones are not supported" if out.dtype.kind == "c" else "is its return missing?"
+        )
         raise TypeError(
-            f"the forward function of {name} made {out.dtype} instead of numbers; is its return missing?"
+            f"the forward function of {name} made {out.dtype} instead of numbers; {why}"
         )
     keep = dtype is None or dtype.kind != "f" or out.dtype == dtype
     return out if keep else out.astype(dtype)

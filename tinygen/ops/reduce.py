@@ -5,14 +5,19 @@ axis: None for all axes, a number or a tuple. keepdims: whether reduced axes sta
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from math import inf, isinf, nan
 from math import prod as _product
 from typing import Any
+
+import numpy as np
 
 from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_of
-from tinygen.ops.elementwise import no_share, square
-from tinygen.ops.shape import Axis, axes_of, axis_of, concatenate, reshape, transpose
+from tinygen.ops.elementwise import astype, no_share, sqrt, square, where
+from tinygen.ops.shape import Axis, axes_of, axis_of, concatenate, ravel, reshape, take, transpose
 
 
 def _expand(m: Any, g: Any, axis: Axis, keepdims: bool, ndim: int) -> Any:
@@ -50,19 +55,37 @@ def mean(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     return m.mean(x, axis=axes_of(axis, x.ndim), keepdims=keepdims)
 
 
-def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
+def _freedom(name: str, x: Any, axis: Axis, ddof: float) -> float:
+    """The number of elements along `axis`, less ddof. ValueError: none are left."""
+    shape = as_array(x).shape
+    n = _product(shape[a] for a in axes_of(axis, len(shape), f"{name}: axis"))
+    if n <= ddof:
+        raise ValueError(f"{name}: {n} elements along axis {axis} leave none after ddof={ddof}")
+    return n - ddof
+
+
+def var(x: Any, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
     """The variance along `axis`: the sum of squared deviations from the mean, divided by n - ddof.
 
     ValueError: n ≤ ddof.
     """
-    shape = as_array(x).shape
-    n = _product(shape[a] for a in axes_of(axis, len(shape), "var: axis"))
-    if n <= ddof:
-        raise ValueError(f"var: {n} elements along axis {axis} leave none after ddof={ddof}")
-    return sum(square(x - mean(x, axis, keepdims=True)), axis, keepdims) / (n - ddof)
+    n = _freedom("var", x, axis, ddof)
+    return sum(square(x - mean(x, axis, keepdims=True)), axis, keepdims) / n
 
 
 public(var, method="var")
+
+
+def std(x: Any, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
+    """The standard deviation along `axis`, the root of `var`. Where it is 0 its derivative is 0.
+
+    ValueError: n ≤ ddof.
+    """
+    n = _freedom("std", x, axis, ddof)
+    return norm(x - mean(x, axis, keepdims=True), axis, keepdims) / n**0.5
+
+
+public(std, method="std")
 
 
 @operation(
@@ -75,6 +98,67 @@ public(var, method="var")
 def cumsum(m: Any, x: Any, axis: int | None = None) -> Any:
     """The cumulative sum along one axis. If `axis` is None, that of all elements in C order."""
     return m.cumsum(x, axis=None if axis is None else axis_of(axis, x.ndim))
+
+
+def cumprod(x: Any, axis: int | None = None) -> Tensor:
+    """The cumulative product along one axis. If `axis` is None, that of all elements in C order.
+
+    Each element is multiplied with the product of those before it: 1, 2, 4, ... of them in turn. There
+    is no division, so that derivatives of every order are exact even if elements are zero.
+    """
+    if axis is None:
+        x, axis = ravel(x), 0
+    array = as_array(x)
+    axis = axis_of(axis, array.ndim, "cumprod: axis")
+    y = astype(x, np.cumprod(np.empty(0, array.dtype)).dtype)  # small whole numbers become int64
+    reach = 1
+    while reach < y.shape[axis]:
+        first = take(y, slice(reach), axis)
+        others = take(y, slice(reach, None), axis) * take(y, slice(-reach), axis)
+        y, reach = concatenate([first, others], axis), 2 * reach
+    return y
+
+
+public(cumprod, method="cumprod")
+
+
+@operation(
+    a=lambda m, g, v: m.convolve(g, m.flip(v), "valid"),
+    v=lambda m, g, a: m.convolve(g, m.flip(a), "valid"),
+    whole=True,
+)
+def _convolve(m: Any, a: Any, v: Any) -> Any:
+    return m.convolve(a, v)
+
+
+@public
+def convolve(a: Any, v: Any, mode: str = "full") -> Tensor:
+    """The convolution of two vectors: y[k] = Σᵢ a[i] v[k - i].
+
+    mode: "full" has all sums (n + m - 1), "same" the middle ones, as many as the longer vector has
+        elements, "valid" those in which the shorter one lies whole within the other.
+    ValueError: another mode, not vectors, or an empty one.
+    """
+    shorter, longer = sorted(as_array(x).size for x in (a, v))
+    cuts = {"full": 0, "same": (shorter - 1) // 2, "valid": shorter - 1}
+    if mode not in cuts:
+        raise ValueError(f'convolve: the mode is "full", "same" or "valid", not {mode!r}')
+    y, start = _convolve(a, v), cuts[mode]
+    length = longer if mode == "same" else y.size - 2 * start
+    return take(y, slice(start, start + length), 0)
+
+
+# -- truth ---------------------------------------------------------------------------------------
+@operation(x=None, whole=True, keeps_dtype=False, method="any")
+def any(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Whether some element along `axis` is true, or not 0. The result is a constant."""
+    return m.any(x, axis=axes_of(axis, x.ndim), keepdims=keepdims)
+
+
+@operation(x=None, whole=True, keeps_dtype=False, method="all")
+def all(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Whether all elements along `axis` are true, or not 0. The result is a constant."""
+    return m.all(x, axis=axes_of(axis, x.ndim), keepdims=keepdims)
 
 
 # -- extremes ------------------------------------------------------------------------------------
@@ -165,6 +249,20 @@ def norm(m: Any, x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     return m.sqrt(m.sum(m.square(x), axis=axes_of(axis, x.ndim), keepdims=keepdims))
 
 
+def reduced(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: bool) -> tuple[int, ...]:
+    """The shape of a result that was reduced along these axes."""
+    return tuple(1 if a in axes else n for a, n in enumerate(shape) if keepdims or a not in axes)
+
+
+def axes_last(x: Any, axes: tuple[int, ...]) -> Tensor:
+    """x with these axes joined to one, the last."""
+    shape = as_array(x).shape
+    others = tuple(a for a in range(len(shape)) if a not in axes)
+    return reshape(
+        transpose(x, others + axes), (*(shape[a] for a in others), _product(shape[a] for a in axes))
+    )
+
+
 def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The product along `axis`.
 
@@ -177,9 +275,7 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     if array.dtype.kind != "f":  # whole numbers have no derivative: NumPy's product in 64 bits
         m = namespace_of(array)
         return Tensor(m.asarray(m.prod(array, axis=axes, keepdims=keepdims)))
-    others = tuple(a for a in range(len(shape)) if a not in axes)
-    n = _count(shape, axes)
-    y = reshape(transpose(x, others + axes), (*(shape[a] for a in others), n))
+    y, n = axes_last(x, axes), _count(shape, axes)
     if n == 0:
         y = sum(y, -1, keepdims=True) + 1.0
     while n > 1:
@@ -189,8 +285,69 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
             first = pairs[..., :1] * y[..., n - 1 :]
             pairs = concatenate([first, pairs[..., 1:]], axis=-1)
         y, n = pairs, half
-    kept = tuple(1 if a in axes else k for a, k in enumerate(shape))
-    return reshape(y, kept if keepdims else tuple(shape[a] for a in others))
+    return reshape(y, reduced(shape, axes, keepdims))
 
 
 public(prod, method="prod")
+
+
+# -- without NaN ---------------------------------------------------------------------------------
+def boxed(x: Any) -> Tensor:
+    """x itself if it is a Tensor, else a constant."""
+    return x if isinstance(x, Tensor) else Tensor(as_array(x))
+
+
+def _without_nan(function: Callable[..., Any], fill: float) -> Callable[..., Tensor]:
+    """The public form of `function` in which NaN count as `fill`. No gradient flows to them."""
+
+    @wraps(function)
+    def form(x: Any, *args: Any, **options: Any) -> Tensor:
+        x = boxed(x)
+        if x.dtype.kind != "f":
+            return function(x, *args, **options)
+        y = function(where(x == x, x, fill), *args, **options)
+        return where(any(x == x, *args, **options), y, nan) if isinf(fill) else y
+
+    nothing = (
+        "where there are only NaN the result is NaN" if isinf(fill) else f"they count as {fill}"
+    )
+    form.__name__ = form.__qualname__ = f"nan{function.__name__}"
+    form.__doc__ = f"`{function.__name__}` of the elements that are not NaN; {nothing}."
+    return public(form)
+
+
+nansum, nancumsum = _without_nan(sum, 0), _without_nan(cumsum, 0)
+nanprod, nancumprod = _without_nan(prod, 1), _without_nan(cumprod, 1)
+nanmax, nanmin = _without_nan(max, -inf), _without_nan(min, inf)
+
+
+def _numbers(x: Tensor, axis: Axis, ddof: float = 0, keepdims: bool = False) -> Tensor:
+    """How many elements along `axis` are not NaN, less ddof; NaN where none are left."""
+    n = astype(sum(x == x, axis, keepdims), x.dtype if x.dtype.kind == "f" else float) - ddof
+    return where(n > 0, n, nan)
+
+
+@public
+def nanmean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """`mean` of the elements that are not NaN; where there are none the result is NaN."""
+    x = boxed(x)
+    return nansum(x, axis, keepdims) / _numbers(x, axis, keepdims=keepdims)
+
+
+def _deviations(x: Tensor, axis: Axis) -> Tensor:
+    """x less the mean along `axis`, 0 in the place of NaN."""
+    return where(x == x, x - nanmean(x, axis, keepdims=True), 0.0)
+
+
+@public
+def nanvar(x: Any, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
+    """`var` of the elements that are not NaN; where they are not more than ddof the result is NaN."""
+    x = boxed(x)
+    return sum(square(_deviations(x, axis)), axis, keepdims) / _numbers(x, axis, ddof, keepdims)
+
+
+@public
+def nanstd(x: Any, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
+    """`std` of the elements that are not NaN; where they are not more than ddof the result is NaN."""
+    x = boxed(x)
+    return norm(_deviations(x, axis), axis, keepdims) / sqrt(_numbers(x, axis, ddof, keepdims))

@@ -56,6 +56,15 @@ def reshape(m: Any, x: Any, shape: int | tuple[int, ...]) -> Any:
     return m.reshape(x, shape)
 
 
+def ravel(x: Any) -> Tensor:
+    """The elements along one axis, in C order."""
+    return reshape(x, -1)
+
+
+public(ravel, method="ravel")
+public(ravel, method="flatten")  # NumPy's copies; a Tensor is not changed in place
+
+
 @operation(x=lambda m, g, x_shape: m.reshape(g, x_shape), whole=True)
 def expand_dims(m: Any, x: Any, axis: int | tuple[int, ...]) -> Any:
     """x with new axes of length 1. `axis` gives their positions in the result."""
@@ -90,15 +99,15 @@ def transpose(m: Any, x: Any, axes: Sequence[int] | None = None) -> Any:
     return m.transpose(x, _order(axes, x.ndim))
 
 
-@operation(x=lambda m, g, a, b: m.swapaxes(g, a, b), method="swapaxes", whole=True)
-def swapaxes(m: Any, x: Any, a: int, b: int) -> Any:
-    """x with the axes a and b exchanged."""
-    return m.swapaxes(x, axis_of(a, x.ndim), axis_of(b, x.ndim))
+@operation(x=lambda m, g, axis1, axis2: m.swapaxes(g, axis1, axis2), method="swapaxes", whole=True)
+def swapaxes(m: Any, x: Any, axis1: int, axis2: int) -> Any:
+    """x with two axes exchanged."""
+    return m.swapaxes(x, axis_of(axis1, x.ndim), axis_of(axis2, x.ndim))
 
 
 @operation(x=lambda m, g, source, destination: m.moveaxis(g, destination, source), whole=True)
-def moveaxis(m: Any, x: Any, source: int, destination: int) -> Any:
-    """x with the axis `source` moved to the position `destination`. The others keep their order."""
+def moveaxis(m: Any, x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Any:
+    """x with the axes `source` moved to the positions `destination`. The others keep their order."""
     return m.moveaxis(x, axes_of(source, x.ndim), axes_of(destination, x.ndim))
 
 
@@ -106,6 +115,31 @@ def moveaxis(m: Any, x: Any, source: int, destination: int) -> Any:
 def flip(m: Any, x: Any, axis: Axis = None) -> Any:
     """x with its elements in reverse order along `axis`. None reverses along all axes."""
     return m.flip(x, axes_of(axis, x.ndim))
+
+
+def _back(shift: Any) -> Any:
+    return tuple(-k for k in shift) if isinstance(shift, (tuple, list)) else -shift
+
+
+@operation(x=lambda m, g, shift, axis: m.roll(g, _back(shift), axis), whole=True)
+def roll(m: Any, x: Any, shift: int | tuple[int, ...], axis: Axis = None) -> Any:
+    """x with its elements moved by `shift` along `axis`. What leaves at the end comes in at the start.
+
+    axis: None moves the elements in C order. With several axes, `shift` may have a number for each.
+    """
+    return m.roll(x, shift, None if axis is None else axes_of(axis, x.ndim))
+
+
+@operation(x=lambda m, g, k: m.tril(g, k), whole=True)
+def tril(m: Any, x: Any, k: int = 0) -> Any:
+    """The lower triangle of matrices (..., rows, columns), zeros elsewhere; k = 1 is one diagonal more."""
+    return m.tril(x, k)
+
+
+@operation(x=lambda m, g, k: m.triu(g, k), whole=True)
+def triu(m: Any, x: Any, k: int = 0) -> Any:
+    """The upper triangle of matrices (..., rows, columns), zeros elsewhere; k = 1 is one diagonal less."""
+    return m.triu(x, k)
 
 
 def _of_several(function: Any) -> Any:
@@ -125,33 +159,50 @@ setattr(Tensor, "T", property(transpose))  # noqa: B010
 
 
 # -- joining and cutting -------------------------------------------------------------------------
-def _middle(widths: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
+def _middle(pairs: list[list[int]], shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The slices of the padded array in which an array of this shape lies."""
-    pairs = zip(_pairs(widths, len(shape)), shape, strict=True)
-    return tuple(slice(before, before + n) for (before, _), n in pairs)
+    return tuple(slice(start, start + n) for (start, _), n in zip(pairs, shape, strict=True))
 
 
 def _pairs(widths: Any, ndim: int) -> list[list[int]]:
     given = np.asarray(widths)
     if given.dtype.kind not in "iu":
-        raise TypeError(f"widths are whole numbers, not {widths!r}")
+        raise TypeError(f"pad: widths are whole numbers, not {widths!r}")
     try:
         pairs = np.broadcast_to(given, (ndim, 2))
     except ValueError:
-        raise ValueError(f"widths {widths!r} do not give a pair for each of {ndim} axes") from None
+        raise ValueError(
+            f"pad: widths {widths!r} do not give a pair for each of {ndim} axes"
+        ) from None
     if (pairs < 0).any():
-        raise ValueError(f"widths are at least 0, not {widths!r}; x[...] cuts")
+        raise ValueError(f"pad: widths are at least 0, not {widths!r}; x[...] cuts")
     return pairs.tolist()
 
 
-@operation(x=lambda g, x_shape, widths: g[_middle(widths, x_shape)], whole=True)
-def pad(m: Any, x: Any, widths: Any) -> Any:
-    """x with zeros added before and after it along each axis.
+@operation(x=lambda g, x_shape, pairs: g[_middle(pairs, x_shape)], whole=True)
+def _pad(m: Any, x: Any, pairs: list[list[int]], values: Any) -> Any:
+    return m.pad(x, pairs, constant_values=values)
 
-    widths: how many, as in NumPy: one number, (before, after), or one pair for each axis.
-    TypeError: widths are not whole numbers. ValueError: another shape, or a width below 0.
+
+@public
+def pad(x: Any, pad_width: Any, mode: Any = "constant", constant_values: Any = 0) -> Tensor:
+    """x with elements added before and after it along each axis.
+
+    pad_width: how many, as in NumPy: one number, (before, after), or one pair for each axis.
+    mode: "constant" adds `constant_values`, which are given like the widths and have no gradient.
+        "edge", "reflect", "symmetric" and "wrap" repeat elements of x.
+    TypeError: widths are not whole numbers. ValueError: another shape, a width below 0, another mode.
     """
-    return m.pad(x, _pairs(widths, x.ndim))
+    shape = as_array(x).shape
+    pairs = _pairs(pad_width, len(shape))
+    if mode == "constant":
+        return _pad(x, pairs, constant_values)
+    if mode not in ("edge", "reflect", "symmetric", "wrap"):
+        known = "constant, edge, reflect, symmetric or wrap"
+        raise ValueError(f"pad: the mode is {known}, not {mode!r}")
+    for axis, (n, pair) in enumerate(zip(shape, pairs, strict=True)):
+        x = take(x, np.pad(np.arange(n), pair, mode).tolist(), axis)
+    return x
 
 
 def _parts(m: Any, g: Any, shapes: list[tuple[int, ...]], axis: int) -> list[Any]:
@@ -170,14 +221,25 @@ def concatenate(m: Any, xs: Sequence[Any], axis: int = 0) -> Any:
     return m.concatenate(xs, axis=axis_of(axis, xs[0].ndim))
 
 
+NO_ARRAY = (bool, int, float, np.generic, list, tuple)
+
+
+def as_arrays(name: str, xs: Sequence[Any]) -> list[Any]:
+    """The list `xs` with an array in the place of each number or list, in the dtype of the others."""
+    given = [as_array(x) for x in listed(name, xs) if not isinstance(x, NO_ARRAY)]
+    floats = [a.dtype for a in given if a.dtype.kind == "f"]
+    dtype = np.result_type(*floats) if floats else None
+    device = namespace_of(given[0]).device if given else "cpu"
+    return [
+        to_device(np.asarray(as_array(x), dtype), device) if isinstance(x, NO_ARRAY) else x
+        for x in xs
+    ]
+
+
 @public
 def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """The arrays `xs` joined along a new axis. ValueError: they do not all have the same shape."""
-    xs = listed("stack", xs)
-    dtype = next((x.dtype for x in xs if type(x) is Tensor and x.dtype.kind == "f"), None)
-    device = next((namespace_of(as_array(x)).device for x in xs if not np.isscalar(x)), "cpu")
-    # A number takes the dtype of the arrays.
-    xs = [to_device(np.asarray(x, dtype), device) if np.isscalar(x) else x for x in xs]
+    xs = as_arrays("stack", xs)
     shapes = {as_array(x).shape for x in xs}
     if len(shapes) > 1:
         raise ValueError(f"stack needs arrays of one shape, these have {sorted(shapes)}")
@@ -186,14 +248,35 @@ def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
 
 
 @public
-def split(x: Any, parts: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+def vstack(xs: Sequence[Any]) -> Tensor:
+    """The arrays `xs` joined along the first axis. A vector is a row."""
+    xs = as_arrays("vstack", xs)
+    return concatenate([x if as_array(x).ndim > 1 else reshape(x, (1, -1)) for x in xs])
+
+
+@public
+def hstack(xs: Sequence[Any]) -> Tensor:
+    """The arrays `xs` joined along the second axis. Vectors are joined along the only one."""
+    xs = [x if as_array(x).ndim else ravel(x) for x in as_arrays("hstack", xs)]
+    return concatenate(xs, 0 if as_array(xs[0]).ndim == 1 else 1)
+
+
+@public
+def column_stack(xs: Sequence[Any]) -> Tensor:
+    """The arrays `xs` joined along the second axis. A vector is a column."""
+    xs = as_arrays("column_stack", xs)
+    return concatenate([x if as_array(x).ndim > 1 else reshape(x, (-1, 1)) for x in xs], 1)
+
+
+@public
+def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
     """x cut along `axis`, into a number of equal parts or before each position of a list.
 
     ValueError: the length of the axis is not a multiple of the number of parts.
     """
     shape = as_array(x).shape
     axis = axis_of(axis, len(shape), "split: axis")
-    n = shape[axis]
+    n, parts = shape[axis], indices_or_sections
     if isinstance(parts, (int, np.integer)):
         if parts < 1 or n % parts:
             raise ValueError(f"split: an axis of length {n} does not cut into {parts} equal parts")
@@ -216,6 +299,39 @@ def _cut(x: Any, edges: list[int], axis: int) -> list[Tensor]:
     halves = edges[: middle + 1], edges[middle:]
     parts = [_cut(piece(e[0], e[-1]), [a - e[0] for a in e], axis) for e in halves]
     return parts[0] + parts[1]
+
+
+# -- repeating -----------------------------------------------------------------------------------
+def repeat(x: Any, repeats: Any, axis: int | None = None) -> Tensor:
+    """Each element of x several times in turn. If `axis` is None, that of all elements in C order.
+
+    repeats: how often, one number or one for each position along the axis.
+    """
+    if axis is None:
+        x, axis = ravel(x), 0
+    shape = as_array(x).shape
+    axis = axis_of(axis, len(shape), "repeat: axis")
+    if np.ndim(repeats):
+        return take(x, np.repeat(np.arange(shape[axis]), repeats).tolist(), axis)
+    before, after = shape[:axis], shape[axis + 1 :]
+    spread = broadcast_to(expand_dims(x, axis + 1), (*before, shape[axis], repeats, *after))
+    return reshape(spread, (*before, shape[axis] * repeats, *after))
+
+
+public(repeat, method="repeat")
+
+
+@public
+def tile(x: Any, reps: int | Sequence[int]) -> Tensor:
+    """x laid side by side, `reps` times along each of the last axes. New axes are added in front."""
+    shape = as_array(x).shape
+    times = tuple(reps) if isinstance(reps, (tuple, list)) else (reps,)
+    times = (1,) * (len(shape) - len(times)) + times
+    shape = (1,) * (len(times) - len(shape)) + shape
+    spread = reshape(x, tuple(k for n in shape for k in (1, n)))
+    pairs = list(zip(times, shape, strict=True))
+    spread = broadcast_to(spread, tuple(k for pair in pairs for k in pair))
+    return reshape(spread, tuple(k * n for k, n in pairs))
 
 
 # -- indexing ------------------------------------------------------------------------------------
@@ -265,6 +381,48 @@ def index(x: Any, key: Any) -> Tensor:
 
 
 public(index, method="__getitem__")
+
+
+def take(x: Any, indices: Any, axis: int) -> Tensor:
+    """x at these positions along one axis."""
+    return index(x, (slice(None),) * axis + (indices,))
+
+
+@public
+def diff(x: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None) -> Tensor:
+    """The difference of each element to the next along `axis`, n times.
+
+    prepend, append: arrays or numbers that stand before and after x. ValueError: n is below 0.
+    """
+    shape = as_array(x).shape
+    axis = axis_of(axis, len(shape), "diff: axis")
+    if n < 0:
+        raise ValueError(f"diff: n is at least 0, not {n}")
+    given = as_arrays("diff", [part for part in (prepend, x, append) if part is not None])
+    one = (*shape[:axis], 1, *shape[axis + 1 :])
+    y = concatenate(
+        [part if as_array(part).ndim else broadcast_to(part, one) for part in given], axis
+    )
+    for _ in range(n):
+        y = take(y, slice(1, None), axis) - take(y, slice(-1), axis)
+    return y
+
+
+@public
+def diag(x: Any, k: int = 0) -> Tensor:
+    """The k-th diagonal of a matrix; of a vector, the matrix that has it there and zeros elsewhere.
+
+    k: above the main diagonal if positive, below if negative. ValueError: neither matrix nor vector.
+    """
+    shape = as_array(x).shape
+    if len(shape) not in (1, 2):
+        raise ValueError(f"diag takes a vector or a matrix, not {len(shape)} dimensions")
+    above, below = (k, 0) if k > 0 else (0, -k)
+    length = min(shape[0] - below, shape[1] - above) if len(shape) == 2 else shape[0]
+    rows, columns = (list(range(start, start + length)) for start in (below, above))
+    if len(shape) == 2:
+        return index(x, (rows, columns))
+    return index_add(x, (rows, columns), (length + abs(k),) * 2)
 
 
 @public
