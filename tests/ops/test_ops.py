@@ -591,6 +591,16 @@ def test_joining_does_not_widen():
     assert tg.stack([2.0, x[0]]).dtype == np.float32
     assert tg.concatenate([x, np.array([1, 2])]).dtype == np.float32
     assert tg.concatenate([x, np.array([1.0])]).dtype == np.float64
+    for f in (tg.stack, tg.vstack, tg.hstack, tg.column_stack):
+        y = f([[3.0, 4.0], x, [5, 6]])
+        assert y.dtype == np.float32 and y.requires_grad
+        assert f([1.0, x[0]]).dtype == f([x.data, x]).dtype == np.float32
+        assert f([x, np.array([3.0, 4.0])]).dtype == np.float64
+    assert tg.diff(x, prepend=0.0, append=[1.0]).dtype == np.float32
+    assert tg.interp([0.5, 1.0], [0, 1], x).dtype == np.float32
+    assert tg.interp(x, placed(np.arange(3)), [0.0, 1.0, 5.0]).dtype == np.float32
+    assert tg.linspace(0.0, x).dtype == tg.convolve(x, [0.5, 0.5]).dtype == np.float32
+    assert tg.quantile(x, [0.1, 0.9]).dtype == tg.median(x).dtype == np.float32
 
 
 def test_a_cast_gives_the_gradient_back_in_the_dtype_it_came_from():
@@ -622,6 +632,7 @@ def test_methods_and_operators_are_the_functions():
         (x.sum(0), tg.sum(x, 0)),
         (x.mean(1, keepdims=True), tg.mean(x, 1, keepdims=True)),
         (x.var(0, 1), tg.var(x, 0, 1)),
+        (x.std(0, 1), tg.std(x, 0, 1)),
         (x.max(), tg.max(x)),
         (x.min(-1), tg.min(x, -1)),
         (x.prod(1), tg.prod(x, 1)),
@@ -631,6 +642,15 @@ def test_methods_and_operators_are_the_functions():
         (x.reshape(-1), tg.reshape(x, -1)),
         (x.clip(2.0, 4.0), tg.clip(x, 2.0, 4.0)),
         (x.cumsum(1), tg.cumsum(x, 1)),
+        (x.cumprod(1), tg.cumprod(x, 1)),
+        (x.any(0), tg.any(x, 0)),
+        (x.all(0, keepdims=True), tg.all(x, 0, keepdims=True)),
+        (x.argmax(1), tg.argmax(x, 1)),
+        (x.argmin(), tg.argmin(x)),
+        (x.argsort(0), tg.argsort(x, 0)),
+        (x.ravel(), tg.ravel(x)),
+        (x.flatten(), tg.ravel(x)),
+        (x.repeat(2, axis=1), tg.repeat(x, 2, 1)),
         (x.diagonal(1), tg.diagonal(x, 1)),
         (x.swapaxes(0, 1), tg.swapaxes(x, 0, 1)),
         (x.T, tg.transpose(x)),
@@ -676,6 +696,27 @@ a23, a4, f32 = np.ones((2, 3)), np.ones(4), np.ones(3, np.float32)
         (lambda: tg.pad(a23, -1), ValueError, ["pad", "-1"]),
         (lambda: tg.pad(a23, (1, 2, 3)), ValueError, ["pad", "(1, 2, 3)", "2 axes"]),
         (lambda: tg.var(np.ones(1), ddof=1), ValueError, ["var", "ddof=1"]),
+        (lambda: tg.std(np.ones(1), ddof=1), ValueError, ["std", "ddof=1"]),
+        (lambda: tg.pad(a4, 1, "mean"), ValueError, ["pad", "'mean'", "reflect"]),
+        (lambda: tg.pad(np.ones(0), 1, "edge"), ValueError, ["empty axis"]),
+        (lambda: tg.diff(a4, -1), ValueError, ["diff", "-1"]),
+        (lambda: tg.diag(np.ones((1, 1, 1))), ValueError, ["diag", "3 dimensions"]),
+        (lambda: tg.vstack([a23, a4]), ValueError, ["concatenate", "[1, 4]"]),
+        (lambda: tg.hstack([]), ValueError, ["hstack", "at least one"]),
+        (lambda: tg.column_stack(a4), TypeError, ["column_stack", "list"]),
+        (lambda: tg.moveaxis(a23, (0, 1), 0), ValueError, ["moveaxis"]),
+        (lambda: tg.convolve(a4, a4, "half"), ValueError, ["convolve", "'half'"]),
+        (lambda: tg.convolve(a4, np.ones(0)), ValueError, ["convolve", "empty"]),
+        (lambda: tg.quantile(a4, 1.5), ValueError, ["quantile", "[0, 1]", "1.5"]),
+        (lambda: tg.quantile(a4, np.nan), ValueError, ["quantile", "[0, 1]"]),
+        (lambda: tg.quantile(a4, 0.5, method="best"), ValueError, ["'best'", "hazen"]),
+        (lambda: tg.median(np.ones((2, 0)), 1), ValueError, ["median", "axis 1"]),
+        (lambda: tg.nanmedian(np.ones(0)), ValueError, ["nanmedian", "one element"]),
+        (lambda: tg.nanargmax(np.full(2, np.nan)), ValueError, ["nanargmax", "float64[2]"]),
+        (lambda: tg.argmax(np.ones(0)), ValueError, ["argmax", "float64[0]"]),
+        (lambda: tg.interp(1.0, a4, a23), ValueError, ["interp", "(4,)", "(2, 3)"]),
+        (lambda: tg.interp(1.0, [], []), ValueError, ["interp", "(0,)"]),
+        (lambda: tg.interp(1.0, a4, a4, period=0), ValueError, ["interp", "period"]),
         (lambda: tg.reshape(a23, (4,)), ValueError, ["reshape", "float64[2, 3]", "(4,)"]),
         (lambda: tg.transpose(a23, (0, 2)), ValueError, ["transpose", "axis 2"]),
         (lambda: tg.transpose(a23, (0, 0)), ValueError, ["transpose", "float64[2, 3]"]),
@@ -726,7 +767,8 @@ NO_SUCH_AXIS = {
     name: functools.partial(lambda name, axis: getattr(tg, name)(a23, axis), name)
     for name in (
         "sum", "mean", "var", "cumsum", "max", "min", "logsumexp", "softmax", "log_softmax", "norm",
-        "prod", "expand_dims", "squeeze", "flip",
+        "prod", "expand_dims", "squeeze", "flip", "std", "cumprod", "any", "all", "argmax", "argmin",
+        "argsort", "median", "nanmedian",
     )
 } | {
     "swapaxes": lambda axis: tg.swapaxes(a23, 0, axis),
@@ -735,6 +777,11 @@ NO_SUCH_AXIS = {
     "concatenate": lambda axis: tg.concatenate([a23, a23], axis),
     "stack": lambda axis: tg.stack([a23, a23], axis),
     "split": lambda axis: tg.split(a23, 1, axis),
+    "diff": lambda axis: tg.diff(a23, 1, axis),
+    "roll": lambda axis: tg.roll(a23, 1, axis),
+    "repeat": lambda axis: tg.repeat(a23, 2, axis),
+    "take_along_axis": lambda axis: tg.take_along_axis(a23, a23.astype(int), axis),
+    "quantile": lambda axis: tg.quantile(a23, 0.5, axis),
     "diagonal": lambda axis: tg.diagonal(a23, 0, 0, axis),
 }  # fmt: skip
 

@@ -41,7 +41,7 @@ RECORD = Path(__file__).with_name("cupy_names.txt")
 
 # Parameters that take a list or tuple: of lengths and axes, or of arrays to join.
 SEQUENCES = frozenset([
-    "arrays", "arys", "axes", "axis", "destination", "indices_or_sections", "newshape",
+    "arrays", "arys", "axes", "axis", "constant_values", "destination", "indices_or_sections", "newshape",
     "pad_width", "reps", "shape", "shift", "source", "tup",
 ])  # fmt: skip
 WAITING = frozenset(["argwhere", "flatnonzero", "nonzero", "unique"])  # for a result's length
