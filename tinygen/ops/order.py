@@ -184,7 +184,7 @@ def interp(
 
     xp: a vector in ascending order, which is not checked; fp: one value for each.
     left, right: the values below xp[0] and above xp[-1]; by default fp[0] and fp[-1].
-    period: of the function. Then xp may be in any order, and left and right do not count.
+    period: of the function. Then xp may be in any order, and every x lies between two points.
     ValueError: xp and fp are not vectors of one length ≥ 1, or the period is 0.
     """
     parts = [boxed(part) for part in as_arrays("interp", [x, xp, fp])]
@@ -195,7 +195,7 @@ def interp(
     if period is not None:
         if not period:
             raise ValueError("interp: the period is not 0")
-        period, left, right = abs(period), None, None
+        period = abs(period)
         x, xp = (part - period * _floor(part / period) for part in (x, xp))
         places = argsort(xp)
         xp, fp = xp[places], fp[places]
