@@ -165,7 +165,10 @@ def nanquantile(
 
 @public
 def median(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The middle element along `axis`, or the mean of the two. It is NaN if an element is."""
+    """The middle element along `axis`, or the mean of the two. It is NaN if an element is.
+
+    ValueError: no elements.
+    """
     return _quantile("median", x, 0.5, axis, "linear", keepdims, skip_nan=False)
 
 
