@@ -67,3 +67,20 @@ def test_angles_of_any_size_have_their_sine_and_cosine(dtype):
     for y, expected in zip(found, (np.sin(wide), np.cos(wide)), strict=True):
         np.testing.assert_allclose(y.data, expected, rtol=0, atol=np.finfo(dtype).eps)
     assert np.isnan([y.data for y in both(np.full_like(x, np.nan))]).all()
+
+
+WHOLE, REAL = tg.tensor([2, 3, 4]), tg.tensor([2.0, 3.0, 4.0])
+OF_OUTSIDE = {
+    "prod": lambda: tg.prod(WHOLE), "median": lambda: tg.median(WHOLE), "std": lambda: tg.std(REAL),
+    "nanvar": lambda: tg.nanvar(REAL), "argmax": lambda: tg.argmax(REAL), "sort": lambda: tg.sort(REAL),
+    "interp": lambda: tg.interp(REAL, [0.0, 1.0, 5.0], REAL), "indices": lambda: REAL[WHOLE - 2],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_OUTSIDE)
+def test_an_array_outside_a_step_is_read_at_each_call(name):
+    step = compile(lambda x: x * tg.sum(OF_OUTSIDE[name]()))
+    for whole, real in ([2, 3, 4], [2, 3, 4]), ([2, 3, 4], [2, 3, 4]), ([3, 2, 4], [4, 0, 1.5]):
+        WHOLE.data[...], REAL.data[...] = whole, real
+        expected = tg.sum(OF_OUTSIDE[name]())
+        np.testing.assert_allclose(step(np.ones(2)).data, expected.data, rtol=1e-14)

@@ -15,7 +15,6 @@ import numpy as np
 
 from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
-from tinygen.backend import namespace_of
 from tinygen.ops.elementwise import astype, no_share, sqrt, square, where
 from tinygen.ops.shape import Axis, axes_of, axis_of, concatenate, ravel, reshape, take, transpose
 
@@ -263,6 +262,11 @@ def axes_last(x: Any, axes: tuple[int, ...]) -> Tensor:
     )
 
 
+@operation(x=None, whole=True, keeps_dtype=False)
+def _product_of_whole_numbers(m: Any, x: Any, axes: Any, keepdims: bool) -> Any:
+    return m.prod(x, axis=axes, keepdims=keepdims)  # in 64 bits, without a derivative
+
+
 def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The product along `axis`.
 
@@ -272,9 +276,8 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     array = as_array(x)
     shape = array.shape
     axes = axes_of(axis, len(shape), "prod: axis")
-    if array.dtype.kind != "f":  # whole numbers have no derivative: NumPy's product in 64 bits
-        m = namespace_of(array)
-        return Tensor(m.asarray(m.prod(array, axis=axes, keepdims=keepdims)))
+    if array.dtype.kind != "f":
+        return _product_of_whole_numbers(x, axes, keepdims)
     y, n = axes_last(x, axes), _count(shape, axes)
     if n == 0:
         y = sum(y, -1, keepdims=True) + 1.0
