@@ -80,7 +80,7 @@ OF_OUTSIDE = {
 @pytest.mark.parametrize("name", OF_OUTSIDE)
 def test_an_array_outside_a_step_is_read_at_each_call(name):
     step = compile(lambda x: x * tg.sum(OF_OUTSIDE[name]()))
-    for whole, real in ([2, 3, 4], [2, 3, 4]), ([2, 3, 4], [2, 3, 4]), ([3, 2, 4], [4, 0, 1.5]):
+    for whole, real in ([2, 3, 4], [2, 3, 4]), ([2, 3, 4], [2, 3, 4]), ([3, 2, 3], [4, 0, 1.5]):
         WHOLE.data[...], REAL.data[...] = whole, real
         expected = tg.sum(OF_OUTSIDE[name]())
         np.testing.assert_allclose(step(np.ones(2)).data, expected.data, rtol=1e-14)
