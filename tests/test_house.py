@@ -42,7 +42,7 @@ def imports():
 IMPORTS = imports()
 
 
-INSIDE = {"training": "programs loop progress run"}  # the files of a folder, from the ground up
+INSIDE = {"training": "programs loop progress log run"}  # the files of a folder, from the ground up
 
 
 def floor(module):
