@@ -66,7 +66,7 @@ class CsvLog:
 def _read(path: Path) -> list[Row]:
     with open(path, newline="", encoding="utf-8") as file:
         whole = [line for line in file if line.endswith("\n")]  # a kill may cut the last one
-    return [row or [""] for row in csv.reader(whole)]
+    return list(filter(None, csv.reader(whole)))  # without empty lines
 
 
 def _write(path: Path, mode: str, rows: list[Row]) -> None:
