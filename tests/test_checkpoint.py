@@ -349,6 +349,15 @@ def test_a_bad_file_of_weights_says_what_it_is(tmp_path, safetensors):
             checkpoint.read_safetensors(path)
 
 
+def test_a_full_disk_leaves_the_last_weights(tmp_path, monkeypatch, safetensors):
+    path = tmp_path / "w.safetensors"
+    checkpoint.write_safetensors(path, {"a": np.ones(4)})
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match=r"w\.safetensors: full; .* intact"):
+        checkpoint.write_safetensors(path, {"a": np.zeros(4)})
+    assert checkpoint.read_safetensors(path)["a"].all() and os.listdir(tmp_path) == [path.name]
+
+
 def test_without_the_package_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
