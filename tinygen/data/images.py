@@ -60,7 +60,7 @@ def load_digits() -> Dataset:
         np.load(file, allow_pickle=False) as arrays,
     ):
         pixels, labels = arrays["x"], arrays["y"]
-    rows = np.divide(pixels, 16, dtype=np.float32)
+    rows = np.divide(pixels, 16, dtype=np.float32, order="C")
     return hold_out("digits", rows, labels.astype(np.int64), (8, 8))
 
 
