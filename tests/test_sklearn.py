@@ -16,7 +16,7 @@ pytest.importorskip("sklearn", minversion="1.6")
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_estimator
 
 from tinygen import models, sklearn
 from tinygen.sklearn import DDPM, GAN, VAE, Autoencoder
@@ -37,9 +37,12 @@ def small(kind, **parameters):
     return kind(**{**SMALL[kind], "steps": 20, "random_state": 0, **parameters})
 
 
-@parametrize_with_checks([kind(**options, steps=20) for kind, options in SMALL.items()])
-def test_it_passes_the_checks_of_scikit_learn(estimator, check):
-    check(estimator)
+@pytest.mark.parametrize("kind", SMALL)
+def test_it_passes_the_checks_of_scikit_learn(kind):
+    results = check_estimator(kind(**SMALL[kind], steps=20), on_skip=None)
+    assert len(results) > 40
+    assert {r["status"] for r in results} <= {"passed", "skipped"}
+    assert sum(r["status"] == "skipped" for r in results) <= 5  # what is not installed
 
 
 # -- parameters ----------------------------------------------------------------------------------

@@ -52,10 +52,10 @@ def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) 
         ) from None
     content = io.BytesIO()  # in memory first, because zipfile handles a full disk badly
     np.savez(content, meta=np.array(text), **arrays)
-    _replace(path, content.getbuffer())
+    _replace(path, content.getvalue())
 
 
-def _replace(path: str | Path, content: bytes | memoryview) -> None:
+def _replace(path: str | Path, content: bytes) -> None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
         file.flush()
