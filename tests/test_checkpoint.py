@@ -8,14 +8,17 @@ import io
 import json
 import os
 import pickle
+import sys
 import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
+from tests.support.small_runs import assert_same, make
 from tinygen import checkpoint
 from tinygen.errors import CheckpointError
+from tinygen.models import MODELS
 
 pytestmark = pytest.mark.cpu_only("files")
 
@@ -279,3 +282,85 @@ def test_a_description_that_json_cannot_hold_is_refused_before_writing(tmp_path)
     with pytest.raises(TypeError):
         checkpoint.write(tmp_path / "c.npz", {"f": print}, ARRAYS)
     assert os.listdir(tmp_path) == []
+
+
+# -- weights for other libraries -----------------------------------------------------------------
+@pytest.fixture
+def safetensors():
+    return pytest.importorskip("safetensors.numpy", reason="the package safetensors")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_leave_and_enter_with_every_bit_and_their_names(name, tmp_path, safetensors):
+    path = tmp_path / "w.safetensors"
+    model, other = make(name, seed=1), make(name, seed=2)
+    checkpoint.write_safetensors(path, model.state_dict())
+    arrays = safetensors.load_file(path)  # as another library sees them
+    assert arrays.keys() == model.state_dict().keys()
+    other.load_state_dict(checkpoint.read_safetensors(path))
+    assert_same(other.state_dict(), model.state_dict())
+    assert_same(other.state_dict(), arrays)
+    assert os.listdir(tmp_path) == ["w.safetensors"]
+
+
+def test_arrays_of_any_layout_shape_and_type_come_back(tmp_path, safetensors):
+    """The library writes memory as it lies, whatever the order of the axes."""
+    path = tmp_path / "w.safetensors"
+    given = {
+        "transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T, "spread": np.arange(9)[::2],
+        "big-endian": np.arange(3, dtype=">f8"), "one": np.array(2.5), "none": np.zeros((0, 3)),
+        "generator": np.array([2**64 - 1, 7], np.uint64), "π": np.array([True]),
+    }  # fmt: skip
+    checkpoint.write_safetensors(path, given)
+    arrays = checkpoint.read_safetensors(path)
+    assert arrays.keys() == given.keys()
+    for name, array in given.items():
+        assert arrays[name].shape == array.shape and arrays[name].dtype.kind == array.dtype.kind
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_weights_that_do_not_fit_are_named_and_change_nothing(tmp_path, safetensors):
+    path = tmp_path / "w.safetensors"
+    model = make("vae")
+    state = model.state_dict()
+    checkpoint.write_safetensors(path, state | {"log_std": np.zeros(3), "extra": np.zeros(1)})
+    with pytest.raises(ValueError, match=r"log_std: shape \(3,\).*not expected: extra"):
+        model.load_state_dict(checkpoint.read_safetensors(path))
+    checkpoint.write_safetensors(path, {k: v + 1 for k, v in state.items() if k != "log_std"})
+    with pytest.raises(ValueError, match="missing: log_std"):
+        model.load_state_dict(checkpoint.read_safetensors(path))
+    assert_same(model.state_dict(), state)
+
+
+def test_a_bad_file_of_weights_says_what_it_is(tmp_path, safetensors):
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"w\.safetensors"):
+        checkpoint.read_safetensors(path)
+    checkpoint.write_safetensors(path, {"a": np.ones(4, np.float32)})
+    content = path.read_bytes()
+    bfloat16 = content.replace(b'"F32"', b'"BF16"').replace(b"[4]", b"[8]")
+    bfloat16 = (len(bfloat16) - 8 - 16).to_bytes(8, "little") + bfloat16[8:]
+    path.write_bytes(bfloat16)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors holds numbers of type 'BF16'.*F32"):
+        checkpoint.read_safetensors(path)
+    for bad in (content[:-3], content[:5], b"", b"no weights at all"):
+        path.write_bytes(bad)
+        with pytest.raises(CheckpointError, match=r"w\.safetensors is no safetensors file"):
+            checkpoint.read_safetensors(path)
+
+
+def test_a_full_disk_leaves_the_last_weights(tmp_path, monkeypatch, safetensors):
+    path = tmp_path / "w.safetensors"
+    checkpoint.write_safetensors(path, {"a": np.ones(4)})
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match=r"w\.safetensors: full; .* intact"):
+        checkpoint.write_safetensors(path, {"a": np.zeros(4)})
+    assert checkpoint.read_safetensors(path)["a"].all() and os.listdir(tmp_path) == [path.name]
+
+
+def test_without_the_package_the_error_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    for call in (checkpoint.read_safetensors, lambda p: checkpoint.write_safetensors(p, {})):
+        with pytest.raises(ModuleNotFoundError, match="pip install safetensors"):
+            call(tmp_path / "w.safetensors")

@@ -17,7 +17,7 @@ PACKAGE = Path(tinygen.__file__).parent
 FLOORS = [  # from the ground up; a file imports from its own floor and from those below
     "_interrupt errors cgroup", "backend npz", "kernels", "random", "autodiff", "ops", "optim", "nn",
     "compile", "checkpoint folder", "distributions metrics data pictures report", "training", "models",
-    "evaluation exercises lab", "__main__",
+    "evaluation exercises lab sklearn", "__main__",
 ]  # fmt: skip
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
 
@@ -42,7 +42,7 @@ def imports():
 IMPORTS = imports()
 
 
-INSIDE = {"training": "programs loop progress run"}  # the files of a folder, from the ground up
+INSIDE = {"training": "programs loop progress log run"}  # the files of a folder, from the ground up
 
 
 def floor(module):

@@ -1,5 +1,6 @@
 """Checkpoints: `.npz` files of arrays and a description. They hold no pickle.
 
+Weights alone go to other libraries, and come from them, as `.safetensors` files.
 A file is written completely or not at all.
 """
 
@@ -18,9 +19,12 @@ from typing import IO, Any
 import numpy as np
 
 from tinygen import npz
-from tinygen.errors import CheckpointError
+from tinygen.errors import CheckpointError, pip_install
 
-__all__ = ["WRONG_VALUES", "prefixed", "read", "replacing", "section", "write"]
+__all__ = [
+    "WRONG_VALUES", "prefixed", "read", "read_safetensors", "replacing", "section", "write",
+    "write_safetensors",
+]  # fmt: skip
 
 FORMAT = "tinygen-2"
 FIELDS: dict[str, tuple[type, ...]] = {  # the fields of a description and their types
@@ -48,8 +52,12 @@ def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Any]) 
         ) from None
     content = io.BytesIO()  # in memory first, because zipfile handles a full disk badly
     np.savez(content, meta=np.array(text), **arrays)
+    _replace(path, content.getvalue())
+
+
+def _replace(path: str | Path, content: bytes) -> None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(content.getbuffer())
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())  # the content is on the disk before the file gets its name
 
@@ -131,3 +139,44 @@ def section(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
 def prefixed(name: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays with `name/` added before their names. It is the inverse of `section`."""
     return {f"{name}/{k}": v for k, v in arrays.items()}
+
+
+# -- weights for other libraries -----------------------------------------------------------------
+def write_safetensors(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Write NumPy `arrays` by name, such as a `state_dict()`, to a `.safetensors` file.
+
+    It replaces the file at `path` in one step. OSError: as `write`. ModuleNotFoundError: the package
+    safetensors is not installed.
+    """
+    in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    _replace(path, _safetensors().save(in_order))
+
+
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a `.safetensors` file by name, for `load_state_dict`.
+
+    FileNotFoundError: no such file. CheckpointError: it is damaged, not of this format, or holds
+    numbers that NumPy does not have. ModuleNotFoundError: the package safetensors is not installed.
+    """
+    library, content = _safetensors(), Path(path).read_bytes()
+    try:
+        arrays: dict[str, np.ndarray[Any, Any]] = library.load(content)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} holds numbers of type {error}, which NumPy does not have: write it with F32"
+        ) from error
+    except Exception as error:  # the library's own
+        raise CheckpointError(
+            f"{path} is no safetensors file, or it is damaged: {error}"
+        ) from error
+    return arrays
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ModuleNotFoundError(
+            f".safetensors files need a package: {pip_install('safetensors')}"
+        ) from None
+    return safetensors.numpy

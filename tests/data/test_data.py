@@ -107,7 +107,7 @@ def test_digits_are_the_published_ones():
 
 def test_digits_ship_small_and_with_their_attribution():
     folder = resources.files("tinygen.data")
-    assert len(folder.joinpath("digits.npz").read_bytes()) < 60_000
+    assert len(folder.joinpath("digits.npz").read_bytes()) < 36_000
     text = folder.joinpath("DIGITS.md").read_text(encoding="utf-8")
     for word in ("Alpaydin", "Kaynak", "1998", "UCI", "CC BY 4.0", "creativecommons.org"):
         assert word in text

@@ -59,8 +59,10 @@ def load_digits() -> Dataset:
         resources.files("tinygen.data").joinpath("digits.npz").open("rb") as file,
         np.load(file, allow_pickle=False) as arrays,
     ):
-        pixels, labels = arrays["x"], arrays["y"]
-    rows = np.divide(pixels, 16, dtype=np.float32)
+        by_digit, labels = arrays["x_by_digit"], arrays["y"]
+    rows = np.empty(by_digit.shape, np.float32)
+    rows[np.argsort(labels, kind="stable")] = by_digit  # the order of the published file
+    rows /= 16
     return hold_out("digits", rows, labels.astype(np.int64), (8, 8))
 
 

@@ -62,6 +62,7 @@ def train(
     checkpoint_seconds: float = 15.0,
     show_progress: bool | str = False,
     compile: bool | None = None,
+    callback: Callable[[int, dict[str, float]], None] | None = None,
     look: Callable[[int], None] | None = None,
     look_at: Collection[int] = (),
 ) -> History:
@@ -79,6 +80,10 @@ def train(
         are tinygen's in all their parts and runs that are long enough to gain by it. True does it for
         any: a loss that counts or prints does so only while it is recorded, in the first two steps.
         What cannot be recorded runs eagerly, and a line says so.
+    callback: called after each step with its number, from 1, and the terms of its losses by name; of an
+        objective with several updates in a step, those of the last. For a log, such as `CsvLog`. An
+        error in it ends the run as any error does: the folder holds an earlier state. A run that is
+        resumed calls again for what came after its checkpoint.
     look: called with the number of steps taken when that is in `look_at`; 0 is before the first. The
         model is then what it would be if the training ended here, with averaged parameters. `look`
         draws from a generator of its own: then the run's bits are as without it. A run that is
@@ -105,7 +110,7 @@ def train(
     with nullcontext() if path is None else locked(path.parent), np.errstate(all="ignore"):
         compiled = worthwhile(model, data, settings) if compile is None else compile
         run = _Run(model, data, settings, path, meta or {}, compiled)
-        run.look, run.look_at = look, look_at
+        run.callback, run.look, run.look_at = callback, look, look_at
         if resume:
             run.restore()
         elif path is not None:
@@ -165,6 +170,7 @@ class _Run:
     ) -> None:
         self.model, self.x, self.settings = model, data[0], settings
         self.path, self.meta = path, meta
+        self.callback: Callable[[int, dict[str, float]], None] | None = None
         self.look: Callable[[int], None] | None = None  # and the steps at which it is called
         self.look_at: Collection[int] = ()
         for name, p in model.named_parameters().items():
@@ -196,6 +202,8 @@ class _Run:
             while loop.step < steps and not asked_to_stop:
                 self._look()
                 self._advance()
+                if self.callback is not None:  # before the checkpoint, which knows of the step
+                    self.callback(loop.step, {k: v[-1] for k, v in loop.history.items()})
                 if loop.step % WATCH_STEPS == 0 and (remark := watch()):
                     self._tell(f"step {loop.step}: {remark}")
                 if show:
