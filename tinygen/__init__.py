@@ -4,7 +4,7 @@ The engine and all operations are here; `tinygen.nn`, `optim`, `random` are impo
 `tinygen.models`, `data`, `distributions`, `metrics` and `training` when asked for.
 """
 
-from tinygen import _interrupt, nn, ops, optim, random  # noqa: F401 - _interrupt comes first
+from tinygen import _interrupt, linalg, nn, ops, optim, random, special  # noqa: F401 - _interrupt comes first
 from tinygen.autodiff import *  # noqa: F403
 from tinygen.autodiff import __all__ as _engine
 from tinygen.compile import compile
@@ -15,6 +15,7 @@ from tinygen.report import graph_html
 
 __version__ = "0.2.0"
 __all__ = [
-    "compile", "get_threads", "graph_html", "manual_seed", "nn", "ops", "optim", "random", "set_threads",
+    "compile", "get_threads", "graph_html", "linalg", "manual_seed", "nn", "ops", "optim", "random",
+    "set_threads", "special",
     *_engine, *ops.__all__,  # type: ignore[attr-defined]
 ]  # fmt: skip

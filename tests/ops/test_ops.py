@@ -86,7 +86,8 @@ def test_every_operation_has_a_case():
         for name, record in REGISTRY.items()
         if record.rules and record.forward.__module__.partition(".")[0] == "tinygen"
     }
-    missing = sorted(ours - reached - set(ELSEWHERE))
+    constant = {name for name, *_ in CONSTANTS}
+    missing = sorted(ours - reached - constant - set(ELSEWHERE))
     assert missing == [], "operations that no row of op_cases.py reaches"
 
 
@@ -333,10 +334,11 @@ def test_whole_numbers_are_floats_before_the_arithmetic(case, dtype):
     ]  # fmt: skip
     if case.id.endswith("p=-1"):
         return  # NumPy has no integer powers below 0 of integers
-    y = case(*(
-        x if draw.kind in ("bits", "labels") else tg.tensor(placed(x.astype(dtype)))
-        for x, draw in zip(whole, case.draws, strict=True)
-    ))  # fmt: skip
+    with numpy.errstate(invalid="ignore"):  # there is no arcsin of 100
+        y = case(*(
+            x if draw.kind in ("bits", "labels") else tg.tensor(placed(x.astype(dtype)))
+            for x, draw in zip(whole, case.draws, strict=True)
+        ))  # fmt: skip
     if y.dtype.kind == "f" and case.name != "astype":
         floats = [
             x.astype(float) if draw.kind not in ("bits", "labels") else x

@@ -528,4 +528,4 @@ POINTS: list[tuple[str, Callable[[tg.Tensor], tg.Tensor], Any, Any, Any]] = [
      [[0.0, -INF]], [0.0], [[0.0, 0.0]]),
 ]  # fmt: skip
 
-from tests.support import array_cases  # noqa: E402, F401 - it adds to the lists above
+from tests.support import array_cases, math_cases  # noqa: E402, F401 - they add to the lists above

@@ -6,6 +6,8 @@ of the output `y`. All of them broadcast, and take Tensors, arrays and numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, Signature
 from math import factorial as _factorial
 from math import log as _log
 from math import pi
@@ -16,8 +18,36 @@ import numpy as np
 
 from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
-from tinygen.backend import namespace_for, special, to_device
+from tinygen.backend import namespace_for, special, to_device, vocabulary
 from tinygen.kernels import reference
+
+
+def named(
+    call: str,
+    doc: str,
+    module: Callable[[Any], Any] = lambda m: m,
+    home: str = __name__,
+    **record: Any,
+) -> Callable[..., Tensor]:
+    """The operation that the array library has under this name, with its inputs: "hypot(a, b)".
+
+    module: where it is, from the namespace. home: the file that it belongs to. record: what `operation`
+    takes.
+    """
+    name, _, inputs = call.strip(")").partition("(")
+
+    def forward(m: Any, *arrays: Any) -> Any:
+        return getattr(module(m), name)(*arrays)
+
+    forward.__name__, forward.__doc__, forward.__module__ = name, doc, home
+    arguments = [Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in ("m", *inputs.split(", "))]
+    forward.__signature__ = Signature(arguments)  # type: ignore[attr-defined]
+    return operation(**record)(forward)
+
+
+def flat(m: Any, g: Any) -> Any:
+    """The derivative of a step function: 0."""
+    return m.zeros_like(g)
 
 
 # -- arithmetic ----------------------------------------------------------------------------------
@@ -49,6 +79,33 @@ def divide(m: Any, a: Any, b: Any) -> Any:
 def negative(m: Any, x: Any) -> Any:
     """-x."""
     return m.negative(x)
+
+
+@operation(x=lambda g: g, method="__pos__", whole=True)
+def positive(m: Any, x: Any) -> Any:
+    """+x."""
+    return m.positive(x)
+
+
+@operation(
+    a=lambda g: g, b=lambda m, g, a, b: -g * m.floor_divide(a, b), operator="mod", whole=True
+)
+def remainder(m: Any, a: Any, b: Any) -> Any:
+    """a % b: what is left of a after whole multiples of b, with the sign of b.
+
+    At the jumps, where b divides a, the derivatives are those of the side where a is larger.
+    """
+    return m.remainder(a, b)
+
+
+setattr(vocabulary, "mod", remainder)  # noqa: B010 - NumPy's other name
+mod = remainder
+
+
+@operation(a=flat, b=flat, operator="floordiv", whole=True)
+def floor_divide(m: Any, a: Any, b: Any) -> Any:
+    """a // b, the largest whole number up to a / b; its derivatives are 0."""
+    return m.floor_divide(a, b)
 
 
 def _is_two(p: Any) -> bool:
@@ -98,6 +155,7 @@ def expm1(m: Any, x: Any) -> Any:
     return m.expm1(x)
 
 
+LOG_2, LOG_10 = _log(2), _log(10)
 NEAR = 0.5
 """Up to this |x|, `excess` comes from its series."""
 SERIES = [2 / _factorial(k) for k in range(2, 17)]
@@ -128,6 +186,25 @@ def log1p(m: Any, x: Any) -> Any:
     return m.log1p(x)
 
 
+log2 = named("log2(x)", "The logarithm to the base 2.", x=lambda g, x: g / (x * LOG_2))
+log10 = named("log10(x)", "The logarithm to the base 10.", x=lambda g, x: g / (x * LOG_10))
+exp2 = named("exp2(x)", "2 to the power x.", x=lambda g, y: g * y * LOG_2)
+
+
+@operation(
+    a=lambda m, g, y, a, b: g * m.sigmoid(_above(m, y, a, b)),
+    b=lambda m, g, y, a, b: g * m.sigmoid(_above(m, y, b, a)),
+)
+def logaddexp(m: Any, a: Any, b: Any) -> Any:
+    """log(exp(a) + exp(b)), without overflow. Where both are -∞ the derivatives are taken as 0."""
+    return m.logaddexp(a, b)
+
+
+def _above(m: Any, y: Any, a: Any, b: Any) -> Any:
+    """a - b, and -∞ where both are."""
+    return a - m.where(y == -float("inf"), 0.0, b)
+
+
 @operation(x=lambda g, y: 0.5 * g / y)
 def sqrt(m: Any, x: Any) -> Any:
     """The square root; its derivative at 0 is infinite."""
@@ -151,6 +228,18 @@ def abs(m: Any, x: Any) -> Any:
 def sign(m: Any, x: Any) -> Any:
     """-1, 0 or 1; its derivative is 0."""
     return m.sign(x)
+
+
+floor = named("floor(x)", "The largest whole number up to x.", x=flat, whole=True)
+ceil = named("ceil(x)", "The smallest whole number from x on.", x=flat, whole=True)
+trunc = named("trunc(x)", "The whole number next to x on the side of 0.", x=flat, whole=True)
+rint = named("rint(x)", "The nearest whole number, of two the even one.", x=flat, whole=True)
+
+
+@operation(x=flat, method="round", whole=True)
+def round(m: Any, x: Any, decimals: int = 0) -> Any:
+    """x to so many decimal places, of two equally near ones to the even; its derivative is 0."""
+    return m.round(x, decimals)
 
 
 def no_share(m: Any, y: Any) -> Any:
@@ -231,6 +320,31 @@ def clip(x: Any, low: Any = None, high: Any = None) -> Tensor:
 public(clip, method="clip")
 
 
+# -- conditions: Boolean constants ----------------------------------------------------------------
+def _condition(call: str, doc: str, **record: Any) -> Callable[..., Tensor]:
+    record |= dict.fromkeys(call[call.index("(") + 1 : -1].split(", "), flat)
+    return named(call, doc, keeps_dtype=False, whole=True, **record)
+
+
+isnan = _condition("isnan(x)", "True where x is NaN.")
+isinf = _condition("isinf(x)", "True where x is ∞ or -∞.")
+isfinite = _condition("isfinite(x)", "True where x is neither infinite nor NaN.")
+signbit = _condition("signbit(x)", "True where x has a minus sign; -0.0 has one.")
+equal = _condition("equal(a, b)", "True where a = b.")
+not_equal = _condition("not_equal(a, b)", "True where a ≠ b.")
+less = _condition("less(a, b)", "True where a < b.")
+less_equal = _condition("less_equal(a, b)", "True where a ≤ b.")
+greater = _condition("greater(a, b)", "True where a > b.")
+greater_equal = _condition("greater_equal(a, b)", "True where a ≥ b.")
+logical_not = _condition("logical_not(x)", "True where x is 0.")
+logical_and = _condition("logical_and(a, b)", "True where neither is 0.")
+logical_or = _condition("logical_or(a, b)", "True where not both are 0.")
+logical_xor = _condition("logical_xor(a, b)", "True where one is 0 and the other is not.")
+bitwise_and = _condition("bitwise_and(a, b)", "a & b, of masks or whole numbers.", operator="and")
+bitwise_or = _condition("bitwise_or(a, b)", "a | b, of masks or whole numbers.", operator="or")
+bitwise_xor = _condition("bitwise_xor(a, b)", "a ^ b, of masks or whole numbers.", operator="xor")
+
+
 # -- trigonometry and special functions ----------------------------------------------------------
 @operation(x=lambda m, g, x: g * m.cos(x))
 def sin(m: Any, x: Any) -> Any:
@@ -248,6 +362,57 @@ def cos(m: Any, x: Any) -> Any:
 def tan(m: Any, x: Any) -> Any:
     """The tangent, x in radians."""
     return m.tan(x)
+
+
+sinh = named("sinh(x)", "The hyperbolic sine.", x=lambda m, g, x: g * m.cosh(x))
+cosh = named("cosh(x)", "The hyperbolic cosine.", x=lambda m, g, x: g * m.sinh(x))
+arcsin = named(
+    "arcsin(x)", "The angle in [-π/2, π/2] with this sine. At ±1 its derivative is infinite.",
+    x=lambda m, g, x: g / m.sqrt((1.0 - x) * (1.0 + x)),
+)  # fmt: skip
+arccos = named(
+    "arccos(x)", "The angle in [0, π] with this cosine. At ±1 its derivative is infinite.",
+    x=lambda m, g, x: -g / m.sqrt((1.0 - x) * (1.0 + x)),
+)  # fmt: skip
+arctan = named(
+    "arctan(x)", "The angle in (-π/2, π/2) with this tangent.",
+    x=lambda m, g, x: g / (1.0 + m.square(x)),
+)  # fmt: skip
+arcsinh = named(
+    "arcsinh(x)", "The inverse of sinh.", x=lambda m, g, x: g / m.sqrt(1.0 + m.square(x))
+)
+arccosh = named(
+    "arccosh(x)", "The inverse of cosh on [1, ∞). At 1 its derivative is infinite.",
+    x=lambda m, g, x: g / m.sqrt((x - 1.0) * (x + 1.0)),
+)  # fmt: skip
+arctanh = named(
+    "arctanh(x)", "The inverse of tanh on (-1, 1).", x=lambda g, x: g / ((1.0 - x) * (1.0 + x))
+)
+
+
+def _per(m: Any, part: Any, whole: Any) -> Any:
+    """part / whole, and 0 where both are 0."""
+    return part / m.where(whole == 0, 1.0, whole)
+
+
+@operation(a=lambda m, g, y, a: g * _per(m, a, y), b=lambda m, g, y, b: g * _per(m, b, y))
+def hypot(m: Any, a: Any, b: Any) -> Any:
+    """sqrt(a² + b²), without overflow. Where both are 0 the derivatives are taken as 0."""
+    return m.hypot(a, b)
+
+
+def _across(m: Any, part: Any, a: Any, b: Any) -> Any:
+    """part / (a² + b²), without overflow, and 0 where both are 0."""
+    length = m.hypot(a, b)
+    return _per(m, _per(m, part, length), length)
+
+
+@operation(
+    a=lambda m, g, a, b: g * _across(m, b, a, b), b=lambda m, g, a, b: -g * _across(m, a, a, b)
+)
+def arctan2(m: Any, a: Any, b: Any) -> Any:
+    """The angle of the point (b, a), in (-π, π]. At (0, 0) the derivatives are taken as 0."""
+    return m.arctan2(a, b)
 
 
 @operation(x=lambda m, g, x: (2.0 / _sqrt(pi)) * g * m.exp(-m.square(x)))

@@ -10,8 +10,20 @@ import numpy as np
 from tinygen.autodiff.engine import Tensor, operation, public
 from tinygen.autodiff.promotion import as_array
 from tinygen.backend import namespace_of
+from tinygen.ops.elementwise import multiply
 from tinygen.ops.reduce import sum as _sum
-from tinygen.ops.shape import axis_of, expand_dims, index, moveaxis, reshape, squeeze
+from tinygen.ops.shape import (
+    axes_of,
+    axis_of,
+    concatenate,
+    expand_dims,
+    index,
+    moveaxis,
+    reshape,
+    split,
+    squeeze,
+    transpose,
+)
 
 
 # -- products ------------------------------------------------------------------------------------
@@ -44,6 +56,86 @@ def matmul(a: Any, b: Any) -> Tensor:
 
 
 public(matmul, operator="matmul")
+
+
+@public
+def tensordot(a: Any, b: Any, axes: Any = 2) -> Tensor:
+    """The sum of products over some axes of a and as many of b; the other axes remain, a's first.
+
+    axes: a number n, for the last n of a and the first n of b, or a pair of axes or lists of axes.
+    ValueError: their numbers or lengths differ.
+    """
+    shapes = as_array(a).shape, as_array(b).shape
+    if isinstance(axes, int):
+        axes = tuple(range(-axes, 0)), tuple(range(axes))
+    summed = [axes_of(k, len(n), "tensordot: axis") for k, n in zip(axes, shapes, strict=True)]
+    lengths = [[n[i] for i in k] for k, n in zip(summed, shapes, strict=True)]
+    if lengths[0] != lengths[1]:
+        raise ValueError(f"tensordot: axes {axes} have the lengths {lengths[0]} and {lengths[1]}")
+    rest = [[i for i in range(len(n)) if i not in k] for k, n in zip(summed, shapes, strict=True)]
+    left, right = ([n[i] for i in k] for k, n in zip(rest, shapes, strict=True))
+    x = reshape(transpose(a, (*rest[0], *summed[0])), (prod(left), prod(lengths[0])))
+    y = reshape(transpose(b, (*summed[1], *rest[1])), (prod(lengths[0]), prod(right)))
+    return reshape(_matmul(x, y), (*left, *right))
+
+
+@public
+def dot(a: Any, b: Any) -> Tensor:
+    """a · b as in NumPy: over the last axis of a, and the last but one of b or its only one."""
+    na, nb = as_array(a).ndim, as_array(b).ndim
+    if not na or not nb:
+        return multiply(a, b)
+    return matmul(a, b) if na <= 2 >= nb else tensordot(a, b, (-1, -min(nb, 2)))
+
+
+@public
+def vdot(a: Any, b: Any) -> Tensor:
+    """The sum of the products of all elements."""
+    return dot(reshape(a, -1), reshape(b, -1))
+
+
+@public
+def inner(a: Any, b: Any) -> Tensor:
+    """The sum of products over the last axes of both."""
+    one = as_array(a).ndim and as_array(b).ndim
+    return tensordot(a, b, (-1, -1)) if one else multiply(a, b)
+
+
+@public
+def outer(a: Any, b: Any) -> Tensor:
+    """The product of each element of a with each of b, (a.size, b.size)."""
+    return multiply(reshape(a, (-1, 1)), reshape(b, -1))
+
+
+@public
+def kron(a: Any, b: Any) -> Tensor:
+    """Kronecker's product: a with each of its elements multiplied by all of b."""
+    shapes = as_array(a).shape, as_array(b).shape
+    n = max(map(len, shapes))
+    tall, low = ((1,) * (n - len(shape)) + shape for shape in shapes)
+    x = reshape(a, tuple(k for m in tall for k in (m, 1)))
+    y = reshape(b, tuple(k for m in low for k in (1, m)))
+    return reshape(multiply(x, y), tuple(i * j for i, j in zip(tall, low, strict=True)))
+
+
+@public
+def cross(
+    a: Any, b: Any, axisa: int = -1, axisb: int = -1, axisc: int = -1, axis: int | None = None
+) -> Tensor:
+    """The cross product of vectors of three components, which lie along `axis`, if it is given.
+
+    axisa, axisb, axisc: the axes of the vectors in a, in b and in the result.
+    ValueError: not three components.
+    """
+    axisa, axisb, axisc = (axisa, axisb, axisc) if axis is None else (axis,) * 3
+    pair = [moveaxis(a, axisa, -1), moveaxis(b, axisb, -1)]
+    if any(x.shape[-1] != 3 for x in pair):
+        raise ValueError(
+            f"cross: vectors have three components, not {pair[0].shape[-1]} and {pair[1].shape[-1]}"
+        )
+    (a0, a1, a2), (b0, b1, b2) = (split(x, 3, -1) for x in pair)
+    y = concatenate([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], -1)
+    return moveaxis(y, -1, axisc)
 
 
 def _other_operands(
@@ -80,6 +172,14 @@ def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
 
 
 public(diagonal, method="diagonal")
+
+
+def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+    """The sum of a diagonal (see `diagonal`)."""
+    return _sum(diagonal(a, offset, axis1, axis2), -1)
+
+
+public(trace, method="trace")
 
 
 @public
@@ -159,20 +259,28 @@ def _parse(subscripts: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
     a=lambda m, g, y: -m.matmul(g, m.swapaxes(y, -1, -2)),
     b=lambda g: g,
 )
-def solve(m: Any, a: Any, b: Any) -> Any:
-    """The solution y of a @ y = b for a (..., n, n) and b (..., n, k). Leading axes broadcast.
-
-    ValueError: shapes that do not fit, or a singular matrix (on the GPU y is infinite instead).
-    """
-    if a.ndim < 2 or b.ndim < 2:
-        raise ValueError("both inputs need two dimensions; write b[:, None] for a vector b")
+def _solve(m: Any, a: Any, b: Any) -> Any:
+    if a.ndim < 2:
+        raise ValueError("a has at least two dimensions")
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # CuPy's solve does not
     a, b = (m.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
     invalid = m.isnan(a).any(axis=(-2, -1), keepdims=True)  # LAPACK's pivoting may skip a NaN
     return m.where(invalid, m.nan, m.linalg.solve(a, b))
 
 
-def _symmetric(m: Any, a: Any) -> Any:
+@public
+def solve(a: Any, b: Any) -> Tensor:
+    """The solution y of a @ y = b for a (..., n, n) and b (..., n, k) or (n,). Leading axes broadcast.
+
+    ValueError: shapes that do not fit, or a singular matrix (on the GPU y is infinite instead).
+    """
+    if as_array(b).ndim == 1:
+        return squeeze(_solve(a, expand_dims(b, -1)), -1)
+    return _solve(a, b)
+
+
+def symmetric(m: Any, a: Any) -> Any:
+    """The symmetric part of matrices."""
     return 0.5 * (a + m.swapaxes(a, -1, -2))
 
 
@@ -185,7 +293,7 @@ def _cholesky_rule(m: Any, g: Any, y: Any) -> Any:
     rows = namespace_of(as_array(g)).arange(y.shape[-1])
     phi = (0.5 * (rows[:, None] > rows) + 0.5 * (rows[:, None] >= rows)).astype(g.dtype)
     right = m.swapaxes(m.solve(transposed, phi * m.matmul(transposed, g)), -1, -2)
-    return _symmetric(m, m.solve(transposed, right))
+    return symmetric(m, m.solve(transposed, right))
 
 
 @operation(a=_cholesky_rule)
@@ -197,11 +305,11 @@ def cholesky(m: Any, a: Any) -> Any:
     """
     if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
         raise ValueError(f"square matrices (..., n, n) are needed, not {a.shape}")
-    symmetric = _symmetric(m, a)
+    a = symmetric(m, a)
     try:
-        factor = m.linalg.cholesky(symmetric)
+        factor = m.linalg.cholesky(a)
     except np.linalg.LinAlgError:
-        raise not_positive_definite(symmetric) from None
+        raise not_positive_definite(a) from None
     if m.device == "cpu":
         return factor
     # CuPy stops at a pivot that is not positive and leaves an incomplete factor.
