@@ -197,7 +197,9 @@ exp2 = named("exp2(x)", "2 to the power x.", x=lambda g, y: g * y * LOG_2)
 )
 def logaddexp(m: Any, a: Any, b: Any) -> Any:
     """log(exp(a) + exp(b)), without overflow. Where both are -∞ the derivatives are taken as 0."""
-    return m.logaddexp(a, b)
+    same = a == b  # of two infinities there is no difference
+    gap = m.where(same, 0.0, a) - m.where(same, 0.0, b)
+    return m.maximum(a, b) + m.log1p(m.exp(-m.abs(gap)))
 
 
 def _above(m: Any, y: Any, a: Any, b: Any) -> Any:
@@ -230,10 +232,25 @@ def sign(m: Any, x: Any) -> Any:
     return m.sign(x)
 
 
-floor = named("floor(x)", "The largest whole number up to x.", x=flat, whole=True)
-ceil = named("ceil(x)", "The smallest whole number from x on.", x=flat, whole=True)
-trunc = named("trunc(x)", "The whole number next to x on the side of 0.", x=flat, whole=True)
-rint = named("rint(x)", "The nearest whole number, of two the even one.", x=flat, whole=True)
+@operation(x=flat, whole=True)
+def floor(m: Any, x: Any) -> Any:
+    """The largest whole number up to x; its derivative is 0."""
+    return m.floor(x) if x.dtype.kind == "f" else x.copy()
+
+
+@operation(x=flat, whole=True)
+def ceil(m: Any, x: Any) -> Any:
+    """The smallest whole number from x on; its derivative is 0."""
+    return m.ceil(x) if x.dtype.kind == "f" else x.copy()
+
+
+@operation(x=flat, whole=True)
+def trunc(m: Any, x: Any) -> Any:
+    """The whole number next to x on the side of 0; its derivative is 0."""
+    return m.trunc(x) if x.dtype.kind == "f" else x.copy()
+
+
+rint = named("rint(x)", "The nearest whole number, of two the even one; see `floor`.", x=flat)
 
 
 @operation(x=flat, method="round", whole=True)

@@ -82,7 +82,7 @@ def det(m: Any, a: Any) -> Any:
     """The determinant of a (..., n, n). It has a derivative at a singular matrix too, a second one at
     the others."""
     _square(a)
-    return _known(m, a, m.linalg.det(a))
+    return _known(m, a, m.linalg.det(_numbers(m, a)))
 
 
 def _cofactors_rule(m: Any, g: Any, a: Any, y: Any) -> Any:
@@ -113,7 +113,7 @@ class SlogdetResult(NamedTuple):
 @operation(a=lambda m, g, a: m.expand_dims(g[..., 1], (-2, -1)) * _turned(m, m.inv(a)))
 def _slogdet(m: Any, a: Any) -> Any:
     _square(a)
-    return _known(m, a, m.stack(list(m.linalg.slogdet(a)), -1))
+    return _known(m, a, m.stack(list(m.linalg.slogdet(_numbers(m, a))), -1))
 
 
 def slogdet(a: Any) -> SlogdetResult:
@@ -271,6 +271,7 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> T
     """
     ndim = as_array(x).ndim
     axes = axes_of(axis, ndim, "norm: axis")
+    x = x if as_array(x).dtype.kind == "f" else elementwise.astype(x, float)
     if (axis is None and ord is None) or (len(axes) == 1 and ord in (None, 2)):
         return reduce.norm(x, axes, keepdims)
     if len(axes) == 1:
@@ -291,7 +292,7 @@ def _vector_norm(x: Any, ord: Any, axes: tuple[int, ...], keepdims: bool) -> Ten
     if abs(ord) == inf:
         return (reduce.max if ord > 0 else reduce.min)(size, axes, keepdims)
     if ord == 0:
-        return reduce.sum((size != 0).astype(size.dtype), axes, keepdims)
+        return reduce.sum(elementwise.sign(size), axes, keepdims)
     if ord == 1:
         return reduce.sum(size, axes, keepdims)
     total = reduce.sum(power(size, ord), axes, keepdims)

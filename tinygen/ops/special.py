@@ -110,6 +110,7 @@ def _up_to(m: Any, edge: Any, above: Any, rate: Any, slope: Any, parameters: lis
 
 def _gamma_density(m: Any, g: Any, a: Any, x: Any) -> Any:
     a, x = _wide(m, g, a, x)
+    x = m.minimum(x, 1e300)  # 0 at ∞, where two terms would be infinite
     return m.exp(m.xlogy(a - 1.0, x) - x - m.gammaln(a))
 
 
