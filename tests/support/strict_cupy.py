@@ -128,7 +128,8 @@ def _outside(result: Any, given: Sequence[Any] = ()) -> Any:
     An array that was given comes back as the same object.
     """
     if isinstance(result, (tuple, list)):
-        return type(result)(_outside(r, given) for r in result)
+        kind = list if isinstance(result, list) else tuple  # not one with names
+        return kind(_outside(r, given) for r in result)
     if not isinstance(result, (np.ndarray, np.generic)):
         return result
     for value in given:

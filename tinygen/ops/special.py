@@ -52,24 +52,30 @@ digamma = psi = _special(
 @operation(n=None, x=lambda m, g, n, x: g * m.polygamma(n + 1, x))
 def polygamma(m: Any, n: Any, x: Any) -> Any:
     """The derivative n of `digamma`, n = 0, 1, ..., as (-1)^(n+1) n! ζ(n + 1, x)."""
-    s, order = special(m), n + 1.0
+    s, n = special(m), m.asarray(n)
+    order = n + 1.0
     y = (-1.0) ** order * s.gamma(order) * s.zeta(order, x)
     return m.where(n == 0, s.digamma(x), y)
 
 
-def _beta_slope(m: Any, one: Any, other: Any) -> Any:
-    """The derivative of log B in one of its arguments."""
-    return m.digamma(one) - m.digamma(one + other)
+def _like(m: Any, g: Any, x: Any) -> Any:
+    """A number as an array like g, on its device; an array as it is."""
+    return x * m.ones_like(g) if isinstance(x, (int, float)) else x
+
+
+def _beta_slope(m: Any, g: Any, one: Any, other: Any) -> Any:
+    """g times the derivative of log B in one of its arguments."""
+    return g * (m.digamma(_like(m, g, one)) - m.digamma(one + other))
 
 
 betaln = _special(
     "betaln(a, b)", "log |B(a, b)|.",
-    a=lambda m, g, a, b: g * _beta_slope(m, a, b), b=lambda m, g, a, b: g * _beta_slope(m, b, a),
+    a=lambda m, g, a, b: _beta_slope(m, g, a, b), b=lambda m, g, a, b: _beta_slope(m, g, b, a),
 )  # fmt: skip
 beta = _special(
     "beta(a, b)", "B(a, b) = Γ(a) Γ(b) / Γ(a + b).",
-    a=lambda m, g, y, a, b: g * y * _beta_slope(m, a, b),
-    b=lambda m, g, y, a, b: g * y * _beta_slope(m, b, a),
+    a=lambda m, g, y, a, b: _beta_slope(m, g * y, a, b),
+    b=lambda m, g, y, a, b: _beta_slope(m, g * y, b, a),
 )  # fmt: skip
 
 
@@ -168,7 +174,7 @@ def _betainc_in_a(m: Any, g: Any, a: Any, b: Any, x: Any, rest: Any) -> Any:
     higher = _up_to(m, log_x - log_rest, n * at > peak, rate, slope, parameters)
     # I(a, b) - I(a + 1, b + 1) = x^a (1-x)^b / B(a, b) · ((1-x) / a - x / b), and its derivative
     power = m.exp(a * log_x + b * log_rest - m.betaln(a, b))
-    lower = (log_x - _beta_slope(m, a, b)) * (rest / a - x / b) - rest / m.square(a)
+    lower = (log_x - m.digamma(a) + m.digamma(a + b)) * (rest / a - x / b) - rest / m.square(a)
     return m.where(outside, 0.0, higher + power * lower)
 
 
@@ -237,12 +243,12 @@ def _quotient(m: Any, a: Any, b: Any) -> Any:
 xlogy = _special(
     "xlogy(a, b)",
     "a log b, and 0 where a is 0. The derivative in a is log b, -∞ at b = 0; in b it is 0 at a = 0.",
-    a=lambda m, g, b: g * m.log(b),
+    a=lambda m, g, b: g * m.log(_like(m, g, b)),
     b=lambda m, g, a, b: g * _quotient(m, a, b),
 )
 xlog1py = _special(
     "xlog1py(a, b)", "a log(1 + b), and 0 where a is 0; see `xlogy`.",
-    a=lambda m, g, b: g * m.log1p(b), b=lambda m, g, a, b: g * _quotient(m, a, 1.0 + b),
+    a=lambda m, g, b: g * m.log1p(_like(m, g, b)), b=lambda m, g, a, b: g * _quotient(m, a, 1.0 + b),
 )  # fmt: skip
 
 
