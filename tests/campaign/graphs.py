@@ -15,6 +15,23 @@ TOLERANCE = 1e-6  # of the size of the terms that are added
 
 # Each of these takes any real numbers; `c` are constants of the shape of x.
 ELEMENTWISE = [
+    lambda x, c: tg.arctan(x) + tg.arcsinh(c * x),
+    lambda x, c: tg.arcsin(0.9 * tg.tanh(x)) - tg.arccos(0.8 * tg.sin(x)),
+    lambda x, c: tg.arctanh(0.9 * tg.sin(x)),
+    lambda x, c: tg.arccosh(1.5 + tg.square(x)),
+    lambda x, c: tg.log2(2.0 + tg.square(x)) + tg.exp2(-tg.square(x)),
+    lambda x, c: tg.sinh(tg.tanh(x)) * tg.cosh(tg.tanh(c * x)),
+    lambda x, c: x % (1.5 + tg.square(c)),
+    lambda x, c: x * tg.floor(3.0 * c) + tg.round(x),
+    lambda x, c: tg.where((x > -1.0) & ~(c > 0) | tg.isnan(x), tg.tan(tg.tanh(x)), x),
+    lambda x, c: tg.special.gammaln(0.5 + tg.square(x)) + tg.special.digamma(1.0 + tg.square(c * x)),
+    lambda x, c: tg.special.gammainc(0.5 + tg.square(c), 0.1 + tg.square(x)),
+    lambda x, c: tg.special.gammaincc(0.5 + tg.square(x), 0.1 + tg.square(c)),
+    lambda x, c: tg.special.betainc(0.5 + tg.square(x), 0.5 + tg.square(c), tg.sigmoid(x)),
+    lambda x, c: tg.special.erfcx(tg.tanh(x)) + tg.special.erfinv(0.9 * tg.tanh(x)),
+    lambda x, c: tg.special.ndtri(0.1 + 0.8 * tg.sigmoid(x)) + tg.special.log_ndtr(x),
+    lambda x, c: tg.special.xlogy(x, 0.5 + tg.square(x)) + tg.special.logit(0.1 + 0.8 * tg.sigmoid(x)),
+    lambda x, c: tg.special.i0e(1.0 + tg.square(x)) + tg.special.i1e(x) * tg.special.i1(tg.tanh(x)),
     lambda x, c: tg.tanh(x),
     lambda x, c: tg.sigmoid(x),
     lambda x, c: tg.softplus(x),
@@ -40,6 +57,18 @@ ELEMENTWISE = [
     lambda x, c: tg.bce_with_logits(x, tg.sigmoid(c)),
 ]
 ALONG_ROWS = [  # x has two axes
+    lambda x, c: tg.linalg.inv(x @ x.T + 2.0 * np.eye(len(x))),
+    lambda x, c: tg.linalg.det(x @ x.T + np.eye(len(x))),
+    lambda x, c: tg.linalg.slogdet(x @ x.T + np.eye(len(x))).logabsdet,
+    lambda x, c: tg.linalg.pinv(tg.concatenate([x, 2.0 * np.eye(x.shape[1])], axis=0)),
+    lambda x, c: tg.linalg.eigvalsh(x @ x.T + np.diag(np.arange(len(x)) * 3.0)),
+    lambda x, c: tg.linalg.svdvals(tg.concatenate([x, np.eye(x.shape[1]) * np.arange(1, x.shape[1] + 1)], 0)),
+    lambda x, c: tg.linalg.qr(tg.concatenate([x, 2.0 * np.eye(x.shape[1])], axis=0)).R,
+    lambda x, c: tg.linalg.norm(x, 3, axis=0) + tg.linalg.norm(x, "nuc"),
+    lambda x, c: tg.tensordot(x, c, (0, 0)) + tg.inner(x.T, c.T),
+    lambda x, c: tg.kron(x[:2, :2], c[:1]),
+    lambda x, c: tg.trace(x) * tg.outer(x[0], c[0]),
+    lambda x, c: tg.cross(tg.pad(x, ((0, 0), (0, 3)))[:, :3], np.ones(3)),
     lambda x, c: tg.softmax(x, axis=1),
     lambda x, c: tg.log_softmax(x, axis=0),
     lambda x, c: tg.logsumexp(x, axis=1),
@@ -104,6 +133,11 @@ ARRAYS = [  # x has two axes
 ]
 ALONG_ROWS += ARRAYS
 OF_TWO = [  # of one shape, or shapes that broadcast
+    lambda a, b: tg.hypot(a, b),
+    lambda a, b: tg.arctan2(a, 1.0 + tg.square(b)),
+    lambda a, b: tg.logaddexp(a, b),
+    lambda a, b: tg.special.betaln(0.5 + tg.square(a), 0.5 + tg.square(b)),
+    lambda a, b: tg.special.xlog1py(a, tg.square(b)),
     lambda a, b: a + b,
     lambda a, b: a - b,
     lambda a, b: a * b,

@@ -7,7 +7,7 @@ derivatives in all of their arguments; SciPy has no function for those in a and 
 from __future__ import annotations
 
 from functools import partial
-from math import pi, sqrt
+from math import pi, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -204,7 +204,7 @@ erfcinv = _special(
 
 FAR = 30.0
 """From this x on, the derivative of erfcx comes from its asymptotic series."""
-SERIES = [float((-1) ** k * np.prod(np.arange(1, 2 * k + 2, 2)) / 2**k) for k in range(8)]
+SERIES = [(-1) ** k * prod(range(1, 2 * k + 2, 2)) / 2**k for k in range(8)]
 
 
 def _erfcx_slope(m: Any, x: Any, y: Any) -> Any:
