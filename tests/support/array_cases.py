@@ -48,8 +48,8 @@ JOINED: list[tuple[str, Callable[..., Any], list[list[tuple[int, ...]]]]] = [
 ]  # fmt: skip
 for name, oracle, lists in JOINED:
     for shapes in lists:
-        case(name, lambda *xs, join: join(xs), *(normal(*s) for s in shapes),
-             call=lambda *xs, join, name=name: getattr(tg, name)(xs), join=oracle)  # fmt: skip
+        case(name, lambda *xs, join=oracle: join(xs), *(normal(*s) for s in shapes),
+             call=lambda *xs, name=name: getattr(tg, name)(xs))  # fmt: skip
 for repeats, axis in [(2, None), (3, 0), (2, -1), ([1, 0, 2], 1), ([2, 1], -2), (0, 0), ([2], 1)]:
     case("repeat", np.repeat, normal(2, 3), repeats=repeats, axis=axis)
 case("repeat", np.repeat, normal(), repeats=3)
