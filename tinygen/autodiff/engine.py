@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec
 import numpy as np
 
 from tinygen.autodiff import anomaly
-from tinygen.autodiff.array_face import ArrayFace, as_leaf, no_method, operators_of_numpy
+from tinygen.autodiff.array_face import ArrayFace, as_leaf, as_method, operators_of_numpy
 from tinygen.autodiff.modes import RECORD, WATCH, enable_grad, modes
 from tinygen.autodiff.promotion import (
     array_on,
@@ -504,7 +504,7 @@ def public(function: Any, method: str | None = None, operator: str | None = None
     if not name.startswith("_"):
         setattr(vocabulary, name, function)
         if not hasattr(Tensor, name):
-            setattr(Tensor, name, no_method(name))
+            setattr(Tensor, name, as_method(name, function))
     if method:
         setattr(Tensor, method, function)
     if operator:
