@@ -18,7 +18,7 @@ seen = np.arange(21) < 9  # the others are censored
 def negative_log_likelihood(theta):
     """theta: the logarithms of scale and shape. A time that was seen has the density, one that is
     censored the probability to be longer, exp(-(t/scale)^shape)."""
-    scale, shape = tg.exp(theta[0]), tg.exp(theta[1])
+    shape = tg.exp(theta[1])
     z = np.log(weeks) - theta[0]
     log_hazard = theta[1] - theta[0] + (shape - 1.0) * z
     return tg.exp(shape * z).sum() - tg.where(seen, log_hazard, 0.0).sum()
