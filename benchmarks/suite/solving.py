@@ -152,7 +152,7 @@ def _torch(compiled: bool) -> tuple[Any, Callable[[Function], Any]]:
         exp=torch.exp, log=torch.log, sum=torch.sum, diagonal=torch.diagonal,
         softplus=lambda z: torch.logaddexp(zero, z), cholesky=torch.linalg.cholesky,
         solve=lambda a, b: torch.linalg.solve_triangular(a, b, upper=False),
-        data=torch.from_numpy,
+        from_numpy=torch.from_numpy,
     )  # fmt: skip
 
     def both(f: Function) -> Any:
@@ -181,7 +181,7 @@ def _in_float64(library: str) -> AbstractContextManager[Any]:
 def _value_and_gradient(library: str, compiled: bool, name: str, arrays: Case) -> Any:
     """What SciPy is given: x to (value, gradient)."""
     m, both = LIBRARIES[library](compiled)
-    convert, f = getattr(m, "data", lambda a: a), PROBLEMS[name].f
+    convert, f = getattr(m, "from_numpy", lambda a: a), PROBLEMS[name].f
     data = {key: convert(array) for key, array in arrays.items() if key != "x0"}
     return both(lambda x: f(m, x, data))
 
