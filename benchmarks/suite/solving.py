@@ -60,7 +60,7 @@ def weibull(m: Any, x: Any, d: Case) -> Any:
     """Survival of 500 with censoring: the log of the scale is linear in 5 columns; the log shape."""
     shape, away = m.exp(x[0]), d["log_times"] - d["rows"] @ x[1:]
     log_hazard = d["seen"] * (x[0] + (shape - 1.0) * away - d["rows"] @ x[1:])
-    return m.sum(m.exp(shape * away)) - m.sum(log_hazard)
+    return (m.sum(m.exp(shape * away)) - m.sum(log_hazard)) / len(d["seen"])
 
 
 def _rows(rng: np.random.Generator) -> Case:
@@ -86,7 +86,8 @@ def _survival(rng: np.random.Generator) -> Case:
     times = np.exp(rows @ [2.0, 0.5, -0.3, 0.0, 0.2]) * rng.weibull(1.5, 500)
     ends = rng.exponential(20.0, 500)
     log_times, seen = np.log(np.minimum(times, ends)), (times < ends).astype(float)
-    return {"x0": np.zeros(6), "rows": rows, "log_times": log_times, "seen": seen}
+    x0 = np.array([0.0, log_times.mean(), 0.0, 0.0, 0.0, 0.0])
+    return {"x0": x0, "rows": rows, "log_times": log_times, "seen": seen}
 
 
 PROBLEMS = {
