@@ -241,11 +241,16 @@ def default_generator() -> Generator:
     return _default
 
 
-def as_generator(rng: Rng | None) -> Generator:
+def as_generator(rng: Rng | None, seed: SupportsIndex | None = None) -> Generator:
     """A generator: `rng` itself, a new one with the seed `rng`, or the default one for None.
 
-    TypeError: anything else, such as a generator of NumPy.
+    seed: the seed of a new one, in the place of `rng`.
+    TypeError: anything else, such as a generator of NumPy, or both.
     """
+    if seed is not None:
+        if rng is not None:
+            raise TypeError(f"rng={rng} and seed={seed}: pass one of them")
+        rng = seed
     if isinstance(rng, Generator):
         return rng
     if rng is None:

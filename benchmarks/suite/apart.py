@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from benchmarks.suite.party import Field, Party
 from benchmarks.suite.quiet import Watch
 from benchmarks.suite.workloads import Workload
 
-__all__ = ["imports", "memory"]
+__all__ = ["imports", "memory", "starts"]
 
 IMPORT = "import time; t = time.perf_counter(); import {0}; print(time.perf_counter() - t)"
 REMEMBERED = 10  # steps, after which the peak is asked for
@@ -29,7 +29,26 @@ def imports(names: Iterable[str], rounds: int, watch: Watch) -> dict[str, Any]:
     libraries = {
         CONTENDERS[name].library: name for name in reversed([*names])
     }  # eager, if there are both
-    party = Party(Field(), reversed(libraries.values()))
+    commands = {name: ["-c", IMPORT.format(library)] for library, name in libraries.items()}
+    return fresh({name: commands[name] for name in reversed(commands)}, rounds, watch)
+
+
+def starts(work: Workload, names: Iterable[str], rounds: int, watch: Watch) -> dict[str, Any]:
+    """Seconds of importing a library and solving a small problem once."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "case.npz"
+        np.savez(path, **with_tinygen.case(replace(work, kind="solve")))
+        commands = {}
+        for name in names:
+            way = "compiled" if CONTENDERS[name].compiled else "eager"
+            arguments = [CONTENDERS[name].library, way, work.model, str(path)]
+            commands[name] = ["-m", "benchmarks.suite.solving", *arguments]
+        return fresh(commands, rounds, watch)
+
+
+def fresh(commands: Mapping[str, list[str]], rounds: int, watch: Watch) -> dict[str, Any]:
+    """The seconds that each contender's command of Python prints, round after round."""
+    party = Party(Field(), commands)
     with tempfile.TemporaryDirectory() as folder:
         # Compiled code is kept, as a user's Python does it. The first round makes it.
         kept = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
@@ -37,7 +56,7 @@ def imports(names: Iterable[str], rounds: int, watch: Watch) -> dict[str, Any]:
             watch.round()
             for name in party.running():
                 done = subprocess.run(
-                    [sys.executable, "-c", IMPORT.format(CONTENDERS[name].library)],
+                    [sys.executable, *commands[name]],
                     env=environment() | kept, capture_output=True, text=True,
                 )  # fmt: skip
                 if done.returncode:

@@ -138,7 +138,9 @@ def about(plan: Plan) -> dict[str, Any]:
             "Python": platform.python_version(),
             "tinygen": tinygen.__version__,
             **{
-                name: versions for name in ("numpy", "torch", "jax") if (versions := _version(name))
+                name: versions
+                for name in ("numpy", "torch", "jax", "autograd")
+                if (versions := _version(name))
             },
         },
     }

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.suite import with_tinygen
 from benchmarks.suite.contract import threads
+from benchmarks.suite.workloads import Workload
 
 __all__ = [
     "CONTENDERS",
@@ -30,6 +31,7 @@ __all__ = [
     "Process",
     "environment",
     "missing",
+    "takes_part",
 ]
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +51,7 @@ CONTENDERS = {
     "PyTorch": Contender("with_torch", False, "torch"),
     "PyTorch compiled": Contender("with_torch", True, "torch"),
     "JAX": Contender("with_jax", True, "jax"),
+    "autograd": Contender("with_autograd", False, "autograd"),
 }
 OURS = (
     "tinygen compiled",
@@ -72,6 +75,13 @@ def environment() -> dict[str, str]:
     set_here = {name: str(threads()) for name in names}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, **set_here, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+
+
+def takes_part(name: str, work: Workload) -> bool:
+    """Whether a contender does such a workload at all."""
+    if work.kind in ("solve", "start"):
+        return name != "PyTorch compiled"  # it compiles for longer than the problems take
+    return name != "autograd"
 
 
 class Failed(Exception):

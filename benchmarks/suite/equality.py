@@ -16,6 +16,7 @@ __all__ = ["allowed", "difference", "differs"]
 U = 2.0**-24
 """The largest relative error of one rounding in float32."""
 CHAINED = 100  # operations of a chain
+SOLVED = 1e-9  # of problems in float64, with matrices of a condition below 1e5
 
 
 def allowed(work: Workload, case: Case, results: Case) -> float:
@@ -27,6 +28,8 @@ def allowed(work: Workload, case: Case, results: Case) -> float:
     error. In an importance-weighted bound it also goes through the exponential of a number as large as
     the loss, whose absolute error of about |loss| u becomes a relative one.
     """
+    if work.kind == "solve":
+        return SOLVED
     if work.kind == "chain":
         return 4 * CHAINED * U
     weights = [a for a in part(case, "weights").values() if a.ndim == 2]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.suite import products, with_tinygen
-from benchmarks.suite.apart import imports, memory
-from benchmarks.suite.contenders import CONTENDERS, FLOOR, OURS, missing
+from benchmarks.suite.apart import imports, memory, starts
+from benchmarks.suite.contenders import CONTENDERS, FLOOR, OURS, missing, takes_part
 from benchmarks.suite.contract import Case
 from benchmarks.suite.equality import differs
 from benchmarks.suite.party import OPENING, Field, Party
@@ -49,19 +49,24 @@ def measure(workloads: Iterable[Workload], plan: Plan, say: Say) -> tuple[Found,
     (`missing`); and the floor.
     """
     absent = {name: why for name in CONTENDERS if (why := missing(name))}
-    names = [name for name in CONTENDERS if name not in absent]
+    there = [name for name in CONTENDERS if name not in absent]
     field, watch = Field(), Watch()
     found: Found = {}
     try:
         for work in workloads:
             began = time.monotonic()
+            names = [name for name in there if takes_part(name, work)]
             if work.kind == "import":
                 of = imports(names, plan.rounds, watch)
+            elif work.kind == "start":
+                of = starts(work, names, plan.rounds, watch)
             elif work.kind == "memory":
                 of = memory(work, names)
             else:
                 of = timed(work, Party(field, names), plan, watch)
-            of["contenders"] |= {name: {"missing": why} for name, why in absent.items()}
+            of["contenders"] |= {
+                name: {"missing": why} for name, why in absent.items() if takes_part(name, work)
+            }
             found[work.name] = {**asdict(work), **of}
             say(f"{work.title}: {time.monotonic() - began:.0f} s")
     finally:
@@ -72,7 +77,7 @@ def measure(workloads: Iterable[Workload], plan: Plan, say: Say) -> tuple[Found,
 def timed(work: Workload, party: Party, plan: Plan, watch: Watch) -> Found:
     """Ready, compare, and time the contenders and the floor."""
     case = with_tinygen.case(work)
-    if work.kind != "chain":
+    if work.kind in ("step", "sample"):
         party.found[FLOOR] = {"rounds": []}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case.npz"

@@ -20,6 +20,8 @@ WIDE = 0.1  # a spread of which the reader is told
 SECTIONS = {
     "Training steps and sampling, milliseconds": ("steps", "sampling"),
     "Small operations, forward and backward, microseconds an operation": ("operations",),
+    "Small problems by scipy.optimize, milliseconds a solution": ("solving",),
+    "The same with the import and the first solution in a fresh process, milliseconds": ("starts",),
     "Cost against depth, width, batch and T, milliseconds": ("depth", "width", "batch", "T"),
     "Beside one busy process, milliseconds": ("busy",),
     "Import, milliseconds": ("import",),

@@ -10,7 +10,15 @@ from benchmarks.suite.figures import middle, number, ratio
 
 __all__ = ["HEAD", "Row", "base"]
 
-UNITS = {"step": 1e3, "sample": 1e3, "chain": 1e6 / 100, "import": 1e3, "memory": 1e-6}
+UNITS = {
+    "step": 1e3,
+    "sample": 1e3,
+    "chain": 1e6 / 100,
+    "solve": 1e3,
+    "start": 1e3,
+    "import": 1e3,
+    "memory": 1e-6,
+}
 HEAD = ("", *CONTENDERS, "best peer", FLOOR, "bytes", "tinygen / floor", "spread")
 
 

@@ -17,6 +17,7 @@ from jax import lax, random
 from jax import numpy as jnp
 
 from benchmarks.engine import applied
+from benchmarks.suite import solving
 from benchmarks.suite.contract import Case, Opened, Tick, part
 from benchmarks.suite.jax_networks import Arrays, denoiser, objectives
 from benchmarks.suite.workloads import RATE, Workload
@@ -28,6 +29,8 @@ Key = Any
 
 def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
     """A workload, ready to be compared and run; JAX always compiles."""
+    if work.kind == "solve":
+        return solving.opened("jax", work.model, arrays, compiled)
     if work.kind == "chain":
         return chain(work, arrays)
     named = part(arrays, "weights") | part(arrays, "constants")

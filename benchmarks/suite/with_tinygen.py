@@ -13,6 +13,7 @@ import numpy as np
 
 import tinygen as tg
 from benchmarks.engine import applied, leaves
+from benchmarks.suite import solving
 from benchmarks.suite.contract import Case, Opened, Tick, part
 from benchmarks.suite.workloads import RATE, Workload
 from tinygen import models
@@ -48,6 +49,8 @@ def case(work: Workload) -> Case:
     The weights are those that a model starts with, and noise upon them: layers that start at zero
     would hide what lies behind them.
     """
+    if work.kind == "solve":
+        return solving.case(work.model)
     if work.kind == "chain":
         return dict(zip("xy", leaves(work.batch), strict=True))
     rng = np.random.default_rng(SEED)
@@ -111,6 +114,8 @@ def _times(model: Any) -> list[int]:
 # -- the contender -------------------------------------------------------------------------------
 def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
     """A workload, ready to be compared and run."""
+    if work.kind == "solve":
+        return solving.opened("tinygen", work.model, arrays, compiled)
     if work.kind == "chain":
         return _chain(work, arrays, compiled)
     model = made(work)

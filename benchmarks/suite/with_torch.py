@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import applied
+from benchmarks.suite import solving
 from benchmarks.suite.contract import Case, Opened, Tick, part, threads
 from benchmarks.suite.torch_networks import Tensors, denoiser, objectives
 from benchmarks.suite.workloads import RATE, Workload
@@ -25,6 +26,8 @@ __all__ = ["Trainer", "batches", "opened", "parameters"]
 def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
     """A workload, ready to be compared and run."""
     torch.set_num_threads(threads())
+    if work.kind == "solve":
+        return solving.opened("torch", work.model, arrays, compiled)
     if work.kind == "chain":
         return chain(work, arrays, compiled)
     p = parameters(arrays)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks.suite.solving import PROBLEMS
+
 __all__ = ["GROUPS", "QUICK", "RATE", "WORKLOADS", "Unknown", "Workload", "chosen"]
 
 
@@ -15,11 +17,12 @@ class Workload:
     """One row of the report.
 
     kind: 'step', a whole training step; 'sample', a whole sampling; 'chain', a chain of small
-        operations forward and backward; 'import'; or 'memory', the peak of a process that takes
+        operations forward and backward; 'solve', a small problem by scipy.optimize; 'start', the same
+        with the import in a fresh process; 'import'; or 'memory', the peak of a process that takes
         some training steps.
     model, options: of tinygen's models, with the arguments that differ from the defaults; the name
-        of a chain instead. features: of the data. batch: rows of a step, or of a sampling; elements
-        of a chain. busy: whether another process works beside it all the time.
+        of a chain or of a problem instead. features: of the data. batch: rows of a step, or of a
+        sampling; elements of a chain. busy: whether another process works beside it all the time.
     """
 
     name: str
@@ -74,6 +77,13 @@ OPERATIONS = [
     for chain, what in (("product", "z * y"), ("exp", "exp(-z)"), ("mix", "tanh(z * y + .5) / y - z"))
     for n in (1, 100, 1000)
 ]  # fmt: skip
+SOLVING = [
+    Workload(f"solve-{name}", problem.title, "solving", "solve", name)
+    for name, problem in PROBLEMS.items()
+]
+STARTS = [
+    replace(work, name=f"start-{work.model}", group="starts", kind="start") for work in SOLVING
+]
 CURVES = [
     *(
         replace(STEPS[1], name=f"{name}-{n}", title=f"DDPM 64, {name} {n}", group=name, **changes)
@@ -100,7 +110,9 @@ OTHERS = [
     ),
 ]  # fmt: skip
 
-WORKLOADS = {w.name: w for w in (*STEPS, *SAMPLING, *OPERATIONS, *CURVES, *OTHERS)}
+WORKLOADS = {
+    w.name: w for w in (*STEPS, *SAMPLING, *OPERATIONS, *SOLVING, *STARTS, *CURVES, *OTHERS)
+}
 GROUPS = [*dict.fromkeys(w.group for w in WORKLOADS.values())]
 QUICK = ("ddpm-784", "ddpm-2", "vae-784", "gan-64-r1", "T-100", "mix-100", "import")
 """What `--quick` measures: of each kind of work something."""

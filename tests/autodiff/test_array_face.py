@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.on_device import np, tg
 from tests.support.tensors import equal, leaf
+from tinygen.autodiff.array_face import METHODS
 
 # -- NumPy beside and on the left of a Tensor -----------------------------------------------------------
 OPERATORS = [
@@ -290,6 +291,12 @@ def test_comparisons_are_constants():
         (leaf(1.0, np.float32), "tensor(1., dtype=float32, requires_grad=True)"),
         (leaf([1.0]) * 2.0, "tensor([2.], from multiply)"),
         (tg.tensor([1, 2]), "tensor([1, 2], dtype=int64)"),
+        (tg.tensor(np.zeros((0, 3))), "tensor([], shape=(0, 3))"),
+        (
+            tg.tensor(np.zeros((7, 3))),
+            "tensor([[0., 0., 0.],\n        [0., 0., 0.],\n        [0., 0., 0.],\n        ...,\n"
+            "        [0., 0., 0.],\n        [0., 0., 0.],\n        [0., 0., 0.]], shape=(7, 3))",
+        ),
     ],
 )
 @pytest.mark.cpu_only("a device in the text: test_devices.py")
@@ -364,12 +371,22 @@ def test_a_gradient_set_by_hand_has_the_shape_of_its_leaf():
         (x * 2.0).grad = tg.tensor([3.0, 4.0])
 
 
+def test_common_functions_are_methods():
+    x = leaf([[0.3, 0.7], [0.2, 0.9]])
+    there = [name for name in METHODS if hasattr(tg, name)]
+    assert {"exp", "log", "sqrt", "abs", "tanh", "sigmoid", "relu", "softmax"} <= {*there}
+    for name in there:
+        np.testing.assert_array_equal(getattr(x, name)().data, getattr(tg, name)(x).data)
+    np.testing.assert_array_equal(x.softmax(axis=0).data, tg.softmax(x, 0).data)
+    assert x.exp().requires_grad
+
+
 def test_what_is_no_method_names_the_function():
     x = leaf([1.0, 2.0])
-    for call in (lambda: x.exp(), lambda: x.softmax(-1)):
+    for call in (lambda: x.stack(), lambda: x.where(-1)):
         with pytest.raises(AttributeError, match=r"'Tensor' .* no attribute '(\w+)': .*tg\.\1\(x"):
             call()
-    assert not hasattr(x, "exp") and not hasattr(x, "norml")
+    assert not hasattr(x, "stack") and not hasattr(x, "norml")
 
 
 def test_from_dlpack_names_what_it_takes():

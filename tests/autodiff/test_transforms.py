@@ -14,9 +14,10 @@ A = np.array([[2.0, 1.0, -1.0], [0.5, 3.0, 0.0], [1.0, -2.0, 1.0]])
 X = np.array([0.3, -0.7, 1.1])
 
 
-def close(t, expected, rtol=1e-12):
-    assert isinstance(t, tg.Tensor)
-    np.testing.assert_allclose(t.data, expected, rtol=rtol, atol=1e-13)
+def close(found, expected, rtol=1e-12):
+    """An array, as arrays were given, or a number."""
+    assert not isinstance(found, tg.Tensor)
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-13)
 
 
 def quadratic(x):
@@ -40,7 +41,6 @@ def test_value_and_grad():
     value, g = tg.value_and_grad(quadratic)(X)
     close(value, X @ A @ X)
     close(g, (A + A.T) @ X)
-    assert not value.requires_grad and not g.requires_grad
 
 
 def test_argnums():
@@ -55,15 +55,18 @@ def test_argnums():
     for g, expected in zip(found, (2 * x * x, 4 * x * y, x @ (x * y)), strict=True):
         close(g, expected)
     assert len(tg.grad(f, [0])(x, 2.0, y)) == 1
-    for bad in (3, -1):
+    close(tg.grad(f, -1)(x, 2.0, y), 2 * x * x)
+    close(tg.grad(f, (-3, 1))(x, 2.0, y)[1], x @ (x * y))
+    for bad in (3, -4):
         with pytest.raises(ValueError, match=f"argument {bad} to differentiate, but 3"):
             tg.grad(f, bad)(x, 2.0, y)
+    with pytest.raises(ValueError, match=r"positions \(0, -3\) name an argument twice"):
+        tg.grad(f, (0, -3))(x, 2.0, y)
 
 
 def test_vjp_may_be_called_again():
     y, pull = tg.vjp(vector, X)
     close(y, [X[0] * X[1], np.sin(X[2]) * X[0]])
-    assert not y.requires_grad
     for v in ([1.0, 0.0], [0.0, 1.0], [2.0, -3.0]):
         found = pull(v)
         assert type(found) is tuple and len(found) == 1
@@ -85,7 +88,6 @@ def test_jvp():
     y, tangent = tg.jvp(vector, (X,), (v,))
     close(y, vector(tg.tensor(X)).data)
     close(tangent, VECTOR_JACOBIAN @ v)
-    assert not tangent.requires_grad
 
 
 def test_jvp_of_several_primals_and_unused_ones():
@@ -130,7 +132,7 @@ def test_hvp():
     def f(x):
         return tg.logsumexp(x * x) + tg.sin(x[0] * x[2])
 
-    close(tg.hvp(f, X, v), tg.hessian(f)(X).data @ v)
+    close(tg.hvp(f, X, v), tg.hessian(f)(X) @ v)
     close(tg.hvp(lambda x: x.sum(), X, v), np.zeros(3))
 
 
@@ -160,8 +162,8 @@ def test_the_same_by_backward_to_a_leaf():
     assert value.requires_grad and g.requires_grad
     g.backward()
     close(
-        w.grad,
-        tg.grad(lambda w: tg.grad(lambda x: tg.sin(w * x * x))(np.array(0.7)))(np.array(1.3)).data,
+        w.grad.data,
+        tg.grad(lambda w: tg.grad(lambda x: tg.sin(w * x * x))(np.array(0.7)))(np.array(1.3)),
     )
 
 
@@ -222,7 +224,7 @@ def test_whole_numbers_are_differentiated_as_float64():
     for x in (3, np.int32(3), np.array(3), tg.tensor(3)):
         g = tg.grad(lambda t: t * t)(x)
         assert g.dtype == np.float64 and g.item() == 6.0
-    assert tg.grad(lambda t: (t * t).sum())([1, 2]).dtype == np.float64
+    assert tg.grad(lambda t: (t * t).sum())(np.array([1, 2])).dtype == np.float64
 
 
 def test_floats_keep_their_dtype():
@@ -251,7 +253,7 @@ def test_the_arguments_are_not_touched():
 def test_what_a_function_must_return():
     with pytest.raises(ValueError, match=r"one number.*\(3,\)"):
         tg.grad(tg.exp)(X)
-    with pytest.raises(TypeError, match="must return a Tensor, it returned tuple"):
+    with pytest.raises(TypeError, match=r"one number, not a tree; has_aux=True"):
         tg.grad(lambda x: (x, x))(1.0)
     with pytest.raises(TypeError, match="returned float"):
         tg.grad(lambda x: 2.0)(1.0)
@@ -319,17 +321,17 @@ def test_jvp_and_vjp_are_transposes(steps, x, u, v):
     f = composed(steps)
     y, pull = tg.vjp(f, x)
     again, tangent = tg.jvp(f, (x,), (v,))
-    close(again, y.data)
-    np.testing.assert_allclose(u @ tangent.data, pull(u)[0].data @ v, rtol=1e-9, atol=1e-11)
+    close(again, y)
+    np.testing.assert_allclose(u @ tangent, pull(u)[0] @ v, rtol=1e-9, atol=1e-11)
 
 
 @laws
 @given(compositions, points, points)
 def test_the_jacobian_has_the_jvps_as_columns_and_the_vjps_as_rows(steps, x, v):
     f = composed(steps)
-    j = tg.jacobian(f)(x).data
-    np.testing.assert_allclose(tg.jvp(f, (x,), (v,))[1].data, j @ v, rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(tg.vjp(f, x)[1](v)[0].data, v @ j, rtol=1e-9, atol=1e-11)
+    j = tg.jacobian(f)(x)
+    np.testing.assert_allclose(tg.jvp(f, (x,), (v,))[1], j @ v, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(tg.vjp(f, x)[1](v)[0], v @ j, rtol=1e-9, atol=1e-11)
 
 
 @laws
@@ -338,18 +340,18 @@ def test_the_hessian_is_symmetric_and_gives_the_hvp(steps, x, v):
     def f(t):
         return (composed(steps)(t) * np.array([1.0, -0.5, 2.0])).sum()
 
-    h = tg.hessian(f)(x).data
+    h = tg.hessian(f)(x)
     scale = 1.0 + np.abs(h).max()
     np.testing.assert_allclose(h, h.T, rtol=0, atol=1e-10 * scale)
-    np.testing.assert_allclose(tg.hvp(f, x, v).data, h @ v, rtol=0, atol=1e-10 * scale)
+    np.testing.assert_allclose(tg.hvp(f, x, v), h @ v, rtol=0, atol=1e-10 * scale)
 
 
 @laws
 @given(compositions, points, points, points, st.floats(-2, 2))
 def test_the_gradient_is_linear_in_the_seed(steps, x, u, v, c):
     _, pull = tg.vjp(composed(steps), x)
-    together = pull(u + c * v)[0].data
-    apart = pull(u)[0].data + c * pull(v)[0].data
+    together = pull(u + c * v)[0]
+    apart = pull(u)[0] + c * pull(v)[0]
     np.testing.assert_allclose(together, apart, rtol=1e-9, atol=1e-11)
 
 

@@ -25,9 +25,10 @@ from benchmarks.suite import (
     products,
     quiet,
     rows,
+    solving,
     with_tinygen,
 )
-from benchmarks.suite.contenders import CONTENDERS, Contender, Failed, Process
+from benchmarks.suite.contenders import CONTENDERS, Contender, Failed, Process, takes_part
 from benchmarks.suite.contract import part
 from benchmarks.suite.party import Field, Party
 from benchmarks.suite.worker import Closed, Pacer
@@ -476,3 +477,51 @@ def test_imports_are_of_each_library_once(monkeypatch):
     of = apart.imports(["tinygen", "tinygen compiled", "JAX"], 1, watch)["contenders"]
     assert of.keys() == {"tinygen", "JAX"} and len(of["tinygen"]["rounds"]) == 1
     assert of["JAX"]["missing"].startswith("failed: ModuleNotFoundError")
+
+
+# -- small problems --------------------------------------------------------------------------------
+SOLVERS = [name for name in solving.LIBRARIES if find_spec(name)]
+
+
+@pytest.mark.parametrize("name", solving.PROBLEMS)
+@pytest.mark.parametrize("library", SOLVERS)
+def test_a_library_gives_scipy_the_value_and_its_gradient(library, name):
+    """By central differences of the value; and like tinygen's, also in a compiled step."""
+    work = WORKLOADS[f"solve-{name}"]
+    case = with_tinygen.case(work)
+    ours = found("with_tinygen", work, case)
+    for compiled in (False, True):
+        theirs = solving.opened(library, name, case, compiled).results()
+        assert equality.differs(work, case, ours, theirs) is None
+    f = solving._value_and_gradient("tinygen", False, name, case)
+    along = np.random.default_rng(0).normal(size=case["x0"].shape)
+    slope = (f(case["x0"] + 1e-5 * along)[0] - f(case["x0"] - 1e-5 * along)[0]) / 2e-5
+    assert slope == pytest.approx(ours["start/gradient"] @ along, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", solving.PROBLEMS)
+def test_a_small_problem_has_a_minimum_that_is_found(name):
+    case = solving.case(name)
+    f = solving._value_and_gradient("tinygen", False, name, case)
+    solution = solving._solve(f, name, case)
+    assert abs(solution.jac).max() < 1e-3 * abs(f(case["x0"])[1]).max()
+    if name == "rosenbrock":
+        np.testing.assert_allclose(solution.x, np.ones(10), atol=1e-4)
+
+
+def test_who_takes_part_in_what():
+    def who(kind):
+        return {name for name in CONTENDERS if takes_part(name, Workload("", "", "", kind))}
+
+    assert {*CONTENDERS} - who("step") == {"autograd"}
+    assert {*CONTENDERS} - who("solve") == {*CONTENDERS} - who("start") == {"PyTorch compiled"}
+
+
+@pytest.mark.slow
+def test_a_small_problem_is_timed_in_a_process_that_goes_on_and_in_fresh_ones(alone, monkeypatch):
+    works = [replace(WORKLOADS[f"{kind}-rosenbrock"]) for kind in ("solve", "start")]
+    of, _ = measure.measure(works, measure.Plan(2, 0.002), lambda line: None)
+    for work in works:
+        rounds_of = of[work.name]["contenders"]["tinygen"]["rounds"]
+        assert len(rounds_of) == 2 and min(rounds_of) > 0
+        assert of[work.name]["contenders"].keys() == {*CONTENDERS} - {"PyTorch compiled"}

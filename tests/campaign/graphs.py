@@ -24,13 +24,17 @@ ELEMENTWISE = [
     lambda x, c: x % (1.5 + tg.square(c)),
     lambda x, c: x * tg.floor(3.0 * c) + tg.round(x),
     lambda x, c: tg.where((x > -1.0) & ~(c > 0) | tg.isnan(x), tg.tan(tg.tanh(x)), x),
-    lambda x, c: tg.special.gammaln(0.5 + tg.square(x)) + tg.special.digamma(1.0 + tg.square(c * x)),
+    lambda x, c: (
+        tg.special.gammaln(0.5 + tg.square(x)) + tg.special.digamma(1.0 + tg.square(c * x))
+    ),
     lambda x, c: tg.special.gammainc(0.5 + tg.square(c), 0.1 + tg.square(x)),
     lambda x, c: tg.special.gammaincc(0.5 + tg.square(x), 0.1 + tg.square(c)),
     lambda x, c: tg.special.betainc(0.5 + tg.square(x), 0.5 + tg.square(c), tg.sigmoid(x)),
     lambda x, c: tg.special.erfcx(tg.tanh(x)) + tg.special.erfinv(0.9 * tg.tanh(x)),
     lambda x, c: tg.special.ndtri(0.1 + 0.8 * tg.sigmoid(x)) + tg.special.log_ndtr(x),
-    lambda x, c: tg.special.xlogy(x, 0.5 + tg.square(x)) + tg.special.logit(0.1 + 0.8 * tg.sigmoid(x)),
+    lambda x, c: (
+        tg.special.xlogy(x, 0.5 + tg.square(x)) + tg.special.logit(0.1 + 0.8 * tg.sigmoid(x))
+    ),
     lambda x, c: tg.special.i0e(1.0 + tg.square(x)) + tg.special.i1e(x) * tg.special.i1(tg.tanh(x)),
     lambda x, c: tg.tanh(x),
     lambda x, c: tg.sigmoid(x),
@@ -62,7 +66,9 @@ ALONG_ROWS = [  # x has two axes
     lambda x, c: tg.linalg.slogdet(x @ x.T + np.eye(len(x))).logabsdet,
     lambda x, c: tg.linalg.pinv(tg.concatenate([x, 2.0 * np.eye(x.shape[1])], axis=0)),
     lambda x, c: tg.linalg.eigvalsh(x @ x.T + np.diag(np.arange(len(x)) * 3.0)),
-    lambda x, c: tg.linalg.svdvals(tg.concatenate([x, np.eye(x.shape[1]) * np.arange(1, x.shape[1] + 1)], 0)),
+    lambda x, c: tg.linalg.svdvals(
+        tg.concatenate([x, np.eye(x.shape[1]) * np.arange(1, x.shape[1] + 1)], 0)
+    ),
     lambda x, c: tg.linalg.qr(tg.concatenate([x, 2.0 * np.eye(x.shape[1])], axis=0)).R,
     lambda x, c: tg.linalg.norm(x, 3, axis=0) + tg.linalg.norm(x, "nuc"),
     lambda x, c: tg.tensordot(x, c, (0, 0)) + tg.inner(x.T, c.T),

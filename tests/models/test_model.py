@@ -114,6 +114,15 @@ def test_a_number_of_features_is_a_whole_number(name):
             MODELS[name](features)
 
 
+@models
+def test_a_seed_is_taken_where_a_generator_is(name):
+    model = small(name)
+    model.prepare(rows(20, 4))
+    np.testing.assert_array_equal(model.sample(3, seed=5), model.sample(3, rng=Generator(5)))
+    with pytest.raises(TypeError, match="rng=5 and seed=5: pass one of them"):
+        model.sample(3, rng=5, seed=5)
+
+
 @pytest.mark.parametrize("n", [0, -1, 2.0, True, "3"])
 @models
 def test_a_number_of_samples_is_a_whole_number(name, n):

@@ -296,3 +296,58 @@ def test_what_is_no_layer_or_no_float_is_refused():
         nn.Dropout(0.5, rng=Generator(0))(np.arange(6))
     with pytest.raises(NotImplementedError, match="__call__"):
         nn.Module()(1.0)
+
+
+# What users of other libraries try first --------------------------------------------------------
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **r: nn.Linear(64, 10, **r),
+        lambda **r: nn.MLP([64, 32, 10], **r),
+        lambda **r: nn.Embedding(64, 10, **r),
+        lambda **r: nn.SpectralLinear(64, 10, **r),
+    ],
+    ids=["Linear", "MLP", "Embedding", "SpectralLinear"],
+)
+def test_without_rng_the_default_generator_draws(make):
+    tg.manual_seed(5)
+    first, second = make(), make()
+    for a, b in zip(first.parameters(), make(rng=Generator(5)).parameters(), strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+    assert (first.parameters()[0].data != second.parameters()[0].data).any()
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.SpectralLinear])
+def test_a_layer_without_bias_is_the_product_alone(kind):
+    layer = kind(3, 2, "tanh", bias=False, rng=0, dtype=np.float64)
+    assert list(layer.named_parameters()) == ["weight"] and layer.bias is None
+    x = normals(5, 3)
+    weight = layer.eval().normalised_weight() if kind is nn.SpectralLinear else layer.weight
+    np.testing.assert_allclose(layer(x).data, np.tanh(x @ weight.data), rtol=1e-12)
+    again = kind(3, 2, "tanh", bias=False, rng=1, dtype=np.float64)
+    again.load_state_dict(layer.state_dict())
+
+
+def test_an_mlp_drops_what_its_hidden_layers_put_out():
+    """With identity weights it puts out 0 or 1 / (1 - rate)², as a unit was dropped or not."""
+    net = nn.MLP([1000, 1000, 1000, 1000], dropout=0.5, rng=0)
+    for layer in net.layers:
+        layer.weight.data[...] = np.eye(1000, dtype=np.float32)
+    y = net(np.ones(1000, np.float32)).data
+    assert ((y == 0) | (y == 4)).all() and 0.2 < (y == 4).mean() < 0.3
+    np.testing.assert_array_equal(net.eval()(np.ones(1000, np.float32)).data, np.ones(1000))
+    assert list(net.named_parameters()) == list(nn.MLP([1000] * 4, rng=0).named_parameters())
+    with pytest.raises(ValueError, match="dropout rate"):
+        nn.MLP([2, 2], dropout=1.0)
+
+
+def test_the_dropout_of_a_module_does_not_share_the_default_generator():
+    tg.manual_seed(1)
+    layer, before = nn.Dropout(0.5), tg.random.default_generator().state
+    layer(np.ones(4))
+    assert tg.random.default_generator().state == before
+    tg.manual_seed(1)
+    np.testing.assert_array_equal(
+        nn.Dropout(0.5)(np.ones(100)).data > 0,
+        nn.Dropout(0.5, rng=layer.rng.state[0])(np.ones(100)).data > 0,
+    )

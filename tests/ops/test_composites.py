@@ -228,3 +228,30 @@ def test_mse_and_cross_entropy_do_not_pair_what_does_not_belong_together():
     with pytest.raises(ValueError, match=r"labels of shape \(5, 1\) for logits of shape \(5, 3\)"):
         tg.softmax_cross_entropy(np.zeros((5, 3)), np.zeros((5, 1), int))
     assert tg.softmax_cross_entropy(np.zeros((5, 3)), np.zeros((2, 5), int)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "default"),
+    [
+        (lambda **r: tg.mse(np.array([[1.0, 2.0], [3.0, 5.0]]), np.zeros((2, 2)), **r), "mean"),
+        (lambda **r: tg.bce_with_logits(np.array([0.5, -2.0, 3.0]), np.array([0.0, 1.0, 1.0]), **r), "none"),
+        (lambda **r: tg.softmax_cross_entropy(np.eye(3), np.array([0, 2, 2]), **r), "none"),
+    ],
+    ids=["mse", "bce", "softmax"],
+)  # fmt: skip
+def test_losses_reduce_alike(loss, default):
+    each = loss(reduction="none").data
+    assert each.ndim and each.size >= 3
+    np.testing.assert_allclose(loss(reduction="sum").data, each.sum(), rtol=1e-14)
+    np.testing.assert_allclose(loss(reduction="mean").data, each.mean(), rtol=1e-14)
+    np.testing.assert_allclose(loss().data, loss(reduction=default).data)
+    with pytest.raises(ValueError, match=r"reduction 'means'.*mean"):
+        loss(reduction="means")
+
+
+def test_the_squared_errors_are_differentiated_one_by_one():
+    x = tg.tensor(np.array([1.0, 3.0]), requires_grad=True)
+    tg.mse(x, np.array([0.0, 1.0]), reduction="none").backward(np.array([1.0, 10.0]))
+    np.testing.assert_allclose(x.grad.data, [2.0, 40.0])
+    with pytest.raises(ValueError, match=r"mse.*shapes \(2,\) and \(1,\) differ"):
+        tg.mse(x, np.zeros(1), reduction="sum")

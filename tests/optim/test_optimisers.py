@@ -302,3 +302,29 @@ def test_zero_grad():
     set_gradients(params, np.random.default_rng(0))
     optimizer.zero_grad()
     assert all(p.grad is None for p in params.values())
+
+
+@pytest.mark.parametrize("make", [Adam, lambda p: SGD(p, 0.1, momentum=0.9)], ids=["Adam", "SGD"])
+def test_a_list_of_parameters_is_stepped_as_by_name(make):
+    one, two = (tg.nn.Linear(3, 2, rng=0) for _ in range(2))
+    named, listed = make(one.named_parameters()), make(two.parameters())
+    for net, optimiser in ((one, named), (two, listed)):
+        tg.sum(net(np.ones((4, 3), np.float32)) ** 2).backward()
+        optimiser.step()
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+    assert list(listed.parameters) == ["0", "1"]
+    again = make(iter(two.parameters()))
+    again.load_state_dict(listed.state_dict())
+    assert again.steps == 1
+
+
+def test_what_is_no_list_of_parameters_is_refused():
+    net = tg.nn.Linear(3, 2, rng=0)
+    for wrong in (net, net.weight, 3):
+        with pytest.raises(
+            TypeError, match=rf"not a {type(wrong).__name__}: pass module\.parameters"
+        ):
+            Adam(wrong)
+    with pytest.raises(TypeError, match="parameter 1 is a Tensor, not ndarray"):
+        Adam([net.weight, np.ones(2)])

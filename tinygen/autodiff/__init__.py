@@ -14,9 +14,10 @@ from tinygen.autodiff.transforms import (
     value_and_grad,
     vjp,
 )  # fmt: skip
+from tinygen.autodiff.trees import tree_map
 
 __all__ = [
     "Tensor", "detect_anomaly", "enable_grad", "grad", "gradcheck", "gradgradcheck", "gradients",
     "graph_dot", "graph_text", "hessian", "hvp", "is_grad_enabled", "jacobian", "jvp", "no_grad",
-    "operation", "tensor", "value_and_grad", "vjp",
+    "operation", "tensor", "tree_map", "value_and_grad", "vjp",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from tinygen.backend import check_device, namespace_of, to_device, vocabulary
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ArrayFace", "as_leaf", "no_method", "operators_of_numpy"]
+__all__ = ["ArrayFace", "as_leaf", "as_method", "no_method", "operators_of_numpy"]
 
 operators_of_numpy: dict[str, Callable[..., Any]] = {
     "equal": lambda a, b: b == a,
@@ -36,6 +36,14 @@ IN_PLACE = (
     "a Tensor is not changed in place: use tg.where(mask, new, x) or tg.concatenate, "
     "or write to x.data of a leaf outside the graph"
 )
+
+
+METHODS = {
+    "abs", "ceil", "cos", "cosh", "erf", "exp", "expm1", "floor", "isfinite", "isnan", "log", "log10",
+    "log1p", "log2", "log_softmax", "logsumexp", "norm", "relu", "round", "sigmoid", "sign", "sin", "sinh",
+    "softmax", "softplus", "sqrt", "square", "tan", "tanh",
+}  # fmt: skip
+"""Functions of one array that are methods of Tensor too: x.exp() is tg.exp(x)."""
 
 
 class ArrayFace(Boxed):
@@ -281,6 +289,7 @@ class ArrayFace(Boxed):
     def __repr__(self) -> str:
         values = np.array2string(self.numpy(), separator=", ", prefix="tensor(", threshold=20)
         extra = "" if self.dtype == np.float64 else f", dtype={self.dtype}"
+        extra += "" if 0 < self.size <= 20 else f", shape={self.shape}"
         extra += "" if self.device == "cpu" else f", device={self.device!r}"
         if self.is_leaf:
             extra += ", requires_grad=True"
@@ -319,6 +328,16 @@ class ArrayFace(Boxed):
         def argmax(self, axis: int | None = None, keepdims: bool = False) -> Any: ...
         def argmin(self, axis: int | None = None, keepdims: bool = False) -> Any: ...
         def argsort(self, axis: int | None = -1) -> Any: ...
+        def abs(self) -> Any: ...
+        def softmax(self, axis: Any = -1) -> Any: ...
+
+        ceil = cos = cosh = erf = exp = expm1 = floor = isfinite = isnan = log = log10 = abs
+        log1p = log2 = relu = round = sigmoid = sign = sin = sinh = softplus = sqrt = abs
+        square = tan = tanh = abs
+        log_softmax = softmax
+
+        def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Any: ...
+        def norm(self, axis: Any = None, keepdims: bool = False) -> Any: ...
         def astype(self, dtype: Any) -> Any: ...
         def clip(self, low: Any = None, high: Any = None) -> Any: ...
         def cumprod(self, axis: int | None = None) -> Any: ...
@@ -347,6 +366,11 @@ def as_leaf(value: Any) -> ArrayFace:
     if not value.is_leaf:
         raise ValueError("an input of backward() is no leaf; see tg.gradients for its gradient")
     return value
+
+
+def as_method(name: str, function: Any) -> Any:
+    """What Tensor has under the name of a function: the function, or what names it."""
+    return function if name in METHODS else no_method(name)
 
 
 def no_method(name: str) -> property:

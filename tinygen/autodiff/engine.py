@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec
 import numpy as np
 
 from tinygen.autodiff import anomaly
-from tinygen.autodiff.array_face import ArrayFace, as_leaf, no_method, operators_of_numpy
+from tinygen.autodiff.array_face import ArrayFace, as_leaf, as_method, operators_of_numpy
 from tinygen.autodiff.modes import RECORD, WATCH, enable_grad, modes
 from tinygen.autodiff.promotion import (
     array_on,
@@ -151,7 +151,7 @@ class Rule:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.names = tuple(inspect.signature(function).parameters)
+        self.names = tuple(inspect.getargs(function.__code__).args)  # faster than its signature
 
     def __call__(self, known: dict[str, Any]) -> Any:
         return self.function(*map(known.__getitem__, self.names))
@@ -184,13 +184,13 @@ class Operation:
         keeps_dtype: bool = True,
         whole: bool = False,
     ) -> None:
-        without_m = inspect.signature(functools.partial(forward, None))
-        self.signature = without_m.replace(return_annotation=Tensor)
+        with_m = inspect.signature(forward)
+        without_m = list(with_m.parameters.values())[1:]
+        self.signature = with_m.replace(parameters=without_m, return_annotation=Tensor)
         self.name, self.forward = forward.__name__.strip("_"), forward
         self.names = tuple(self.signature.parameters)
         self.inputs = self.names[: len(rules)]
-        arguments = self.signature.parameters.items()
-        self.defaults = {n: p.default for n, p in arguments if p.default is not p.empty}
+        self.defaults = {p.name: p.default for p in without_m if p.default is not p.empty}
         self.apart = [i for i, name in enumerate(self.inputs) if rules.get(name) is None]
         self.rules = {name: Rule(rule) for name, rule in rules.items() if rule is not None}
         self.shared = None if shared is None else Rule(shared)
@@ -504,7 +504,7 @@ def public(function: Any, method: str | None = None, operator: str | None = None
     if not name.startswith("_"):
         setattr(vocabulary, name, function)
         if not hasattr(Tensor, name):
-            setattr(Tensor, name, no_method(name))
+            setattr(Tensor, name, as_method(name, function))
     if method:
         setattr(Tensor, method, function)
     if operator:

@@ -127,9 +127,9 @@ def settle(
         inputs = [record.lifted(x) for x in inputs]
     arrays: list[Any] = []
     dtype = None
-    for x in inputs:  # the common case: Tensors of one dtype, and Python numbers
-        if isinstance(x, Boxed):
-            array = x._data
+    for x in inputs:  # the common case: Tensors and arrays of one dtype, and Python numbers
+        array = x._data if isinstance(x, Boxed) else x
+        if array is not x or (type(x) is np.ndarray and x.ndim):
             if dtype is None:
                 kind, dtype = type(array), array.dtype
             elif array.dtype != dtype or type(array) is not kind:

@@ -110,9 +110,9 @@ class Autoencoder(Model):
         """g(f(x)), with the shape and in the units of x."""
         return self.decode(self.encode(x))
 
-    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None, seed: int | None = None) -> Array:
         """Decoded draws (n, features) from the normal distribution fitted to the codes."""
-        rng = as_generator(rng)
+        rng = as_generator(rng, seed)
         z = rng.normal((count_of(n), len(self.code_mean)), device=self.device)
         return self.decode(z @ self.code_factor.data.T + self.code_mean.data)
 

@@ -174,10 +174,11 @@ class Model(Module):
         """The inverse of `normalise`."""
         return x if self.bounded else x * self.scale.data + self.shift.data
 
-    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None, seed: int | None = None) -> Array:
         """n new rows (n, features) in the units of the data.
 
         rng: a generator or a seed. By default it is the generator that `tg.manual_seed` sets.
+        seed: the same as a seed for `rng`.
         """
         raise NotImplementedError
 

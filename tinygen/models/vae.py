@@ -386,9 +386,9 @@ class VAE(Model):
         return self.decode(self.encode(x))
 
     @no_grad()
-    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None, seed: int | None = None) -> Array:
         """Draws from p(x|z) with z ~ N(0, I), shape (n, features). For bits, their probabilities."""
-        rng = as_generator(rng)
+        rng = as_generator(rng, seed)
         p = self._decoded(rng.normal((count_of(n), self.latent), device=self.device))
         return self.denormalise(_mean(p) if isinstance(p, Bernoulli) else p.sample(rng).data)
 

@@ -16,20 +16,20 @@ __all__ = ["INITIALISERS", "glorot", "he", "initial", "orthogonal"]
 Array = np.ndarray[Any, Any]
 
 
-def glorot(rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+def glorot(rng: Rng | None, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
     """Uniform with variance 2 / (n_in + n_out) (Glorot & Bengio 2010, eq. 16)."""
     rng = as_generator(rng)
     limit = sqrt(6.0 / sum(shape))
     return rng.uniform(shape, -limit, limit, dtype=dtype)
 
 
-def he(rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+def he(rng: Rng | None, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
     """Normal with variance 2 / n_in, for ReLU-like activations (He et al. 2015, eq. 10)."""
     rng = as_generator(rng)
     return rng.normal(shape, 0.0, sqrt(2.0 / shape[0]), dtype=dtype)
 
 
-def orthogonal(rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+def orthogonal(rng: Rng | None, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
     """A uniformly random matrix with orthonormal rows or columns (Saxe et al. 2014)."""
     rng = as_generator(rng)
     rows, columns = shape
@@ -45,7 +45,7 @@ INITIALISERS: dict[str, Callable[..., Array]] = {
 }
 
 
-def initial(name: str, rng: Rng, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
+def initial(name: str, rng: Rng | None, shape: tuple[int, int], dtype: Any = np.float32) -> Array:
     """Weights from the initialiser `name`. ValueError: an unknown name."""
     if name not in INITIALISERS:
         raise unknown("initialisation", name, INITIALISERS)

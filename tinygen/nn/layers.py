@@ -1,4 +1,7 @@
-"""Layers. Each draws its initial weights from the generator that you pass to it."""
+"""Layers. Each draws its initial weights from the generator or seed that you pass as `rng`.
+
+By default that is the generator that `tg.manual_seed` sets.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from tinygen.backend import is_recorded, namespace_of
 from tinygen.nn.init import initial
 from tinygen.nn.module import Module
 from tinygen.ops.composites import check_activation
-from tinygen.random import Rng, as_generator
+from tinygen.random import Rng, as_generator, default_generator
 
 __all__ = [
     "MLP", "Dropout", "Embedding", "LayerNorm", "Linear", "Sequential", "TimeEmbedding",
@@ -26,7 +29,8 @@ __all__ = [
 class Linear(Module):
     """activation(x @ weight + bias), from (..., n_in) to (..., n_out).
 
-    init: 'glorot', 'he' or 'orthogonal' for the weight (n_in, n_out). The bias starts at zeros.
+    init: 'glorot', 'he' or 'orthogonal' for the weight (n_in, n_out). The bias starts at zeros; with
+        bias=False there is none.
     dtype: of the parameters. float64 data give float64 results: convert the data with astype first.
     ValueError: an unknown activation or initialisation, sizes below 1.
     """
@@ -37,7 +41,8 @@ class Linear(Module):
         n_out: int,
         activation: str | None = None,
         *,
-        rng: Rng,
+        rng: Rng | None = None,
+        bias: bool = True,
         init: str = "glorot",
         dtype: Any = np.float32,
     ) -> None:
@@ -46,7 +51,7 @@ class Linear(Module):
         check_activation(activation)
         self.activation = activation
         self.weight = tensor(initial(init, rng, (n_in, n_out), dtype), requires_grad=True)
-        self.bias = tensor(np.zeros(n_out, dtype), requires_grad=True)
+        self.bias = tensor(np.zeros(n_out, dtype), requires_grad=True) if bias else None
 
     def __call__(self, x: Any) -> Tensor:
         return ops.linear(x, self.weight, self.bias, self.activation)
@@ -71,8 +76,9 @@ class MLP(Sequential):
     """Linear layers of the given sizes, with an activation after each layer but the last.
 
     MLP([784, 200, 200, 10], "tanh", rng=rng) has three layers.
-    final: the activation after the last layer, or None. layer: the class of the layers, such as
-    `SpectralLinear`. ValueError: fewer than two sizes.
+    final: the activation after the last layer, or None. dropout: the rate of a Dropout after each
+    layer but the last. layer: the class of the layers, such as `SpectralLinear`.
+    ValueError: fewer than two sizes, a rate outside [0, 1).
     """
 
     layers: list[Linear]  # type: ignore[assignment]
@@ -82,13 +88,14 @@ class MLP(Sequential):
         sizes: Sequence[int],
         activation: str = "relu",
         *,
-        rng: Rng,
+        rng: Rng | None = None,
         final: str | None = None,
+        dropout: float = 0.0,
         init: str = "glorot",
         dtype: Any = np.float32,
         layer: type[Linear] = Linear,
     ) -> None:
-        rng = as_generator(rng)
+        given, rng = rng, as_generator(rng)
         if len(sizes) < 2:
             raise ValueError(f"an MLP needs an input and an output size, not {list(sizes)}")
         check_activation(activation)  # here, because an MLP of one layer does not use it
@@ -99,6 +106,12 @@ class MLP(Sequential):
                 for i, (a, b) in enumerate(pairwise(sizes))
             )
         )
+        self.dropout = Dropout(dropout, rng=given) if dropout else None
+
+    def __call__(self, x: Any) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = layer(x) if self.dropout is None else self.dropout(layer(x))
+        return self.layers[-1](x)
 
 
 class Embedding(Module):
@@ -108,7 +121,9 @@ class Embedding(Module):
     check would wait for the values.
     """
 
-    def __init__(self, n: int, width: int, *, rng: Rng, dtype: Any = np.float32) -> None:
+    def __init__(
+        self, n: int, width: int, *, rng: Rng | None = None, dtype: Any = np.float32
+    ) -> None:
         rng = as_generator(rng)
         if n < 1 or width < 1:
             raise ValueError(f"Embedding({n}, {width}): both sizes must be at least 1")
@@ -164,14 +179,15 @@ class Dropout(Module):
     """Sets each element to 0 with probability `rate` in training (Srivastava et al. 2014).
 
     The other elements are divided by 1 - rate, so that the expected value stays. In evaluation it
-    changes nothing. ValueError: rate outside [0, 1).
+    changes nothing. Its generator is saved with the module; without `rng` it is one of its own, with a
+    seed from the default generator. ValueError: rate outside [0, 1).
     """
 
-    def __init__(self, rate: float, *, rng: Rng) -> None:
+    def __init__(self, rate: float, *, rng: Rng | None = None) -> None:
         if not 0 <= rate < 1:
             raise ValueError(f"a dropout rate is in [0, 1), not {rate}")
         self.rate = rate
-        self.rng = as_generator(rng)
+        self.rng = as_generator(default_generator().integers(0, 2**32, ()) if rng is None else rng)
 
     def __call__(self, x: Any) -> Tensor:
         if not self.training or self.rate == 0:

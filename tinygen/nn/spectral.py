@@ -32,12 +32,13 @@ class SpectralLinear(Linear):
         n_out: int,
         activation: str | None = None,
         *,
-        rng: Rng,
+        rng: Rng | None = None,
+        bias: bool = True,
         init: str = "glorot",
         dtype: Any = np.float32,
     ) -> None:
         rng = as_generator(rng)
-        super().__init__(n_in, n_out, activation, rng=rng, init=init, dtype=dtype)
+        super().__init__(n_in, n_out, activation, rng=rng, bias=bias, init=init, dtype=dtype)
         self.right = tensor(_unit(rng.normal((n_out,), dtype=dtype), 0.0))
 
     def __call__(self, x: Any) -> Tensor:

@@ -19,6 +19,7 @@ from tinygen.kernels.reference import SLOPE_FROM_VALUE
 from tinygen.ops import elementwise
 from tinygen.ops.elementwise import add
 from tinygen.ops.linalg import matmul
+from tinygen.ops.reduce import mean, sum
 from tinygen.ops.shape import split
 from tinygen.random import Rng, as_generator
 
@@ -99,14 +100,36 @@ def standardise(m: Any, x: Any, eps: float = 1e-5) -> Any:
 
 
 # -- errors and likelihoods ----------------------------------------------------------------------
+_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda losses: losses,
+    "mean": mean,
+    "sum": sum,
+}
+
+
+def _reduced(losses: Tensor, reduction: str) -> Tensor:
+    """All losses, their mean or their sum. ValueError: another `reduction`."""
+    if reduction not in _REDUCTIONS:
+        raise unknown("reduction", reduction, _REDUCTIONS)
+    return _REDUCTIONS[reduction](losses)
+
+
 @operation(
     logits=lambda m, g, logits, targets: kernels.bce_with_logits_backward(m, g, logits, targets),
     targets=lambda g, logits: -g * logits,
 )
-def bce_with_logits(m: Any, logits: Any, targets: Any) -> Any:
-    """Binary cross-entropy of targets t in [0, 1] under sigmoid(l), elementwise, in nats:
-    -log Bernoulli(t; sigmoid(l)) = max(l, 0) - l t + log(1 + exp(-|l|))."""
+def _bce_with_logits(m: Any, logits: Any, targets: Any) -> Any:
     return kernels.bce_with_logits(m, logits, targets)
+
+
+@public
+def bce_with_logits(logits: Any, targets: Any, reduction: str = "none") -> Tensor:
+    """Binary cross-entropy of targets t in [0, 1] under sigmoid(l), elementwise, in nats:
+    -log Bernoulli(t; sigmoid(l)) = max(l, 0) - l t + log(1 + exp(-|l|)).
+
+    reduction: 'none', or 'mean' or 'sum' over all elements.
+    """
+    return _reduced(_bce_with_logits(logits, targets), reduction)
 
 
 def _mse_slope(m: Any, g: Any, a: Any, b: Any, slope: Any) -> Any:
@@ -114,15 +137,23 @@ def _mse_slope(m: Any, g: Any, a: Any, b: Any, slope: Any) -> Any:
 
 
 @operation(a=lambda g: g, b=lambda g: -g, shared=_mse_slope, also="slope")
-def mse(m: Any, a: Any, b: Any) -> Any:
+def _mse(m: Any, a: Any, b: Any) -> Any:
+    return kernels.squared_error(m, a, b)
+
+
+@public
+def mse(a: Any, b: Any, reduction: str = "mean") -> Tensor:
     """The mean squared error over all elements of a and b: one number.
 
+    reduction: 'mean', or 'sum' for the sum of the squares, 'none' for each.
     ValueError: shapes that differ, unless one is a number; broadcasting would average other pairs.
     """
-    shapes = [getattr(x, "shape", ()) for x in (a, b)]
+    shapes = [as_array(x).shape for x in (a, b)]
     if shapes[0] != shapes[1] and () not in shapes:
-        raise ValueError(f"the shapes {shapes[0]} and {shapes[1]} differ")
-    return kernels.squared_error(m, a, b)
+        raise ValueError(f"mse: the shapes {shapes[0]} and {shapes[1]} differ")
+    if reduction == "mean":
+        return _mse(a, b)  # in one pass
+    return _reduced(elementwise.square(elementwise.subtract(a, b)), reduction)
 
 
 def _noise_error_slope(
@@ -190,13 +221,7 @@ def _pick(x: Any, labels: Any) -> Any:
     ),
     labels=None,
 )
-def softmax_cross_entropy(m: Any, logits: Any, labels: Any) -> Any:
-    """-log softmax(logits)[label] for each row, in nats.
-
-    logits (..., k), labels (...) whole numbers in 0..k-1, which may have more leading axes;
-    ValueError for other labels; on the GPU, where the check would wait, a label that is out of range
-    gives NaN.
-    """
+def _softmax_cross_entropy(m: Any, logits: Any, labels: Any) -> Any:
     *rows, classes = logits.shape
     if labels.shape[labels.ndim - len(rows) :] != tuple(rows):
         raise ValueError(f"labels of shape {labels.shape} for logits of shape {(*rows, classes)}")
@@ -209,3 +234,14 @@ def softmax_cross_entropy(m: Any, logits: Any, labels: Any) -> Any:
         )
     picked = m.sum(m.where(_pick(logits, labels), m.log_softmax(logits, axis=-1), 0.0), axis=-1)
     return m.where((labels >= 0) & (labels < classes), -picked, m.nan)
+
+
+@public
+def softmax_cross_entropy(logits: Any, labels: Any, reduction: str = "none") -> Tensor:
+    """-log softmax(logits)[label] for each row, in nats.
+
+    logits (..., k), labels (...) whole numbers in 0..k-1, which may have more leading axes;
+    ValueError for other labels; on the GPU, where the check would wait, a label that is out of range
+    gives NaN. reduction: 'none', or 'mean' or 'sum' over all rows.
+    """
+    return _reduced(_softmax_cross_entropy(logits, labels), reduction)

@@ -11,6 +11,7 @@ import numpy as np
 
 from tinygen import kernels
 from tinygen.autodiff.engine import Tensor
+from tinygen.autodiff.promotion import check_tensor
 from tinygen.backend import namespace_of, recorder, to_device
 
 __all__ = ["EMA", "clip_global_norm"]
@@ -53,6 +54,22 @@ def _clip_in_step(record: Any, m: Any, arrays: list[Any], limit: float) -> Any:
     return norm
 
 
+Parameters = Mapping[str, Tensor] | Iterable[Tensor]
+
+
+def by_name(parameters: Parameters) -> dict[str, Tensor]:
+    """Parameters by name: a list's names are its positions. TypeError: they are not Tensors."""
+    if isinstance(parameters, Tensor) or not isinstance(parameters, Iterable):
+        raise TypeError(
+            f"parameters are a list or go by name, not a {type(parameters).__name__}: pass "
+            "module.parameters() or module.named_parameters()"
+        )
+    named = parameters if isinstance(parameters, Mapping) else dict(enumerate(parameters))
+    for name, p in named.items():
+        check_tensor(f"parameter {name}", p)
+    return {str(name): p for name, p in named.items()}
+
+
 class EMA:
     """Exponential moving average of parameters: average ← decay · average + (1 - decay) · p.
 
@@ -60,12 +77,10 @@ class EMA:
     decay, (1 + n) / (10 + n), keeps the start from lingering.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], decay: float = 0.999) -> None:
-        if not isinstance(parameters, Mapping):
-            raise TypeError("parameters go by name: pass module.named_parameters()")
+    def __init__(self, parameters: Parameters, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"an EMA's decay is in [0, 1), not {decay}")
-        self.parameters = dict(parameters)
+        self.parameters = by_name(parameters)
         self.decay = decay
         self.updates = 0
         self.average = {name: p.data.copy() for name, p in self.parameters.items()}

@@ -11,7 +11,7 @@ from tinygen import kernels
 from tinygen.autodiff.engine import Tensor
 from tinygen.backend import lift, namespace_of, to_device, varying
 from tinygen.kernels.reference import blocks
-from tinygen.optim.averages import EMA
+from tinygen.optim.averages import EMA, Parameters, by_name
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop"]
 
@@ -36,7 +36,8 @@ class StepNumbers(NamedTuple):
 class Optimizer:
     """What optimisers share: parameters by name, the step count, and state arrays by name.
 
-    parameters: leaf Tensors by name, as `module.named_parameters()` gives them.
+    parameters: leaf Tensors by name, as `module.named_parameters()` gives them, or a list of them, as
+        `module.parameters()` does: then their names are 0, 1, ...
     lr: the learning rate, a number or a schedule (step 0, 1, ... to a number).
     ValueError: no parameters, or a number out of range.
     """
@@ -44,14 +45,12 @@ class Optimizer:
     slots: tuple[str, ...] = ()
     """Names of the state arrays that each parameter has."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], lr: float | Schedule) -> None:
-        if not isinstance(parameters, Mapping):
-            raise TypeError("parameters go by name: pass module.named_parameters()")
-        if not parameters:
+    def __init__(self, parameters: Parameters, lr: float | Schedule) -> None:
+        self.parameters = by_name(parameters)
+        if not self.parameters:
             raise ValueError("an optimiser needs at least one parameter")
         if not callable(lr) and not lr >= 0:
             raise ValueError(f"a learning rate is at least 0, not {lr}")
-        self.parameters = dict(parameters)
         self.lr = lr
         self.steps = 0
         self.state: dict[str, dict[str, Array]] = {
@@ -148,7 +147,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        parameters: Mapping[str, Tensor],
+        parameters: Parameters,
         lr: float | Schedule,
         momentum: float = 0.0,
         nesterov: bool = False,
@@ -177,7 +176,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        parameters: Mapping[str, Tensor],
+        parameters: Parameters,
         lr: float | Schedule = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -218,7 +217,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        parameters: Mapping[str, Tensor],
+        parameters: Parameters,
         lr: float | Schedule = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -239,7 +238,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        parameters: Mapping[str, Tensor],
+        parameters: Parameters,
         lr: float | Schedule = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,

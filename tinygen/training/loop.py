@@ -20,6 +20,7 @@ from tinygen.backend import namespace_of, to_device
 from tinygen.errors import NonFiniteError, renamed, unknown, whole
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
 from tinygen.random import Generator
+from tinygen.training.history import History
 from tinygen.training.programs import Compiled, Update, finite
 
 __all__ = [
@@ -30,9 +31,6 @@ Array = np.ndarray[Any, Any]
 
 Data = tuple[Array, ...]
 """Arrays of equal length: (x,), or (x, labels). A batch holds the same rows of each."""
-
-History = dict[str, list[float]]
-"""For each term of the losses, its values in order: one for each update of its objective."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class Loop:
         if compiled:
             self.updates = {n: Compiled(n, update, self) for n, update in self.updates.items()}
         self.step = self.batches = 0  # taken so far
-        self.history: History = {}
+        self.history = History()
         self._epoch = -1
 
     def _rate(self, times: int) -> Callable[[int], float]:

@@ -351,7 +351,7 @@ class _Run:
         if bad := not_finite(self.model.named_parameters()):
             raise ValueError(f"{bad} holds NaN or an infinity")
         loop.step, loop.batches, loop.rng.state = step, meta["batches"], meta["rng"]
-        loop.history = {name: values.tolist() for name, values in history.items()}
+        loop.history.update((name, values.tolist()) for name, values in history.items())
 
     def _tell_schedule(self, before: Settings) -> None:
         """Say what a longer run does to the learning rate."""

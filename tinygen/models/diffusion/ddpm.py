@@ -253,6 +253,7 @@ class DDPM(Model):
         mask: Any = None,
         resample: int = 10,
         rng: Rng | None = None,
+        seed: int | None = None,
         compile: bool | None = None,
     ) -> Array:
         """n rows (n, features), from x_T ~ N(0, I) by a sampler down to x_0.
@@ -263,13 +264,13 @@ class DDPM(Model):
         labels, guidance: for a class-conditional model, see `Denoiser`.
         known, mask: inpainting (see `inpaint`): data (features,) or (n, features), and the truth values,
             of the same shape, of what is known of them. In the result these are the data themselves.
-        resample: how often inpainting takes each step.
+        resample: how often inpainting takes each step. rng, seed: see `Model.sample`.
         compile: the network as a program (`tinygen.compile`). By default it is done where it gains time:
             on the CPU, for at least COMPILED_FROM steps, and if all parts of the model are tinygen's.
         ValueError: times, labels, a mask that do not fit. CompileError: compile=True, and a network that
         cannot be recorded.
         """
-        rng, n = as_generator(rng), count_of(n)
+        rng, n = as_generator(rng, seed), count_of(n)
         labels = None if labels is None else self.check_labels(labels, n)
         if sampler is None:
             quick = self.bounded and known is None

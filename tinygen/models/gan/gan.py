@@ -173,9 +173,9 @@ class GAN(Model):
         z = self.check_codes(z)
         return self.denormalise(by_blocks(lambda z: self.generator(z).data, z))
 
-    def sample(self, n: int, *, rng: Rng | None = None) -> Array:
+    def sample(self, n: int, *, rng: Rng | None = None, seed: int | None = None) -> Array:
         """G(z) (n, features) for z ~ N(0, I)."""
-        rng = as_generator(rng)
+        rng = as_generator(rng, seed)
         return self.decode(rng.normal((count_of(n), self.latent), device=self.device))
 
 
