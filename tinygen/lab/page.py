@@ -14,7 +14,7 @@ from tinygen.lab.train import watched
 from tinygen.models import MODELS, Model
 from tinygen.models.model import choose
 from tinygen.pictures import moments
-from tinygen.report.page import Page, filled
+from tinygen.report.page import ALLOWED, Page, filled
 from tinygen.training import Settings
 
 __all__ = ["CHOICES", "STEPS", "laboratory", "make", "page_of"]
@@ -91,6 +91,6 @@ def page_of(
 ) -> Page:
     """The page with what it shows. live: what a page that is served offers."""
     title = head["name"] if head else "tinygen"
-    policy = "; connect-src 'self'" if live else ""
+    parts = {"allowed": f"{ALLOWED[True]}; connect-src 'self'"} if live else {}
     told = {"head": head, "runs": runs, "live": live}
-    return filled(TEMPLATE, title=title, data=told, policy=policy)
+    return filled(TEMPLATE, title=title, about="the laboratory", data=told, **parts)

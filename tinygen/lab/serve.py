@@ -44,7 +44,7 @@ class Runs:
     """One run at a time, in a thread of its own.
 
     datasets: by name a function that loads the set. The state is 'idle', 'running', 'stopped' (it can
-    be resumed), 'done' or 'failed', and `frames` are what the run has shown so far.
+    be resumed), 'done', 'failed' or 'closed', and `frames` are what the run has shown so far.
     """
 
     def __init__(self, datasets: dict[str, Callable[[], Dataset]]) -> None:
@@ -149,7 +149,7 @@ class Runs:
     def since(self, number: int, after: int) -> dict[str, Any]:
         """The frames of run `number` from `after` on: as soon as there is one, or its state changes.
 
-        ValueError: another run is in turn.
+        ValueError: another run is in turn, or the laboratory was closed.
         """
         with self.news:
             self.news.wait_for(
@@ -158,6 +158,8 @@ class Runs:
                 ),
                 WAIT,
             )
+            if self.state == "closed":
+                raise ValueError("the laboratory has ended: python -m tinygen lab starts it again")
             if self.number != number:
                 raise ValueError(f"run {number} is over: run {self.number} is in turn")
             about = {} if after else self.about
@@ -169,7 +171,7 @@ class Runs:
         """End the run, if there is one, and wait for its thread."""
         with self.news:
             self.number += 1
-            self.state = "idle"
+            self.state = "closed"
             self.news.notify_all()
         if self._thread is not None:
             self._thread.join()
@@ -209,7 +211,7 @@ class Server(ThreadingHTTPServer):
             None, [],
             {
                 "datasets": list(datasets), "chosen": chosen, "choices": CHOICES, "steps": steps,
-                "seed": seed, "least": LEAST, "most": MOST_POINTS,
+                "limit": MOST_STEPS, "seed": seed, "least": LEAST, "most": MOST_POINTS,
             },
         )  # fmt: skip
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
