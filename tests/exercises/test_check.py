@@ -153,6 +153,10 @@ MISTAKES = {
         body("while True:\n    try:\n        m_p = abs(m_p)\n    except Exception:\n        pass"),
         "more than 0.2 s",
     ),
+    "no end that catches all": (
+        body("while True:\n    try:\n        m_p = abs(m_p)\n    except:\n        pass"),
+        "more than 0.2 s",
+    ),
     "an exit": (body("raise SystemExit(0)"), "SystemExit"),
     "too few arguments": (
         TASKS[KL].replace("kl(m_p, s_p, m_q, s_q)", "kl(p, q)"),
@@ -265,11 +269,14 @@ def test_check_of_a_folder_with_all_answers_is_0(folder, capsys):
 
 
 def test_a_wrong_command_is_2_and_one_line(folder, capsys):
-    (folder / "7_kl.py").write_text("")
+    for name in ("7_kl.py", "01_elbo.py", "notes.py"):
+        (folder / name).write_text("")
     shutil.copytree(folder / "..", folder / "empty", ignore=lambda d, names: names)
     for path, expected in (
         (folder / "none.py", "No such file"),
-        (folder / "7_kl.py", "unknown exercise '7_kl.py'; did you mean '07_kl.py'?"),
+        (folder / "7_kl.py", "'7_kl.py' is not the name of an exercise: did you mean '07_kl.py'?"),
+        (folder / "01_elbo.py", "did you mean '10_elbo.py'?"),
+        (folder / "notes.py", "exercise: The file keeps the name it was copied with; `tinygen"),
         (folder / "empty", "has no exercises"),
     ):
         assert main(["check", str(path)]) == 2

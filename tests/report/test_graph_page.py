@@ -168,7 +168,9 @@ NOWHERE = [
 
 @cpu_only
 @pytest.mark.parametrize(("path", "message"), NOWHERE)
-def test_what_cannot_be_written_is_told_before_the_work(path, message, tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_written_is_told_before_the_work(
+    path, message, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.html").mkdir()
     assert main(["explain", "vae", "--html", path]) == 2
