@@ -13,11 +13,11 @@ from latex2mathml.converter import convert
 from sphinx import addnodes
 from sphinx.util.inspect import stringify_signature
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tinygen
 
+ROOT = Path(__file__).parents[1]
 project = "tinygen"
 author = "the authors of tinygen"
 version = release = tinygen.__version__
@@ -76,6 +76,7 @@ def mathml(self: Any, node: nodes.Element) -> None:
     # A minus after a bracket, a comma or a relation is a sign: it has no space around.
     before = r"(<mo[^>]*>&#x(?:00028|0005B|0002C|0003D);</mo>)"
     drawn = re.sub(before + "<mo>&#x02212;", r'\1<mo form="prefix">&#x02212;', drawn)
+    drawn = drawn.replace("<mo>&#x02016;", '<mo stretchy="false">&#x02016;')  # the sign of a norm
     # The sign ~ is a relation: it has space around.
     drawn = drawn.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")
     self.body.append(f'<div class="math">{drawn}</div>' if block else drawn)

@@ -705,7 +705,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status: int | None = args.function(args)
     except Stopped as stopped:
-        print(f"tinygen: {stopped}; the same command with --resume continues", file=sys.stderr)
+        resume = "; the same command with --resume continues" * (args.command == "train")
+        print(f"tinygen: {stopped}{resume}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # of standard output: `process` says nothing about it
         raise

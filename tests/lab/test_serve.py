@@ -18,8 +18,8 @@ from tests.support.browser import Document, needs_browser, run
 from tinygen import data
 from tinygen.__main__ import main
 from tinygen.lab import serve
+from tinygen.lab.frames import watched
 from tinygen.lab.serve import MOST_BYTES, Busy, Runs, Server
-from tinygen.lab.train import watched
 
 pytestmark = pytest.mark.cpu_only("the laboratory computes on the CPU")
 
@@ -50,10 +50,8 @@ def gate(monkeypatch):
     """A semaphore: a run takes one leave of it for each frame, so that a test knows where it is."""
     gate = threading.Semaphore(0)
 
-    def gated(*args):
-        for seen in watched(*args):
-            gate.acquire()
-            yield seen
+    def gated(model, scene, settings, looks, tell, resting):
+        watched(model, scene, settings, looks, tell, lambda: gate.acquire() and resting())
 
     monkeypatch.setattr(serve, "watched", gated)
     yield gate

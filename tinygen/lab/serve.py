@@ -20,10 +20,8 @@ from tinygen.data import load as load_data
 from tinygen.data._dataset import hold_out
 from tinygen.data.toys import TOYS
 from tinygen.errors import unknown, whole
-from tinygen.lab.frames import LEAST, Scene, frame, steady
+from tinygen.lab.frames import LEAST, Scene, steady, watched
 from tinygen.lab.page import CHOICES, make, page_of
-from tinygen.lab.train import watched
-from tinygen.pictures import moments
 
 __all__ = ["Busy", "Runs", "Server", "serve"]
 
@@ -38,6 +36,10 @@ DRAWN = "drawn points"
 
 class Busy(Exception):
     """A run is under way."""
+
+
+class _Over(Exception):
+    """Another run is in turn."""
 
 
 class Runs:
@@ -75,18 +77,15 @@ class Runs:
         seed = whole("the seed", wishes["seed"], 0, MOST_SEED)
         model, settings = make(str(wishes["model"]), steps, seed, options)
 
-        def shown() -> Any:
-            """What the run shows: first about itself, then its frames."""
+        def run(tell: Callable[[Any], None]) -> None:
+            """Tell what the run shows: first about itself, then its frames."""
             if self._scene is None or self._scene[0] != data:
                 self._scene = data, Scene(load())
             scene = self._scene[1]
             key = repr((scene.head["name"], scene.head["points"]))
-            yield {
-                "head": {**scene.head, "key": key},
-                "steady": steady(str(wishes["model"]), model, scene, settings),
-            }
-            for step, seconds in watched(model, scene.data.x, settings, moments(steps, LOOKS)):
-                yield frame(model, scene, step, seconds, step == steps or self._pause)
+            told = steady(str(wishes["model"]), model, scene, settings)
+            tell({"head": {**scene.head, "key": key}, "steady": told})
+            watched(model, scene, settings, LOOKS, tell, lambda: self._pause)
 
         with self.news:
             if self.state == "running":
@@ -94,7 +93,7 @@ class Runs:
             self.number += 1
             self.state, self.message, self._pause = "running", "", False
             self.about, self.frames = {}, []
-            self._thread = threading.Thread(target=self._work, args=(self.number, shown()))
+            self._thread = threading.Thread(target=self._work, args=(self.number, run))
             self._thread.daemon = True
             self._thread.start()
             self.news.notify_all()  # a run that was stopped ends
@@ -108,24 +107,27 @@ class Runs:
             raise unknown("data set", data, self.datasets)
         return self.datasets[data]
 
-    def _work(self, number: int, shown: Any) -> None:
+    def _work(self, number: int, run: Callable[[Callable[[Any], None]], None]) -> None:
         """The thread of a run: until its end, or until another number is in turn."""
+
+        def tell(shown: dict[str, Any]) -> None:
+            with self.news:
+                if "head" in shown:
+                    self.about = shown
+                else:
+                    self.frames.append(shown)
+                    last = shown["step"] == self.about["steady"]["settings"]["steps"]
+                    if self._pause and not last:
+                        self.state = "stopped"
+                self.news.notify_all()
+                while self.state == "stopped" and self.number == number:
+                    self.news.wait()
+                if self.number != number:
+                    raise _Over
+
         state, message = "done", ""
         try:
-            for frame in shown:
-                with self.news:
-                    if "head" in frame:
-                        self.about = frame
-                    else:
-                        self.frames.append(frame)
-                        last = frame["step"] == self.about["steady"]["settings"]["steps"]
-                        if self._pause and not last:
-                            self.state = "stopped"
-                    self.news.notify_all()
-                    while self.state == "stopped" and self.number == number:
-                        self.news.wait()
-                    if self.number != number:
-                        return
+            run(tell)
         except Exception as error:  # whatever it is, the server goes on
             state, message = "failed", " ".join(str(error).split()) or type(error).__name__
         with self.news:
