@@ -273,7 +273,8 @@ def test_a_wrong_command_is_2_and_one_line(folder, capsys):
         (folder / name).write_text("")
     shutil.copytree(folder / "..", folder / "empty", ignore=lambda d, names: names)
     for path, expected in (
-        (folder / "none.py", "No such file"),
+        (folder / "none" / KL, "No such file"),
+        (folder / "none.py", "'none.py' is not the name of an exercise"),
         (folder / "7_kl.py", "'7_kl.py' is not the name of an exercise: did you mean '07_kl.py'?"),
         (folder / "01_elbo.py", "did you mean '10_elbo.py'?"),
         (folder / "notes.py", "exercise: The file keeps the name it was copied with; `tinygen"),

@@ -54,4 +54,6 @@ def load(
         return load_idx(name, data_dir, download)
     if name in TOYS:
         return load_toy(name, n, seed)
-    raise unknown("data set", name, (*names(), "the path of a .npy, .npz, .csv or .csv.gz file"))
+    raise ValueError(
+        f"{unknown('data set', name, names())}, or the path of a .npy, .npz, .csv or .csv.gz file"
+    )

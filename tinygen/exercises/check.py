@@ -50,7 +50,6 @@ def check(path: Path) -> tuple[str, bool]:
     """
     if path.is_dir():
         return _check_folder(path)
-    path.stat()  # FileNotFoundError
     if path.name not in TASKS:
         topics = {_topic(name): name for name in TASKS}
         near = [topics[found] for found in get_close_matches(_topic(path.name), topics, 1)]
@@ -59,6 +58,7 @@ def check(path: Path) -> tuple[str, bool]:
             f"{path.name!r} is not the name of an exercise: {hint}The file keeps the name it was "
             "copied with; `tinygen exercises --out FOLDER` copies all"
         )
+    path.stat()  # FileNotFoundError
     grades = _grade(path)
     title, text = TASKS[path.name].removeprefix('"""').split("\n", 1)
     state = _state(grades)

@@ -58,8 +58,8 @@ class Scene:
         (rows, columns), held_out = data.x.shape, len(data.test)
         if columns != 2:
             raise ValueError(
-                f"{data.name} has {columns} columns, the laboratory shows two: --columns A,B chooses "
-                "those of a .csv file"
+                f"{data.name} has {columns} column{'s' * (columns > 1)}, the laboratory shows two: "
+                "--columns A,B chooses those of a .csv file"
             )
         if rows + held_out < LEAST:
             raise ValueError(
