@@ -326,20 +326,6 @@ function show() {
 }
 
 // -- what the reader does -----------------------------------------------------------------------
-/** A button that goes on and on until pressed again or `step` returns false. */
-function player(id, word, step) {
-  let timer = null;
-  const set = (on) => {
-    clearInterval(timer);
-    timer = on ? setInterval(() => step() || set(false), slow.matches ? 1000 : 250) : null;
-    $(id).textContent = on ? "❚❚ pause" : `▶ ${word}`;
-    document.body.dataset[id] = on ? "playing" : "paused";
-  };
-  set(false);
-  const toggle = () => set(!timer);
-  $(id).addEventListener("click", toggle);
-  return toggle;
-}
 function go(frame) {
   at.frame = frame;
   redraw();
@@ -352,9 +338,12 @@ function move(t) {
   remember();
   return at.t < T;
 }
-const ended = (now, end) => now >= end; // play again from the start
-const play = player("play", "play", () => go(ended(at.frame, frames() - 1) ? 0 : at.frame + 1));
-const reverse = player("back", "reverse", () => move(ended(at.t, run("ddpm").signal.length - 1) ? 0 : at.t + Math.max(1, Math.round((run("ddpm").signal.length - 1) / 50))));
+const gap = slow.matches ? 1000 : 250;
+const play = player("play", "play", gap, () => go(at.frame < frames() - 1 ? at.frame + 1 : 0));
+const reverse = player("back", "reverse", gap, () => {
+  const T = run("ddpm").signal.length - 1;
+  return move(at.t < T ? at.t + Math.max(1, Math.round(T / 50)) : 0);
+});
 
 function redraw() {
   show();

@@ -300,12 +300,11 @@ function bring(n) {
 }
 
 // -- what the reader does -----------------------------------------------------------------------
-let playing = null, matching = [], pinned = false;
+let matching = [], pinned = false;
 
 function go(step) {
   at.step = Math.max(0, Math.min(steps.length, step));
   if (!pinned) at.node = at.step ? steps[at.step - 1] : nodes.length - 1;
-  if (at.step === steps.length) pause();
   show();
   bring(at.step ? steps[at.step - 1] : nodes.length - 1);
   remember();
@@ -326,20 +325,10 @@ function pin() {
   $("pin").focus();
 }
 
-function pause() {
-  clearInterval(playing);
-  playing = null;
-  $("play").textContent = "▶ play";
-  $("play").setAttribute("aria-label", "Play");
-}
-
-function play() {
-  if (playing) return pause();
-  if (at.step === steps.length) go(0);
-  playing = setInterval(() => go(at.step + 1), 900);
-  $("play").textContent = "❚❚ pause";
-  $("play").setAttribute("aria-label", "Pause");
-}
+const play = player("play", "play", 900, () => {
+  go(at.step < steps.length ? at.step + 1 : 0);
+  return at.step < steps.length;
+});
 
 function redraw() {
   look();
@@ -394,7 +383,7 @@ function listen() {
     search();
     $("search").blur();
   });
-  const clicks = { first: () => go(0), previous: () => go(at.step - 1), play, next: () => go(at.step + 1), last: () => go(steps.length) };
+  const clicks = { first: () => go(0), previous: () => go(at.step - 1), next: () => go(at.step + 1), last: () => go(steps.length) };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
   for (const button of document.querySelectorAll("[data-zoom]")) button.addEventListener("click", () => ({ in: () => zoom(1.25), out: () => zoom(0.8), fit })[button.dataset.zoom]());
   $("slider").addEventListener("input", () => go(Number($("slider").value)));

@@ -59,6 +59,21 @@ function listenToKeys(actions, active = () => true) {
   });
 }
 
+/** A button that calls `step` again and again, until it is pressed or `step` returns false. */
+function player(id, word, gap, step) {
+  let timer = null;
+  const set = (on) => {
+    clearInterval(timer);
+    timer = on ? setInterval(() => step() || set(false), gap) : null;
+    $(id).textContent = on ? "❚❚ pause" : `▶ ${word}`;
+    document.body.dataset[id] = on ? "playing" : "paused";
+  };
+  set(false);
+  const toggle = () => set(!timer);
+  $(id).addEventListener("click", toggle);
+  return toggle;
+}
+
 // -- the address holds the state ----------------------------------------------------------------
 let resting = 0;
 /** It is written when the reader rests, for browsers limit how often. */
