@@ -8,6 +8,7 @@ import pytest
 from tinygen import data
 from tinygen.data import Dataset
 from tinygen.errors import NonFiniteError
+from tinygen.lab import frames
 from tinygen.lab.frames import ARROWS, MAP, SCORES, Scene, frame, reverse_paths, steady, watched
 from tinygen.lab.frames import whole_hundredths as hundredths
 from tinygen.lab.page import make
@@ -49,6 +50,21 @@ def test_a_watched_run_is_fit_to_the_last_bit(name, scene):
     other.fit(scene.data.x, settings=settings)
     for path, array in other.state_dict().items():
         assert (array == seen[path]).all(), path
+
+
+def test_the_time_that_a_frame_takes_is_none_of_the_training(scene, monkeypatch):
+    clock = [5.0]
+
+    def slow_frame(model, scene, step, seconds, final):
+        clock[0] += 100.0
+        return seconds
+
+    monkeypatch.setattr(frames, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(frames, "frame", slow_frame)
+    model, settings = make("ae", 3, 0)
+    seconds = []
+    watched(model, scene, settings, 4, seconds.append)
+    assert seconds == [0.0] * 3  # at the steps 0, 1 and 3
 
 
 def test_looks_rise_from_the_start_to_the_end():
