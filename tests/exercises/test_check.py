@@ -95,6 +95,7 @@ def test_a_text_names_what_to_read_and_what_is_there(task):
     (page,) = re.findall(r"docs/\S+\.md", text)
     written = {path.name for path in (ROOT / page).parent.glob("*.md")} - {"index.md"}
     assert places and (not written or Path(page).name in written), page
+    assert f"`{task}`" in (ROOT / page).read_text(encoding="utf-8")  # the page names the exercise
     for path, name in places:
         module = import_module("tinygen." + path.replace("/", "."))
         classes = [value for value in vars(module).values() if isinstance(value, type)]
