@@ -117,7 +117,7 @@ def test_the_page_lists_each_task_with_its_laws_and_links_to_what_it_names():
     assert list(rows) == [task[:2] for task in TASKS]
     for task, text in TASKS.items():
         row = rows[task[:2]].replace("\\|", "|")
-        title, laws = text.split('"""')[1].split(".\n")[0], [s for s, _ in laws_of(task)]
+        title, laws = text.split('"""')[1].split(".\n")[0], [f"• {s}" for s, _ in laws_of(task)]
         assert row.startswith(f"| {task[:2]} | {title} | {'<br>'.join(laws)} |")
         assert f"(../{re.search(r'docs/(.*)', text)[1]})" in row
 
