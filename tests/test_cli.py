@@ -221,8 +221,10 @@ def test_how_a_csv_is_read_belongs_to_the_run(tmp_path, capsys, caplog):
     path.write_text("\n".join(["id;kind;x;y, z;z", *lines]))
     assert train("vae", out, "--data", str(path)) == 0
     (said,) = caplog.messages
-    for part in ("x.csv", "';'", "'kind'", "'id'", "--delimiter", "--columns", "--label-column"):
-        assert part in said
+    assert said == (
+        f"tinygen: guessed of {path}: delimiter ';', without the text of 'kind', without 'id', which "
+        "counts the rows; --delimiter, --columns, --label-column say otherwise"
+    )
     assert models.load(tmp_path / "r" / CHECKPOINT).features == 3
 
     given = ["--columns", 'x,"y, z"', "--label-column", "kind", "--delimiter", ";"]
@@ -457,8 +459,8 @@ def one_line(capsys, arguments, *parts):
         (["train", "cae", "--set", "penalty=Infinity", "--out", "R"], ["penalty", "a number", "inf"]),
         (["train", "gan", "--set", "penalty_weight=x", "--out", "R"], ["a number or null", "'x'"]),
         (["train", "vae", "--steps", "0", "--out", "R"], ["--steps", "1", "0"]),
-        (["train", "vae", "--columns", "a", "--out", "R"], ["columns", ".csv", "'digits'"]),
-        (["explain", "vae", "--delimiter", ";"], ["delimiter", ".csv", "'digits'"]),
+        (["train", "vae", "--columns", "a", "--out", "R"], ["--columns is", ".csv", "'digits'"]),
+        (["explain", "vae", "--delimiter", ";"], ["--delimiter is", ".csv", "'digits'"]),
         (["train", "vae", "--set", "activation=rellu", "--out", "R"], ["'rellu'", "'relu'"]),
         (["train", "ddpm", "--set", "schedule=cosin", "--out", "R"], ["'cosin'", "'cosine'"]),
         (["train", "ddpm", "--set", "schedule=linear", "--set", "T=5", "--out", "R"], ["β_", "(0, 1)"]),
@@ -466,7 +468,7 @@ def one_line(capsys, arguments, *parts):
         (["train", "ddpm", "--set", "classes=5", "--out", "R"], ["labels 0..9", "5 classes"]),
         (["train", "ddpm", "--set", "classes=2", "--data", "swiss-roll", "--out", "R"], ["no labels"]),
         (["train", "dae", "--set", "amount=1.5", "--out", "R"], ["masking", "1.5"]),
-        (["train", "vae", "--data", "mnist", "--data-dir", "E", "--out", "R"], ["E", "--download"]),
+        (["train", "vae", "--data", "mnist", "--data-dir", "E", "--out", "R"], ["--data-dir or"]),
         (["train", "vae", "--resume", "--out", "R"], ["no checkpoint", "R", "leave --resume out"]),
         (["sample", "R"], ["R"]),
         (["evaluate", "nothing"], ["nothing"]),

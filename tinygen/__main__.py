@@ -6,8 +6,10 @@ import argparse
 import csv
 import inspect
 import json
+import logging
 import os
 import platform
+import re
 import shlex
 import signal
 import sys
@@ -18,6 +20,7 @@ from functools import partial
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NoReturn
 
 import numpy as np
@@ -319,7 +322,11 @@ def _new_folder(folder: Path) -> None:
 def sample(args: argparse.Namespace) -> None:
     """The command `sample`."""
     path = _checkpoint_of(args.run)
+    out = args.out if args.out is not None else str(path.parent / f"samples-{args.seed}.png")
     meta, _ = checkpoint.read(path)
+    target = _target("--out", out, ".png", ".npy")
+    if target.suffix == ".png":
+        _require_plots(args)
     model = load(path).to(_device(args.device))
     condition = {"labels": args.label, "guidance": args.guidance}
     condition = {name: value for name, value in condition.items() if value is not None}
@@ -338,19 +345,14 @@ def sample(args: argparse.Namespace) -> None:
         samples = to_device(model.sample(args.n, rng=Generator(args.seed), **condition), "cpu")
     if not np.isfinite(samples).all():
         raise ValueError(f"{path}: the samples are not finite; its parameters have grown too large")
-    out = Path(args.out) if args.out else path.parent / f"samples-{args.seed}.png"
-    if out.suffix == ".npy":
-        with checkpoint.replacing(out) as temporary, open(temporary, "wb") as file:
+    if target.suffix == ".npy":
+        with checkpoint.replacing(target) as temporary, open(temporary, "wb") as file:
             np.save(file, samples)
-    elif out.suffix == ".png":
-        _require_plots(args)
-        if meta.get("image_shape"):
-            pictures.image_grid(out, samples, tuple(meta["image_shape"]))
-        else:
-            pictures.scatter(out, _dataset_of(meta, args).test, samples)
+    elif meta.get("image_shape"):
+        pictures.image_grid(target, samples, tuple(meta["image_shape"]))
     else:
-        raise ValueError(f"--out ends in .png or .npy, not {out.name!r}")
-    print(f"{len(samples)} samples in {out}")
+        pictures.scatter(target, _dataset_of(meta, args).test, samples)
+    print(f"{len(samples)} samples in {target}")
 
 
 def evaluate_run(args: argparse.Namespace) -> None:
@@ -406,6 +408,11 @@ def check(args: argparse.Namespace) -> int:
 def explain(args: argparse.Namespace) -> None:
     """The command `explain`."""
     choose("model", args.model, MODELS)  # ValueError if there is none
+    targets = []
+    if args.dot is not None:
+        targets.append((_target("--dot", args.dot), graph_dot))
+    if args.html is not None:
+        targets.append((_target("--html", args.html, ".html"), graph_html))
     dataset = data.load(args.data, args.data_dir, **_csv_options(args))
     model = _make(args.model, dataset, _options(args.model, args.set or []), 0)
     batch = [a[: whole("--batch", args.batch)] for a in model.prepare(dataset.x)]
@@ -419,12 +426,10 @@ def explain(args: argparse.Namespace) -> None:
                 term.name = name
             loss = next(iter(terms.values()))
             print(f"# {objective.name}\n{graph_text(loss)}")
-            for path, drawn in ((args.dot, graph_dot), (args.html, graph_html)):
-                if path:
-                    target = Path(path)
-                    if len(objectives) > 1:
-                        target = target.with_stem(f"{target.stem}-{objective.name}")
-                    _write_text(target, drawn(loss) + "\n")
+            for target, drawn in targets:
+                if len(objectives) > 1:
+                    target = target.with_stem(f"{target.stem}-{objective.name}")
+                _write_text(target, drawn(loss) + "\n")
 
 
 def lab(args: argparse.Namespace) -> None:
@@ -433,9 +438,10 @@ def lab(args: argparse.Namespace) -> None:
     from tinygen.lab.serve import serve
 
     load = partial(data.load, args.data, args.data_dir, **_csv_options(args))
-    if args.out:
+    if args.out is not None:
+        target = _target("--out", args.out, ".html")
         page = laboratory(load(), args.steps, args.seed, lambda line: print(line, file=sys.stderr))
-        _write_text(Path(args.out), page)
+        _write_text(target, page)
         print(f"{args.out}: open it in a browser; it needs no network")
     else:
         serve(args.data, load, args.steps, args.seed, args.port, not args.no_browser)
@@ -534,6 +540,21 @@ def _require_plots(args: argparse.Namespace) -> None:
             message = f"{error}, or save the numbers with --out samples.npy"
             raise ValueError(message) from None
         print(f"tinygen: {error}; going on without", file=sys.stderr)
+
+
+def _target(option: str, out: str, *endings: str) -> Path:
+    """Where a file will be written; that it can be is known before the work. ValueError, OSError: it
+    cannot."""
+    path = Path(out)
+    if endings and path.suffix not in endings:
+        raise ValueError(f"{option} ends in {' or '.join(endings)}, not {out!r}")
+    if path.is_dir():
+        raise ValueError(f"{option} is a file, and {out!r} is a folder")
+    try:
+        with TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {out}: {path.parent}: {error.strerror}") from None
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -662,16 +683,30 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _with_flags(text: str) -> str:
+    """A message of the package, in which `data_dir=` becomes --data-dir."""
+    names = "columns|data_dir|delimiter|download|label_column"
+    return re.sub(rf"\b({names})=(True)?", lambda found: _flag(found[1]), text)
+
+
+def _say_flags(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _with_flags(record.getMessage()), ()
+    return True
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0, 2 for an error told in one line, 130 for a run that was stopped.
 
     `check` has 1 for exercises that are not done.
     """
     args = _parser().parse_args(arguments)
+    logger = logging.getLogger("tinygen")
+    logger.addFilter(_say_flags)
     try:
         status: int | None = args.function(args)
     except Stopped as stopped:
-        print(f"tinygen: {stopped}; the same command with --resume continues", file=sys.stderr)
+        resume = "; the same command with --resume continues" * (args.command == "train")
+        print(f"tinygen: {stopped}{resume}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # of standard output: `process` says nothing about it
         raise
@@ -688,8 +723,10 @@ def main(arguments: list[str] | None = None) -> int:
             text = f"{error.filename}: {error.strerror}"
         elif isinstance(error, OSError) and error.strerror is not None:
             text = error.strerror
-        print("tinygen: " + " ".join(text.split()), file=sys.stderr)
+        print("tinygen: " + _with_flags(" ".join(text.split())), file=sys.stderr)
         return 2
+    finally:
+        logger.removeFilter(_say_flags)
     return status or 0
 
 

@@ -292,7 +292,7 @@ def test_not_found_names_the_folders_and_the_ways_out(tmp_path, no_data, no_netw
     for root in (tmp_path / "env", no_data):
         assert f"{root}," in str(error.value) or f"{root}." in str(error.value)
         assert str(root / "fashion-mnist") in str(error.value)
-    for word in (*FILES, "--data-dir", "TINYGEN_DATA", "--download"):
+    for word in (*FILES, "data_dir=", "TINYGEN_DATA", "download=True"):
         assert word in str(error.value)
 
 
@@ -383,7 +383,7 @@ def test_failed_download_names_the_url_and_the_way_out(no_data, server):
     contents, _ = server
     url = images.SOURCES["mnist"] + FILES[0] + ".gz"
     contents[url] = urllib.error.URLError("no route")
-    with pytest.raises(ConnectionError, match=f"{FILES[0]}.gz.*no route.*--data-dir"):
+    with pytest.raises(ConnectionError, match=f"{FILES[0]}.gz.*no route.*data_dir="):
         load("mnist", download=True)
 
 
@@ -469,7 +469,7 @@ def test_csv_of_a_spreadsheet(tmp_path):
         (b"1,b\n3,4\n", "line 1, column 2: 'b' is not a number"),  # no header: it has a number
         (b"a,b\nc,d\n1,2\n", "line 2, column 1: 'c' is not a number"),  # a second header
         (b"1,b\n1990,4\n", "line 1, column 2: 'b' is not a number"),  # one year is no header
-        (b"x y\nz w\n", "holds no numbers between delimiters ','; --delimiter"),
+        (b"x y\nz w\n", "holds no numbers between delimiters ','; delimiter="),
         (b'1,"2\n3,4\n', "line 2: unexpected end of data"),
         (b'1,"2"3\n', "line 1: ',' expected after"),
         (b"1," + b"2" * 200_000, "field larger than field limit"),
@@ -497,7 +497,7 @@ def read(tmp_path, text, caplog, **options):
     assert_well_formed(data)
     order = np.argsort(np.concatenate(split(np.arange(len(data.x) + len(data.test)))))
     labels = None if data.y is None else np.concatenate([data.y, data.y_test])[order].tolist()
-    said = caplog.text.partition(" read with ")[2].partition("; --delimiter")[0]
+    said = caplog.text.partition("table.csv: ")[2].partition("; delimiter=")[0]
     return np.concatenate([data.x, data.test])[order].tolist(), labels, said
 
 
@@ -581,7 +581,7 @@ def test_wrong_options_of_a_csv_are_explained(tmp_path, caplog, options, message
 def test_options_of_a_csv_are_refused_for_other_data(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((4, 2)))
     for name in ("digits", str(tmp_path / "x.npy")):
-        with pytest.raises(ValueError, match=r"delimiter: only for a \.csv file"):
+        with pytest.raises(ValueError, match=r"delimiter= is for a \.csv file only"):
             load(name, delimiter=";")
 
 

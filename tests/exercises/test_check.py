@@ -95,6 +95,7 @@ def test_a_text_names_what_to_read_and_what_is_there(task):
     (page,) = re.findall(r"docs/\S+\.md", text)
     written = {path.name for path in (ROOT / page).parent.glob("*.md")} - {"index.md"}
     assert places and (not written or Path(page).name in written), page
+    assert f"`{task}`" in (ROOT / page).read_text(encoding="utf-8")  # the page names the exercise
     for path, name in places:
         module = import_module("tinygen." + path.replace("/", "."))
         classes = [value for value in vars(module).values() if isinstance(value, type)]
@@ -116,7 +117,7 @@ def test_the_page_lists_each_task_with_its_laws_and_links_to_what_it_names():
     assert list(rows) == [task[:2] for task in TASKS]
     for task, text in TASKS.items():
         row = rows[task[:2]].replace("\\|", "|")
-        title, laws = text.split('"""')[1].split(".\n")[0], [s for s, _ in laws_of(task)]
+        title, laws = text.split('"""')[1].split(".\n")[0], [f"• {s}" for s, _ in laws_of(task)]
         assert row.startswith(f"| {task[:2]} | {title} | {'<br>'.join(laws)} |")
         assert f"(../{re.search(r'docs/(.*)', text)[1]})" in row
 
@@ -151,6 +152,10 @@ MISTAKES = {
     "no end": (body("while True:\n    pass"), "more than 0.2 s: does it end?"),
     "no end that catches": (
         body("while True:\n    try:\n        m_p = abs(m_p)\n    except Exception:\n        pass"),
+        "more than 0.2 s",
+    ),
+    "no end that catches all": (
+        body("while True:\n    try:\n        m_p = abs(m_p)\n    except:\n        pass"),
         "more than 0.2 s",
     ),
     "an exit": (body("raise SystemExit(0)"), "SystemExit"),
@@ -265,11 +270,15 @@ def test_check_of_a_folder_with_all_answers_is_0(folder, capsys):
 
 
 def test_a_wrong_command_is_2_and_one_line(folder, capsys):
-    (folder / "7_kl.py").write_text("")
+    for name in ("7_kl.py", "01_elbo.py", "notes.py"):
+        (folder / name).write_text("")
     shutil.copytree(folder / "..", folder / "empty", ignore=lambda d, names: names)
     for path, expected in (
-        (folder / "none.py", "No such file"),
-        (folder / "7_kl.py", "unknown exercise '7_kl.py'; did you mean '07_kl.py'?"),
+        (folder / "none" / KL, "No such file"),
+        (folder / "none.py", "'none.py' is not the name of an exercise"),
+        (folder / "7_kl.py", "'7_kl.py' is not the name of an exercise: did you mean '07_kl.py'?"),
+        (folder / "01_elbo.py", "did you mean '10_elbo.py'?"),
+        (folder / "notes.py", "exercise: The file keeps the name it was copied with; `tinygen"),
         (folder / "empty", "has no exercises"),
     ):
         assert main(["check", str(path)]) == 2

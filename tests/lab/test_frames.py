@@ -8,10 +8,10 @@ import pytest
 from tinygen import data
 from tinygen.data import Dataset
 from tinygen.errors import NonFiniteError
-from tinygen.lab.frames import ARROWS, MAP, SCORES, Scene, frame, reverse_paths, steady
+from tinygen.lab import frames
+from tinygen.lab.frames import ARROWS, MAP, SCORES, Scene, frame, reverse_paths, steady, watched
 from tinygen.lab.frames import whole_hundredths as hundredths
 from tinygen.lab.page import make
-from tinygen.lab.train import watched
 from tinygen.models import MODELS
 from tinygen.models.diffusion.samplers import SAMPLERS
 from tinygen.pictures import moments
@@ -28,9 +28,9 @@ def scene():
 def trained(name, scene, steps=20, **options):
     """A model after so many steps, and its frame."""
     model, settings = make(name, steps, 1, options)
-    for step, seconds in watched(model, scene.data.x, settings, [steps]):
-        shown = frame(model, scene, step, seconds, True)
-    return model, shown
+    shown = []
+    watched(model, scene, settings, 2, shown.append)
+    return model, shown[-1]
 
 
 # -- the run -------------------------------------------------------------------------------------
@@ -38,14 +38,33 @@ def trained(name, scene, steps=20, **options):
 def test_a_watched_run_is_fit_to_the_last_bit(name, scene):
     """Looking changes nothing, and the model that is seen last is the one that `fit` leaves."""
     model, settings = make(name, 30, 2)
-    for step, seconds in watched(model, scene.data.x, settings, moments(30, 5)):
-        frame(model, scene, step, seconds, step == 30)
-        if step == 30:
-            seen = {path: array.copy() for path, array in model.state_dict().items()}
+    seen, steps = {}, []
+
+    def look(shown):
+        steps.append(shown["step"])
+        seen.update((path, array.copy()) for path, array in model.state_dict().items())
+
+    watched(model, scene, settings, 5, look)
+    assert steps == moments(30, 5)
     other, settings = make(name, 30, 2)
     other.fit(scene.data.x, settings=settings)
     for path, array in other.state_dict().items():
         assert (array == seen[path]).all(), path
+
+
+def test_the_time_that_a_frame_takes_is_none_of_the_training(scene, monkeypatch):
+    clock = [5.0]
+
+    def slow_frame(model, scene, step, seconds, final):
+        clock[0] += 100.0
+        return seconds
+
+    monkeypatch.setattr(frames, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(frames, "frame", slow_frame)
+    model, settings = make("ae", 3, 0)
+    seconds = []
+    watched(model, scene, settings, 4, seconds.append)
+    assert seconds == [0.0] * 3  # at the steps 0, 1 and 3
 
 
 def test_looks_rise_from_the_start_to_the_end():

@@ -265,6 +265,32 @@ def test_points_are_drawn_where_they_lie(page, tmp_path):
 
 
 @needs_browser
+def test_in_a_chart_each_model_has_a_look_of_its_own_and_all_words_have_room(page, tmp_path):
+    told = noted(page, tmp_path, """
+        const { prototype } = CanvasRenderingContext2D, { fillText, stroke } = prototype;
+        const words = [], looks = new Set();
+        prototype.stroke = function () {
+          if (Math.round(10 * this.lineWidth) === 26) looks.add(this.strokeStyle + this.getLineDash());
+          stroke.call(this);
+        };
+        prototype.fillText = function (text, x, y) {
+          const w = this.measureText(text).width;
+          const left = x - w * { left: 0, center: 0.5, right: 1 }[this.textAlign];
+          words.push([this.canvas, left, left + w, y - 8, y + 8]);
+          fillText.call(this, text, x, y);
+        };
+        const inside = ([, a, b, c, d]) => 0 <= a && b <= 560 && 0 <= c && d <= 320;
+        const apart = ([chart, a, b, c, d], [other, e, f, g, h]) =>
+          chart !== other || b <= e || f <= a || d <= g || h <= c;
+        drawAll(); note.push(looks.size);
+        drawVae(); drawGan(); drawLoss();
+        note.push(words.length > 40 && words.every(inside));
+        note.push(words.every((p, i) => words.slice(i + 1).every((q) => apart(p, q))));
+        """)  # fmt: skip
+    assert told == [6, True, True]
+
+
+@needs_browser
 @pytest.mark.parametrize("options, gap", [([], 250), (["--force-prefers-reduced-motion"], 1000)])
 def test_who_asks_for_less_motion_gets_slower_frames(options, gap, page, tmp_path):
     script = """

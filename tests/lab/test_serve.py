@@ -18,8 +18,8 @@ from tests.support.browser import Document, needs_browser, run
 from tinygen import data
 from tinygen.__main__ import main
 from tinygen.lab import serve
+from tinygen.lab.frames import watched
 from tinygen.lab.serve import MOST_BYTES, Busy, Runs, Server
-from tinygen.lab.train import watched
 
 pytestmark = pytest.mark.cpu_only("the laboratory computes on the CPU")
 
@@ -50,10 +50,8 @@ def gate(monkeypatch):
     """A semaphore: a run takes one leave of it for each frame, so that a test knows where it is."""
     gate = threading.Semaphore(0)
 
-    def gated(*args):
-        for seen in watched(*args):
-            gate.acquire()
-            yield seen
+    def gated(model, scene, settings, looks, tell, resting):
+        watched(model, scene, settings, looks, tell, lambda: gate.acquire() and resting())
 
     monkeypatch.setattr(serve, "watched", gated)
     yield gate
@@ -313,6 +311,8 @@ def test_closing_ends_a_run_that_is_under_way(gate):
     gate.release(1)
     closing.join(60)
     assert not closing.is_alive() and not runs._thread.is_alive()
+    with pytest.raises(ValueError, match="the laboratory has ended: python -m tinygen lab starts"):
+        runs.since(1, 2)
 
 
 # -- the command ---------------------------------------------------------------------------------
@@ -363,6 +363,7 @@ def test_points_are_drawn_and_a_run_starts_and_is_followed_to_its_end(server, tm
         const pointer = (name, x, y) => $("pad").dispatchEvent(new PointerEvent(name, {
           pointerId: 1, buttons: 1, ...common,
           clientX: box.left + x * box.width, clientY: box.top + y * box.height }));
+        if ($("count").textContent !== "two-moons is chosen. Draw here for points of your own.") throw 0;
         pointer("pointerdown", 0.5, 0.5);
         note.push($("count").textContent, $("dataset").value);
         for (let i = 0; i < 25; i++) pointer("pointermove", 0.25 + i / 50, 0.75);
@@ -426,6 +427,8 @@ def test_stop_and_resume_on_the_page(server, gate, tmp_path):
 @needs_browser
 def test_what_is_wrong_is_told_on_the_page(server, tmp_path):
     told = noted(server, tmp_path, """
+        const right = (value) => { $("updates").value = value; return $("form").checkValidity(); };
+        note.push(["", "0", "1.5", "20001"].map(right), right(20), $("limit").textContent);
         $("dataset").value = "";
         $("start").click();
         await until(() => $("told").classList.contains("wrong"));
@@ -434,5 +437,6 @@ def test_what_is_wrong_is_told_on_the_page(server, tmp_path):
         for (const key of ["ArrowRight", "ArrowUp", "Enter"]) press(key);
         note.push($("count").textContent, brush);
         """)  # fmt: skip
-    assert told[0] == "60 to 2000 points make a data set, 0 are drawn"
-    assert told[1].startswith("12 points drawn") and told[2] == pytest.approx([0.15, 0.15])
+    assert told[:3] == [[False] * 4, True, "20,000"]
+    assert told[3] == "60 to 2000 points make a data set, 0 are drawn"
+    assert told[4].startswith("12 points drawn") and told[5] == pytest.approx([0.15, 0.15])

@@ -16,7 +16,7 @@ from tests.support.on_device import np, tg
 from tinygen.__main__ import main
 from tinygen.report import recording
 from tinygen.report.graph import MOST, TEMPLATE, WHOLE, _array
-from tinygen.report.page import SHARED
+from tinygen.report.page import SHARED, filled
 
 pytestmark = pytest.mark.filterwarnings("error")
 cpu_only = pytest.mark.cpu_only("a browser shows the same page")
@@ -157,6 +157,30 @@ def test_explain_writes_a_page_for_each_loss(tmp_path, capsys):
     capsys.readouterr()
 
 
+NOWHERE = [
+    (".", "ends in .html, not '.'"),
+    ("", "ends in .html, not ''"),
+    ("page.txt", "ends in .html, not 'page.txt'"),
+    ("folder.html", "is a file, and 'folder.html' is a folder"),
+    ("none/page.html", "cannot write none/page.html: none: No such file or directory"),
+]
+
+
+@cpu_only
+@pytest.mark.parametrize(("path", "message"), NOWHERE)
+def test_what_cannot_be_written_is_told_before_the_work(
+    path, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.html").mkdir()
+    assert main(["explain", "vae", "--html", path]) == 2
+    assert main(["lab", "--steps", "1", "--out", path]) == 2
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == "" and len(lines) == 2 and all(line.endswith(message) for line in lines)
+    assert [p.name for p in tmp_path.iterdir()] == ["folder.html"]
+
+
 # -- contrast ------------------------------------------------------------------------------------
 def colours(side):
     """The page's colours by name, in its light or its dark form."""
@@ -187,6 +211,7 @@ def test_texts_have_the_contrast_that_wcag_asks_for(side):
     ]
     texts += [("leaf", g) for g in ("leaf-fill", "heat-fill", "panel")] + [("quiet", "leaf-fill")]
     texts += [("wrong", "panel"), ("heat", "leaf-fill"), ("focus", "panel")]
+    texts += [(ink, "ground") for ink in ("wrong", "focus", "leaf", "violet")]  # of charts
     assert [pair for pair in texts if contrast(*pair) < 4.5] == []
     lines = [("focus", "ground"), ("focus", "panel"), ("heat", "ground"), ("leaf", "ground")]
     assert [pair for pair in lines if contrast(*pair) < 3] == []
@@ -215,6 +240,8 @@ def test_the_last_step_shows_the_gradients_of_micrograds_example(page):
     assert "gradient 138.8, complete" in box(document, 0)["aria-label"]
     assert "gradient 645.6, complete" in box(document, 1)["aria-label"]
     assert "value 24.7, gradient 1" in box(document, len(data["nodes"]) - 1)["aria-label"]
+    said = document.one("p", id="told").text
+    assert said.endswith(". Backward is done: the leaves have their gradients.")
     chosen = document.one("aside", id="node").text
     assert "%1 b" in chosen and "645.5773" in document.one("div", id="total").text
     assert "the sum of 5" in chosen and "333.2012" in chosen and "999.6035" in chosen
@@ -325,12 +352,12 @@ def test_the_keyboard_goes_everywhere(page, tmp_path):
         press("p"); press("Home"); now(); press("p"); document.activeElement.blur();
         press("/"); note.push(document.activeElement.id); press("ArrowRight"); now();
         press("Escape"); press("t"); note.push(document.documentElement.style.colorScheme);
-        press(" "); note.push(Boolean(playing)); press(" "); note.push(Boolean(playing));
+        press(" "); note.push(document.body.dataset.play); press(" "); note.push($("play").textContent);
         """)  # fmt: skip
     last = steps[-1]
     assert told == [
         [2, steps[1]], [1, 26], [1, 24], [1, 26], [25, last], [25, last], [0, last], "search",
-        [0, last], "dark", True, False,
+        [0, last], "dark", "playing", "▶ play",
     ]  # fmt: skip
 
 
@@ -362,6 +389,27 @@ def test_the_graph_is_dragged_zoomed_and_played(page, tmp_path):
     assert told == [
         26, [pytest.approx(40), pytest.approx(10)], pytest.approx(1.25), True, True, 3, 7
     ]  # fmt: skip
+
+
+@needs_browser
+@cpu_only
+def test_from_afar_each_node_has_a_short_name_that_fits_into_its_box(tmp_path):
+    w = tinygen.tensor(1.0, requires_grad=True, name="encoder.layers.0.weight")
+    y = w
+    for _ in range(20):
+        y = tinygen.sigmoid(y)
+    y.name = "a_name_that_is_far_too_long_for_any_box"
+    tinygen.graph_html(y, tmp_path / "y.html")
+    told = noted(tmp_path / "y.html", tmp_path, """
+        const shown = () => [...document.querySelectorAll(".box text")].filter((t) => t.getBBox().width);
+        press("f");
+        note.push(drawing.classList.contains("far"), shown().every((t) => t.classList.contains("brief")));
+        note.push(shown().every((t) => t.getBBox().width < WIDTH && t.getBBox().height < HEIGHT));
+        note.push(shown().slice(0, 2).map((t) => t.textContent));
+        for (let i = 0; i < 9; i++) press("+");
+        note.push(shown().some((t) => t.classList.contains("brief")));
+        """)  # fmt: skip
+    assert told == [True, True, True, ["weight", "sigmoid"], False]
 
 
 @needs_browser
@@ -427,7 +475,7 @@ def test_three_hundred_nodes_and_search(tmp_path):
 @cpu_only
 def test_the_browser_tells_of_errors_and_requests(tmp_path):
     """What the tests above rely on: a page that fails or asks for something is noticed."""
-    policy = TEMPLATE.read_text(encoding="utf-8").splitlines()[4]
+    policy = re.search("<meta http-equiv.*", filled(TEMPLATE, title="", about=""))[0]
     for body in ("<script>throw new Error('x')</script>", "<img src='https://example.org/x'>"):
         bad = tmp_path / "bad.html"
         bad.write_text(f"<!doctype html><head>{policy}</head><body>{body}</body>")

@@ -47,6 +47,23 @@ MUTANTS = [
         "(node.value.lineno, node.arg): node.value", "(node.value.lineno, 'a'): node.value",
         "report/test_rules.py::test_two_lambdas_in_a_line_are_told_apart",
     ),
+    # -- exercises -------------------------------------------------------------------------------
+    Mutant(
+        "in an exercise, NaN is near the right value", "exercises/laws.py",
+        "off = ~(abs(found - right) <= within * np.maximum(1, abs(right)))",
+        "off = abs(found - right) > within * np.maximum(1, abs(right))",
+        "exercises/test_check.py::test_what_a_student_did_is_told_in_two_lines",
+    ),
+    Mutant(
+        "in an exercise, the bound is compared with the gap to the prior", "exercises/laws.py",
+        "Normal(x / 1.5, sqrt(1 / 3))", "Normal(0 * x, 1)",
+        "exercises/test_check.py::test_the_right_answer_passes_all_laws",
+    ),
+    Mutant(
+        "an exercise with one law that holds is done", "exercises/check.py",
+        '"done" if holding == len(words)', '"done" if holding',
+        "exercises/test_check.py::test_an_answer_in_part_shows_what_is_blank",
+    ),
     # -- diffusion -------------------------------------------------------------------------------
     Mutant(
         "q(x_t | x_{t-1}) with β for 1 - β, as the handout has it", SCHEDULE,

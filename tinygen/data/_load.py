@@ -45,7 +45,7 @@ def load(
     options = {"columns": columns, "label_column": label_column, "delimiter": delimiter}
     given = {option: value for option, value in options.items() if value is not None}
     if given and suffix not in CSV:
-        raise ValueError(f"{', '.join(given)}: only for a .csv file, which {name!r} is not")
+        raise ValueError(f"{'=, '.join(given)}= is for a .csv file only, which {name!r} is not")
     if suffix:
         return load_file(name, **given)
     if name == "digits":
@@ -54,4 +54,6 @@ def load(
         return load_idx(name, data_dir, download)
     if name in TOYS:
         return load_toy(name, n, seed)
-    raise unknown("data set", name, (*names(), "the path of a .npy, .npz, .csv or .csv.gz file"))
+    raise ValueError(
+        f"{unknown('data set', name, names())}, or the path of a .npy, .npz, .csv or .csv.gz file"
+    )

@@ -47,8 +47,7 @@ def load_file(path: str, **csv_options: Any) -> Dataset:
     dataset = hold_out(path, rows, labels, image_shape)
     if guesses:
         logging.getLogger("tinygen").warning(
-            "tinygen: %s read with %s; --delimiter, --columns, --label-column (delimiter=, "
-            "columns=, label_column=) say otherwise",
+            "tinygen: guessed of %s: %s; delimiter=, columns=, label_column= say otherwise",
             path,
             guesses,
         )

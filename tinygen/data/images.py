@@ -87,9 +87,8 @@ def load_idx(name: str, data_dir: str | os.PathLike[str] | None, download: bool)
         if not download:
             raise FileNotFoundError(
                 f"no {name} files ({', '.join(IDX_FILES)}, each plain or .gz) in "
-                f"{', '.join(map(str, folders))}. Name their folder with --data-dir (data_dir=) "
-                "or in the environment variable TINYGEN_DATA, or pass --download "
-                "(download=True) to fetch them."
+                f"{', '.join(map(str, folders))}. Name their folder with data_dir= "
+                "or in the environment variable TINYGEN_DATA, or fetch them with download=True."
             )
         paths = _download(name)
     _check_name(name, paths[3])
@@ -195,7 +194,7 @@ def _fetch(url: str, path: Path, digest: str) -> None:
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(
             f"cannot download {url}: {error}. Fetch the file some other way, and name its folder "
-            "with --data-dir (data_dir=) or in the environment variable TINYGEN_DATA."
+            "with data_dir= or in the environment variable TINYGEN_DATA."
         ) from error
     got = hashlib.sha256(_gunzip(packed, url)).hexdigest()
     if got != digest:

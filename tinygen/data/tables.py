@@ -54,8 +54,7 @@ def read_csv(
             numeric = [j for j in range(width) if any(_is_number(row[j]) for row in rows)]
             if not numeric:
                 raise ValueError(
-                    f"{path}: holds no numbers between delimiters {sign!r}; "
-                    "--delimiter (delimiter=) names another"
+                    f"{path}: holds no numbers between delimiters {sign!r}; delimiter= names another"
                 )
             header = _header(rows, numeric, guesses)
             label = None if label_column is None else _number(path, label_column, header, width)

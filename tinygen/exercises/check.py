@@ -9,13 +9,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygen.errors import unknown
 from tinygen.exercises.laws import LAWS, Broken, Functions
 
 _TEXTS = (Path(__file__).parent / "tasks.txt").read_text(encoding="utf-8")
@@ -50,9 +50,15 @@ def check(path: Path) -> tuple[str, bool]:
     """
     if path.is_dir():
         return _check_folder(path)
-    path.stat()  # FileNotFoundError
     if path.name not in TASKS:
-        raise unknown("exercise", path.name, TASKS)
+        topics = {_topic(name): name for name in TASKS}
+        near = [topics[found] for found in get_close_matches(_topic(path.name), topics, 1)]
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"{path.name!r} is not the name of an exercise: {hint}The file keeps the name it was "
+            "copied with; `tinygen exercises --out FOLDER` copies all"
+        )
+    path.stat()  # FileNotFoundError
     grades = _grade(path)
     title, text = TASKS[path.name].removeprefix('"""').split("\n", 1)
     state = _state(grades)
@@ -64,6 +70,11 @@ def check(path: Path) -> tuple[str, bool]:
     read = text.split("Read: ")[1].split('\n"""')[0].split("\n")
     lines.append("done" if state == "done" else f"{state}; read {'; '.join(map(str.strip, read))}")
     return "\n".join(lines), state == "done"
+
+
+def _topic(name: str) -> str:
+    """The name of a file without its number and its ending."""
+    return re.sub(r"^\d*_?|\.\w*$", "", name)
 
 
 def _check_folder(folder: Path) -> tuple[str, bool]:
@@ -126,7 +137,8 @@ def _grade_law(sentence: str, run: Callable[[], None], path: Path) -> Grade:
 
 
 class _Endless(BaseException):
-    """It stops a loop with an `except Exception` too."""
+    """It stops a loop with an `except Exception` too. It is raised again and again, so that one with
+    a bare `except:` is stopped outside of its `try`."""
 
 
 class _Printed(io.StringIO):
@@ -147,7 +159,7 @@ def _limited() -> Iterator[None]:
         warnings.simplefilter("ignore")
         if hasattr(signal, "SIGALRM"):
             signal.signal(signal.SIGALRM, stop)
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS / 50)
         try:
             yield
         finally:

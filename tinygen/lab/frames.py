@@ -6,13 +6,16 @@ of whole hundredths, row by row from below.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from tinygen import pictures
 from tinygen.autodiff.modes import no_grad
 from tinygen.data import Dataset
 from tinygen.data.files import suffix_of
@@ -27,7 +30,7 @@ from tinygen.models.rows import moments
 from tinygen.random import Generator
 from tinygen.training import Settings
 
-__all__ = ["Scene", "frame", "reverse_paths", "steady"]
+__all__ = ["Scene", "frame", "reverse_paths", "steady", "watched"]
 
 Array = np.ndarray[Any, Any]
 
@@ -55,8 +58,8 @@ class Scene:
         (rows, columns), held_out = data.x.shape, len(data.test)
         if columns != 2:
             raise ValueError(
-                f"{data.name} has {columns} columns, the laboratory shows two: --columns A,B chooses "
-                "those of a .csv file"
+                f"{data.name} has {columns} column{'s' * (columns > 1)}, the laboratory shows two: "
+                "--columns A,B chooses those of a .csv file"
             )
         if rows + held_out < LEAST:
             raise ValueError(
@@ -181,6 +184,33 @@ def steady(name: str, model: Model, scene: Scene, settings: Settings) -> dict[st
 
 def _times(model: DDPM) -> list[int]:
     return sorted({max(1, round(share * model.schedule.T)) for share in SCORES})
+
+
+# -- a run ---------------------------------------------------------------------------------------
+def watched(
+    model: Model,
+    scene: Scene,
+    settings: Settings,
+    looks: int,
+    tell: Callable[[dict[str, Any]], Any],
+    resting: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train `model` on the points of the scene. `tell` gets a frame at each of so many moments.
+
+    The seconds of a frame are those of the training, compiling included. If `resting()`, a frame has
+    what only the last one has. NonFiniteError: a loss, a gradient or the samples are not finite.
+    """
+    began = perf_counter()
+
+    def look(step: int) -> None:
+        nonlocal began
+        now = perf_counter()
+        final = resting() or step == settings.steps
+        tell(frame(model, scene, step, now - began, final))
+        began += perf_counter() - now
+
+    at = pictures.moments(settings.steps, looks)
+    model.fit(scene.data.x, settings=settings, look=look, look_at=at)
 
 
 # -- a frame -------------------------------------------------------------------------------------

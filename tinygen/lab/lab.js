@@ -1,8 +1,6 @@
-"use strict";
-const $ = (id) => document.getElementById(id);
-const told = JSON.parse($("data").textContent);
+const DIGITS = 3;
 const lab = { head: told.head, runs: told.runs }; // runs in the order of their models
-const at = { view: "all", frame: 0, budget: "updates", t: 60, sampler: "ddpm", steps: 25 };
+const at = { view: told.live ? "new" : "all", frame: 0, budget: "updates", t: 60, sampler: "ddpm", steps: 25 };
 
 const TITLES = {
   ae: "Autoencoder", dae: "Denoising autoencoder", cae: "Contractive autoencoder", vae: "VAE", gan: "GAN", ddpm: "Diffusion (DDPM)",
@@ -13,17 +11,6 @@ const MEASURES = {
 };
 
 // -- small helpers ------------------------------------------------------------------------------
-function h(tag, attributes, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined) element.setAttribute(name, value);
-  }
-  element.append(...children.flat(9).filter((child) => child !== null && child !== undefined));
-  return element;
-}
-const number = (v, digits = 3) => String(Number(v.toPrecision(digits))).replace("-", "−");
-const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 const run = (model) => lab.runs.find((r) => r.model === model && r.frames.length);
 const points = (flat) => Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i] / 100, flat[2 * i + 1] / 100]);
 
@@ -131,12 +118,14 @@ function chart(id, curves, about, { floor = null, top = 0 } = {}) {
   c.scale(2, 2);
   c.font = "16px system-ui, sans-serif";
   const widest = Math.max(...curves.map((k) => c.measureText(k.label).width), c.measureText("floor updates").width);
-  const left = 56, right = widest + 18, below = 36, above = 12;
+  const right = widest + 18, below = 36, above = 12;
   const values = curves.flatMap((k) => k.values).concat(floor ? [floor[1]] : []);
   const [least, most] = [Math.min(0, ...values), Math.max(top, ...values)];
   const rough = (most - least) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
   const gap = [1, 2, 5, 10].find((k) => k * power >= rough) * power;
   const [low, high] = [Math.floor(least / gap) * gap, Math.ceil(most / gap - 1e-9) * gap];
+  const marks = Array.from({ length: Math.round((high - low) / gap) + 1 }, (_, i) => low + i * gap);
+  const left = Math.max(...marks.map((v) => c.measureText(number(v, 2)).width)) + 16;
   const n = Math.max(2, ...curves.map((k) => k.values.length)), longest = curves.find((k) => k.values.length === n) || curves[0];
   const X = (i) => left + (i / (n - 1)) * (w - left - right), Y = (v) => above + ((high - v) / (high - low)) * (tall - above - below);
   c.fillStyle = css(colour("ground"));
@@ -157,7 +146,7 @@ function chart(id, curves, about, { floor = null, top = 0 } = {}) {
     c.textAlign = align;
     c.fillText(text, x, y);
   };
-  for (let v = low; v < high + gap / 2; v += gap) {
+  for (const v of marks) {
     rule(left, Y(v), w - right, Y(v), css(colour("line")));
     write(number(v, 2), left - 8, Y(v), "quiet", "right");
   }
@@ -165,7 +154,7 @@ function chart(id, curves, about, { floor = null, top = 0 } = {}) {
   write("updates", w - 6, tall - 18, "quiet", "right");
   const ends = floor ? [[floor[0], Y(floor[1]), "leaf"]] : [];
   if (floor) rule(left, Y(floor[1]), w - right, Y(floor[1]), css(colour("leaf")), 2, [8, 5]);
-  const colours = ["heat", "focus", "wrong", "ink", "quiet", "heat"], dashes = [[], [], [], [8, 4], [3, 3], [12, 4, 3, 4]];
+  const colours = ["heat", "focus", "wrong", "ink", "quiet", "violet"], dashes = [[], [], [12, 4], [8, 4], [3, 3], []];
   curves.forEach((k, j) => {
     const name = k.colour || colours[j % colours.length];
     k.values.forEach((v, i) => i && rule(X(i - 1), Y(k.values[i - 1]), X(i), Y(v), css(colour(name)), 2.6, dashes[j]));
@@ -238,7 +227,7 @@ function drawVae() {
   const r = run("vae"), f = frameOf(r), codes = points(f.means), some = data().slice(0, codes.length);
   if (r.options.latent === 2) {
     plane("codes", [0, 0, 3.2], `The plane of codes: ${codes.length} posterior clouds, and the prior's circles.`)
-      .circle(1, "edge").circle(2, "edge").clouds(codes, points(f.stds), hues(some));
+      .clouds(codes, points(f.stds), hues(some)).circle(1, "ink").circle(2, "ink");
     const lines = points(f.sheet), drawn = plane("sheet", lab.head.window, "The data, and the grid of codes as the decoder maps it to the plane.")
       .dots(some, hues(some), 3.6);
     for (let i = 0; i < lines.length; i += 21) drawn.line(lines.slice(i, i + 21), "ink", 1.4, 0.8);
@@ -324,7 +313,7 @@ function show() {
   const text = !longest ? "" : at.budget === "seconds" ? `${number(limit())} seconds of training for each model, compiling included` : `${count(longest.frames[at.frame].step, "update")} of each model`;
   $("slider").setAttribute("aria-valuetext", text);
   if (!told.live) $("told").textContent = `${text}: frame ${at.frame + 1} of ${n}.`;
-  for (const button of document.querySelectorAll("[data-view]")) {
+  for (const button of views) {
     const [, ...models] = DRAW[button.dataset.view] || [];
     if (told.live) button.hidden = button.dataset.view in DRAW && (!lab.head || (models.length > 0 && !models.some(run)));
   }
@@ -337,26 +326,9 @@ function show() {
 }
 
 // -- what the reader does -----------------------------------------------------------------------
-const slow = matchMedia("(prefers-reduced-motion: reduce)");
-
-/** A button that goes on and on until pressed again or `step` returns false. */
-function player(id, word, step) {
-  let timer = null;
-  const set = (on) => {
-    clearInterval(timer);
-    timer = on ? setInterval(() => step() || set(false), slow.matches ? 1000 : 250) : null;
-    $(id).textContent = on ? "❚❚ pause" : `▶ ${word}`;
-    document.body.dataset[id] = on ? "playing" : "paused";
-  };
-  set(false);
-  const toggle = () => set(!timer);
-  $(id).addEventListener("click", toggle);
-  return toggle;
-}
 function go(frame) {
   at.frame = frame;
-  show();
-  remember();
+  redraw();
   return at.frame < frames() - 1;
 }
 function move(t) {
@@ -366,40 +338,24 @@ function move(t) {
   remember();
   return at.t < T;
 }
-const ended = (now, end) => now >= end; // play again from the start
-const play = player("play", "play", () => go(ended(at.frame, frames() - 1) ? 0 : at.frame + 1));
-const reverse = player("back", "reverse", () => move(ended(at.t, run("ddpm").signal.length - 1) ? 0 : at.t + Math.max(1, Math.round((run("ddpm").signal.length - 1) / 50))));
+const gap = slow.matches ? 1000 : 250;
+const play = player("play", "play", gap, () => go(at.frame < frames() - 1 ? at.frame + 1 : 0));
+const reverse = player("back", "reverse", gap, () => {
+  const T = run("ddpm").signal.length - 1;
+  return move(at.t < T ? at.t + Math.max(1, Math.round(T / 50)) : 0);
+});
 
-function turnTo(view) {
-  at.view = view;
-  for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== view;
-  for (const button of document.querySelectorAll("[data-view]")) button.setAttribute("aria-current", button.dataset.view === view ? "page" : "false");
+function redraw() {
   show();
   remember();
 }
 
-function theme() {
-  const shown = colour("ground")[0] < 128;
-  document.documentElement.style.colorScheme = shown ? "light" : "dark";
-  show();
-}
-
-// The address holds the state. It is written when the reader rests, for browsers limit how often.
-let resting = 0;
-function remember() {
-  clearTimeout(resting);
-  if (location.protocol === "about:") return; // in the frame of a notebook, which has no address
-  resting = setTimeout(() => history.replaceState(null, "", `#${new URLSearchParams(at)}`), 400);
-}
-function recall() {
-  const then = new URLSearchParams(location.hash.slice(1));
-  for (const name of ["frame", "t", "steps"]) if (/^\d+$/.test(then.get(name) ?? "")) at[name] = Number(then.get(name));
-  for (const [name, id] of [["budget", "budget"], ["sampler", "sampler"]]) {
-    if ([...$(id).options].some((o) => o.value === then.get(name))) at[name] = $(id).value = then.get(name);
+function restore() {
+  const then = recall();
+  for (const name of ["budget", "sampler"]) {
+    if ([...$(name).options].some((o) => o.value === then.get(name))) at[name] = $(name).value = then.get(name);
   }
-  if (then.get("theme")) document.documentElement.style.colorScheme = then.get("theme") === "dark" ? "dark" : "light";
-  const view = then.get("view");
-  turnTo([...document.querySelectorAll("[data-view]")].some((b) => b.dataset.view === view && !b.hidden) ? view : told.live ? "new" : "all");
+  turnTo(at.view);
 }
 
 const KEYS = {
@@ -409,25 +365,14 @@ const KEYS = {
 };
 
 function listen() {
-  document.addEventListener("keydown", (event) => {
-    const { target, key } = event;
-    if (event.ctrlKey || event.metaKey || event.altKey || ["SELECT", "CANVAS"].includes(target.tagName)) return;
-    if (target.tagName === "INPUT" && (target.type !== "range" || key.startsWith("Arrow") || key === "Home" || key === "End")) return;
-    if (target.tagName === "BUTTON" && (key === " " || key === "Enter")) return;
-    const action = KEYS[key.length === 1 ? key.toLowerCase() : key];
-    if (!action) return;
-    event.preventDefault();
-    action();
-  });
-  $("theme").addEventListener("click", theme);
-  for (const button of document.querySelectorAll("[data-view]")) button.addEventListener("click", () => turnTo(button.dataset.view));
+  listenToKeys(KEYS);
   $("slider").addEventListener("input", () => go(Number($("slider").value)));
   $("time").addEventListener("input", () => move(Number($("time").value)));
   $("budget").addEventListener("change", () => { at.budget = $("budget").value; go(at.frame); });
   $("sampler").addEventListener("change", () => { at.sampler = $("sampler").value; move(at.t); });
   $("count-of").addEventListener("change", () => { at.steps = Number($("count-of").value); move(at.t); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
-  addEventListener("hashchange", recall);
+  addEventListener("hashchange", restore);
   addEventListener("beforeprint", () => Object.keys(DRAW).forEach(draw));
 }
 
@@ -444,7 +389,7 @@ async function ask(what, body) {
     if (!reply.ok) throw new Error(answer.error);
     return answer;
   } catch (error) {
-    tell(error instanceof TypeError ? "The laboratory does not answer: it was closed, or it crashed. Start it again with python -m tinygen lab." : error.message, true);
+    tell(error instanceof TypeError ? "The laboratory does not answer: it has ended. Start it again with python -m tinygen lab." : error.message, true);
     return null;
   }
 }
@@ -496,7 +441,9 @@ async function follow(number_) {
 function pad() {
   const dots = plane("pad", PAD);
   dots.dots(live.drawn, "heat", 3.2).line([[brush[0] - 0.12, brush[1]], [brush[0] + 0.12, brush[1]]], "focus").line([[brush[0], brush[1] - 0.12], [brush[0], brush[1] + 0.12]], "focus");
-  $("count").textContent = `${count(live.drawn.length, "point")} drawn; a run needs ${told.live.least}, 300 are better.`;
+  const chosen = $("dataset").value;
+  $("count").textContent = chosen ? `${chosen} is chosen. Draw here for points of your own.`
+    : `${count(live.drawn.length, "point")} drawn; a run needs ${told.live.least}, 300 are better.`;
 }
 
 /** Points around the brush, normally distributed. */
@@ -513,9 +460,12 @@ function enliven() {
   for (const [name, title] of Object.entries(TITLES)) $("model").append(h("option", { value: name }, title));
   $("model").value = "ddpm";
   $("updates").value = told.live.steps;
+  $("updates").max = told.live.limit;
+  $("limit").textContent = told.live.limit.toLocaleString("en");
   $("seed").value = told.live.seed;
   const options = () => $("options").replaceChildren(...Object.entries(told.live.choices[$("model").value]).map(([name, values]) =>
     h("label", {}, name, h("select", { name }, values.map((v) => h("option", { value: JSON.stringify(v) }, v === null ? "none" : String(v)))))));
+  $("dataset").addEventListener("change", pad);
   $("model").addEventListener("change", options);
   options();
   $("form").addEventListener("submit", start);
@@ -545,5 +495,5 @@ function enliven() {
 if (told.live) enliven();
 else at.frame = frames() - 1;
 listen();
-recall();
+restore();
 document.body.dataset.ready = "yes";

@@ -9,12 +9,10 @@ from typing import Any
 
 from tinygen.data import Dataset
 from tinygen.errors import whole
-from tinygen.lab.frames import Scene, frame, steady
-from tinygen.lab.train import watched
+from tinygen.lab.frames import Scene, steady, watched
 from tinygen.models import MODELS, Model
 from tinygen.models.model import choose
-from tinygen.pictures import moments
-from tinygen.report.page import Page, filled
+from tinygen.report.page import ALLOWED, Page, filled
 from tinygen.training import Settings
 
 __all__ = ["CHOICES", "STEPS", "laboratory", "make", "page_of"]
@@ -77,8 +75,7 @@ def laboratory(
         shown: list[dict[str, Any]] = []
         runs.append({**steady(name, model, scene, settings), "frames": shown})
         try:
-            for step, seconds in watched(model, scene.data.x, settings, moments(steps, LOOKS)):
-                shown.append(frame(model, scene, step, seconds, step == steps))
+            watched(model, scene, settings, LOOKS, shown.append)
             tell(f"{name}: {steps} updates in {shown[-1]['seconds']:.1f} s")
         except (ValueError, ArithmeticError) as error:
             # It diverged, and the page has the frames before.
@@ -91,6 +88,6 @@ def page_of(
 ) -> Page:
     """The page with what it shows. live: what a page that is served offers."""
     title = head["name"] if head else "tinygen"
-    policy = "; connect-src 'self'" if live else ""
+    parts = {"allowed": f"{ALLOWED[True]}; connect-src 'self'"} if live else {}
     told = {"head": head, "runs": runs, "live": live}
-    return filled(TEMPLATE, title=title, data=told, policy=policy)
+    return filled(TEMPLATE, title=title, about="the laboratory", data=told, **parts)

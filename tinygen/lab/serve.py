@@ -20,10 +20,8 @@ from tinygen.data import load as load_data
 from tinygen.data._dataset import hold_out
 from tinygen.data.toys import TOYS
 from tinygen.errors import unknown, whole
-from tinygen.lab.frames import LEAST, Scene, frame, steady
+from tinygen.lab.frames import LEAST, Scene, steady, watched
 from tinygen.lab.page import CHOICES, make, page_of
-from tinygen.lab.train import watched
-from tinygen.pictures import moments
 
 __all__ = ["Busy", "Runs", "Server", "serve"]
 
@@ -40,11 +38,15 @@ class Busy(Exception):
     """A run is under way."""
 
 
+class _Over(Exception):
+    """Another run is in turn."""
+
+
 class Runs:
     """One run at a time, in a thread of its own.
 
     datasets: by name a function that loads the set. The state is 'idle', 'running', 'stopped' (it can
-    be resumed), 'done' or 'failed', and `frames` are what the run has shown so far.
+    be resumed), 'done', 'failed' or 'closed', and `frames` are what the run has shown so far.
     """
 
     def __init__(self, datasets: dict[str, Callable[[], Dataset]]) -> None:
@@ -75,18 +77,15 @@ class Runs:
         seed = whole("the seed", wishes["seed"], 0, MOST_SEED)
         model, settings = make(str(wishes["model"]), steps, seed, options)
 
-        def shown() -> Any:
-            """What the run shows: first about itself, then its frames."""
+        def run(tell: Callable[[Any], None]) -> None:
+            """Tell what the run shows: first about itself, then its frames."""
             if self._scene is None or self._scene[0] != data:
                 self._scene = data, Scene(load())
             scene = self._scene[1]
             key = repr((scene.head["name"], scene.head["points"]))
-            yield {
-                "head": {**scene.head, "key": key},
-                "steady": steady(str(wishes["model"]), model, scene, settings),
-            }
-            for step, seconds in watched(model, scene.data.x, settings, moments(steps, LOOKS)):
-                yield frame(model, scene, step, seconds, step == steps or self._pause)
+            told = steady(str(wishes["model"]), model, scene, settings)
+            tell({"head": {**scene.head, "key": key}, "steady": told})
+            watched(model, scene, settings, LOOKS, tell, lambda: self._pause)
 
         with self.news:
             if self.state == "running":
@@ -94,7 +93,7 @@ class Runs:
             self.number += 1
             self.state, self.message, self._pause = "running", "", False
             self.about, self.frames = {}, []
-            self._thread = threading.Thread(target=self._work, args=(self.number, shown()))
+            self._thread = threading.Thread(target=self._work, args=(self.number, run))
             self._thread.daemon = True
             self._thread.start()
             self.news.notify_all()  # a run that was stopped ends
@@ -108,24 +107,27 @@ class Runs:
             raise unknown("data set", data, self.datasets)
         return self.datasets[data]
 
-    def _work(self, number: int, shown: Any) -> None:
+    def _work(self, number: int, run: Callable[[Callable[[Any], None]], None]) -> None:
         """The thread of a run: until its end, or until another number is in turn."""
+
+        def tell(shown: dict[str, Any]) -> None:
+            with self.news:
+                if "head" in shown:
+                    self.about = shown
+                else:
+                    self.frames.append(shown)
+                    last = shown["step"] == self.about["steady"]["settings"]["steps"]
+                    if self._pause and not last:
+                        self.state = "stopped"
+                self.news.notify_all()
+                while self.state == "stopped" and self.number == number:
+                    self.news.wait()
+                if self.number != number:
+                    raise _Over
+
         state, message = "done", ""
         try:
-            for frame in shown:
-                with self.news:
-                    if "head" in frame:
-                        self.about = frame
-                    else:
-                        self.frames.append(frame)
-                        last = frame["step"] == self.about["steady"]["settings"]["steps"]
-                        if self._pause and not last:
-                            self.state = "stopped"
-                    self.news.notify_all()
-                    while self.state == "stopped" and self.number == number:
-                        self.news.wait()
-                    if self.number != number:
-                        return
+            run(tell)
         except Exception as error:  # whatever it is, the server goes on
             state, message = "failed", " ".join(str(error).split()) or type(error).__name__
         with self.news:
@@ -149,7 +151,7 @@ class Runs:
     def since(self, number: int, after: int) -> dict[str, Any]:
         """The frames of run `number` from `after` on: as soon as there is one, or its state changes.
 
-        ValueError: another run is in turn.
+        ValueError: another run is in turn, or the laboratory was closed.
         """
         with self.news:
             self.news.wait_for(
@@ -158,6 +160,8 @@ class Runs:
                 ),
                 WAIT,
             )
+            if self.state == "closed":
+                raise ValueError("the laboratory has ended: python -m tinygen lab starts it again")
             if self.number != number:
                 raise ValueError(f"run {number} is over: run {self.number} is in turn")
             about = {} if after else self.about
@@ -169,7 +173,7 @@ class Runs:
         """End the run, if there is one, and wait for its thread."""
         with self.news:
             self.number += 1
-            self.state = "idle"
+            self.state = "closed"
             self.news.notify_all()
         if self._thread is not None:
             self._thread.join()
@@ -209,7 +213,7 @@ class Server(ThreadingHTTPServer):
             None, [],
             {
                 "datasets": list(datasets), "chosen": chosen, "choices": CHOICES, "steps": steps,
-                "seed": seed, "least": LEAST, "most": MOST_POINTS,
+                "limit": MOST_STEPS, "seed": seed, "least": LEAST, "most": MOST_POINTS,
             },
         )  # fmt: skip
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}

@@ -1,43 +1,24 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const { nodes, steps, operations } = data;
-const [WIDTH, HEIGHT] = data.box;
-const FAR = 0.5; // below this zoom only titles are drawn
+const DIGITS = 4;
+const { nodes, steps, operations } = told;
+const [WIDTH, HEIGHT] = told.box;
+const FAR = 0.5; // below this zoom only short names are drawn, in large letters
 
-const at = { step: 0, node: nodes.length - 1, view: "graph", pinned: false };
+const at = { step: 0, node: nodes.length - 1, view: "graph" };
 const turn = new Map(steps.map((n, i) => [n, i + 1])); // the step in which a node is visited
 const users = nodes.map(() => []);
 nodes.forEach((node, n) => node.inputs.forEach((p, i) => p !== null && users[p].push([n, i])));
 
 // -- small helpers ------------------------------------------------------------------------------
-const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-
-function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes || {})) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined) element.setAttribute(name, value);
-  }
-  element.append(...children.flat(9).filter((child) => child !== null && child !== undefined));
-  return element;
-}
-const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
 const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-function number(v, digits = 4) {
-  if (typeof v !== "number") return String(v).replace("inf", "∞").replace("-", "−");
-  const size = Math.abs(v);
-  let text = String(v);
-  if (size !== 0 && (size >= 1e6 || size < 1e-4)) text = v.toExponential(digits - 2);
-  else if (!Number.isInteger(v)) text = String(Number(v.toPrecision(digits)));
-  return text.replace("-", "−");
-}
 const bytes = (n) => (n < 1e3 ? `${n} B` : n < 1e6 ? `${number(n / 1e3, 3)} kB` : `${number(n / 1e6, 3)} MB`);
 const clip = (text, n) => (text.length <= n ? text : `…${text.slice(text.length + 1 - n)}`);
-const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 
 const spec = (node) => `${node.dtype}[${node.shape.join(", ")}]`;
 const title = (node) => (node.op ? (node.name ? `${node.name} = ${node.op}` : node.op) : node.name || "leaf");
+/** The last part of the name, or the operation. */
+const brief = (node) => clip(node.name?.split(".").pop() || node.op || "leaf", 16);
 const label = (n) => `%${n} ${title(nodes[n])}`;
 
 /** A number for one element, the norm for more. */
@@ -86,6 +67,7 @@ function drawBox(node, n) {
     s("rect", { class: "ring", x: -5, y: -5, width: WIDTH + 10, height: HEIGHT + 10, rx: node.op ? 12 : 33 }),
     s("rect", { class: "body", width: WIDTH, height: HEIGHT, rx: node.op ? 8 : HEIGHT / 2 }),
     s("text", { class: title(node).length > 22 ? "title long" : "title", x: WIDTH / 2, y: 21, "text-anchor": "middle" }, clip(title(node), 26)),
+    s("text", { class: "brief", x: WIDTH / 2, y: HEIGHT / 2, style: `font-size: ${Math.min(38, 300 / brief(node).length)}px` }, brief(node)),
     s("text", { class: "small", x: WIDTH / 2, y: 35, "text-anchor": "middle" }, `%${n}  ${clip(spec(node), 22)}`),
     s("text", { class: "line", x: WIDTH / 2, y: 50, "text-anchor": "middle" }, s("tspan", {}), s("tspan", { class: "heat" })),
     s("title", {}, `${label(n)}: ${spec(node)}`));
@@ -113,8 +95,8 @@ function draw() {
   $("map").setAttribute("viewBox", whole.join(" "));
   $("slider").max = steps.length;
   const leaves = nodes.filter((node) => !node.op).length;
-  $("summary").textContent = `${count(steps.length, "operation")}, ${count(leaves, "leaf").replace("leafs", "leaves")}; ` +
-    `${bytes(data.kept[1])} kept for backward, beside ${bytes(data.kept[0])} of the leaves themselves`;
+  $("summary").textContent = `${count(steps.length, "operation")}, ${count(leaves, "leaf", "leaves")}; ` +
+    `${bytes(told.kept[1])} kept for backward, beside ${bytes(told.kept[0])} of the leaves themselves`;
 }
 
 function show() {
@@ -157,12 +139,13 @@ const listed = (links) => links.flatMap((l, i) => (i === 0 ? [l] : [i === links.
 
 function tell(sends) {
   const root = nodes.length - 1;
-  if (!at.step) return ["Forward is done. Backward begins at ", link(root), `, whose gradient with respect to itself is ${short(nodes[root].arrivals[0].gradient)}. Press → for the first step.`];
-  const n = steps[at.step - 1];
+  if (!at.step) return ["Forward is done. Backward begins at ", link(root), `, whose gradient with respect to itself is ${short(nodes[root].arrivals[0].gradient)}. ${steps.length ? "Press → for the first step." : "A leaf sends nothing on: backward is done."}`];
+  const n = steps[at.step - 1], last = at.step === steps.length;
   const to = (more) => listed([...new Set(sends.filter(([p, a]) => (a !== nodes[p].arrivals[0]) === more).map(([p]) => p))].map(link));
   const [first, again] = [to(false), to(true)];
   return [`Step ${at.step} of ${steps.length}: `, link(n), " has its complete gradient. ",
-    ...(first.length ? ["It sends to ", ...first, again.length ? ", and adds to what is there at " : ""] : again.length ? ["It adds to what is there at "] : []), ...again];
+    ...(first.length ? ["It sends to ", ...first, again.length ? ", and adds to what is there at " : ""] : again.length ? ["It adds to what is there at "] : []), ...again,
+    last ? ". Backward is done: the leaves have their gradients." : "."];
 }
 
 // -- an array -----------------------------------------------------------------------------------
@@ -194,7 +177,7 @@ function inspect() {
   const node = nodes[at.node], op = operations[node.op];
   $("node").replaceChildren(...[
     h("div", { class: "head" }, h("h2", {}, label(at.node)),
-      h("button", { id: "pin", "aria-pressed": at.pinned, title: "It stays chosen while you step", onclick: pin }, "Pin")),
+      h("button", { id: "pin", "aria-pressed": pinned, title: "It stays chosen while you step", onclick: pin }, "Pin")),
     h("p", { class: "quiet" }, [spec(node), op ? op.doc.split("\n")[0] : "a leaf: its gradient ends here, in .grad"].filter(Boolean).join(" · ")),
     node.line ? h("p", { class: "quiet" }, "called at ", h("code", {}, node.line)) : null,
     h("h3", {}, "Value"),
@@ -252,7 +235,6 @@ function inputs(node) {
 
 // -- moving -------------------------------------------------------------------------------------
 const eye = { x: 0, y: 0, zoom: 1 };
-const quiet = matchMedia("(prefers-reduced-motion: reduce)");
 let moving = 0;
 
 function look() {
@@ -280,7 +262,7 @@ function glide(x, y) {
   ({ x, y } = within(x, y));
   const from = { ...eye }, start = performance.now();
   const frame = (now) => {
-    const t = quiet.matches ? 1 : Math.min(1, Math.max(0, (now - start) / 220));
+    const t = slow.matches ? 1 : Math.min(1, Math.max(0, (now - start) / 220));
     const eased = t * (2 - t);
     eye.x = from.x + (x - from.x) * eased;
     eye.y = from.y + (y - from.y) * eased;
@@ -288,7 +270,7 @@ function glide(x, y) {
     if (t < 1) moving = requestAnimationFrame(frame);
   };
   frame(start);
-  if (!quiet.matches) moving = requestAnimationFrame(frame);
+  if (!slow.matches) moving = requestAnimationFrame(frame);
 }
 
 function fit() {
@@ -318,12 +300,11 @@ function bring(n) {
 }
 
 // -- what the reader does -----------------------------------------------------------------------
-let playing = null, matching = [];
+let matching = [], pinned = false;
 
 function go(step) {
   at.step = Math.max(0, Math.min(steps.length, step));
-  if (!at.pinned) at.node = at.step ? steps[at.step - 1] : nodes.length - 1;
-  if (at.step === steps.length) pause();
+  if (!pinned) at.node = at.step ? steps[at.step - 1] : nodes.length - 1;
   show();
   bring(at.step ? steps[at.step - 1] : nodes.length - 1);
   remember();
@@ -339,31 +320,19 @@ function choose(n, focus = true) {
 }
 
 function pin() {
-  at.pinned = !at.pinned;
+  pinned = !pinned;
   inspect();
   $("pin").focus();
 }
 
-function pause() {
-  clearInterval(playing);
-  playing = null;
-  $("play").textContent = "▶ play";
-  $("play").setAttribute("aria-label", "Play");
-}
+const play = player("play", "play", 900, () => {
+  go(at.step < steps.length ? at.step + 1 : 0);
+  return at.step < steps.length;
+});
 
-function play() {
-  if (playing) return pause();
-  if (at.step === steps.length) go(0);
-  playing = setInterval(() => go(at.step + 1), 900);
-  $("play").textContent = "❚❚ pause";
-  $("play").setAttribute("aria-label", "Pause");
-}
-
-function turnTo(name) {
-  at.view = name;
-  for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== name;
-  for (const button of document.querySelectorAll("[data-view]")) button.setAttribute("aria-current", button.dataset.view === name ? "page" : "false");
+function redraw() {
   look();
+  remember();
 }
 
 function search() {
@@ -373,7 +342,7 @@ function search() {
     return words.every((word) => text.includes(word));
   }) : [];
   $("drawing").classList.toggle("dimmed", words.length > 0);
-  $("matches").textContent = words.length ? count(matching.length, "match").replace("matchs", "matches") : "";
+  $("matches").textContent = words.length ? count(matching.length, "match", "matches") : "";
   show();
 }
 
@@ -384,34 +353,13 @@ function nextMatch() {
   glide(nodes[next].x, nodes[next].y);
 }
 
-function theme() {
-  const dark = getComputedStyle(document.documentElement).colorScheme === "dark" ||
-    (!document.documentElement.style.colorScheme && matchMedia("(prefers-color-scheme: dark)").matches);
-  document.documentElement.style.colorScheme = dark ? "light" : "dark";
-}
-
-// The address holds the state. It is written when the reader rests, for browsers limit how often.
-let resting = 0;
-function remember() {
-  clearTimeout(resting);
-  if (location.protocol === "about:") return; // in the frame of a notebook, which has no address
-  resting = setTimeout(() => {
-    const now = new URLSearchParams({ step: at.step, node: at.node, view: at.view });
-    if (location.hash.slice(1) !== String(now)) location.replace(`#${now}`);
-  }, 400);
-}
-
-function recall() {
-  const then = new URLSearchParams(location.hash.slice(1));
-  const whole_ = (name, most, otherwise) => {
-    const n = parseInt(then.get(name), 10);
-    return n >= 0 && n <= most ? n : otherwise;
-  };
-  at.step = whole_("step", steps.length, at.step);
-  at.node = whole_("node", nodes.length - 1, at.step ? steps[at.step - 1] : nodes.length - 1);
-  if (then.get("theme")) document.documentElement.style.colorScheme = then.get("theme") === "dark" ? "dark" : "light";
+function restore() {
+  at.node = -1;
+  const then = recall();
+  at.step = Math.min(at.step, steps.length);
+  if (!(at.node in nodes)) at.node = at.step ? steps[at.step - 1] : nodes.length - 1;
   $("search").value = then.get("search") ?? $("search").value;
-  turnTo(document.querySelector(`[data-view="${CSS.escape(then.get("view") || "graph")}"]`) ? then.get("view") || "graph" : "graph");
+  turnTo(at.view);
   search();
 }
 
@@ -428,26 +376,15 @@ function hop(n) {
 }
 
 function listen() {
-  document.addEventListener("keydown", (event) => {
-    const { target, key } = event;
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (target.tagName === "INPUT") {
-      if (key === "Escape") {
-        $("search").value = "";
-        search();
-        target.blur();
-      }
-      return;
-    }
-    if (target.tagName === "BUTTON" && (key === " " || key === "Enter")) return;
-    const action = at.view === "graph" || key === "t" ? KEYS[key.length === 1 ? key.toLowerCase() : key] : null;
-    if (!action) return;
-    event.preventDefault();
-    action();
+  listenToKeys(KEYS, (key) => at.view === "graph" || key === "t");
+  $("search").addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    $("search").value = "";
+    search();
+    $("search").blur();
   });
-  const clicks = { first: () => go(0), previous: () => go(at.step - 1), play, next: () => go(at.step + 1), last: () => go(steps.length), theme };
+  const clicks = { first: () => go(0), previous: () => go(at.step - 1), next: () => go(at.step + 1), last: () => go(steps.length) };
   for (const [id, action] of Object.entries(clicks)) $(id).addEventListener("click", action);
-  for (const button of document.querySelectorAll("[data-view]")) button.addEventListener("click", () => { turnTo(button.dataset.view); remember(); });
   for (const button of document.querySelectorAll("[data-zoom]")) button.addEventListener("click", () => ({ in: () => zoom(1.25), out: () => zoom(0.8), fit })[button.dataset.zoom]());
   $("slider").addEventListener("input", () => go(Number($("slider").value)));
   $("search").addEventListener("input", search);
@@ -490,7 +427,7 @@ function listen() {
     glide(point.x, point.y);
   });
   addEventListener("resize", look);
-  addEventListener("hashchange", () => { recall(); bring(at.node); });
+  addEventListener("hashchange", () => { restore(); bring(at.node); });
   // On paper: the whole graph.
   addEventListener("beforeprint", () => { $("world").removeAttribute("transform"); $("drawing").setAttribute("viewBox", whole.join(" ")); $("drawing").classList.remove("far"); });
   addEventListener("afterprint", () => { $("drawing").removeAttribute("viewBox"); look(); });
@@ -524,13 +461,13 @@ function figure() {
 }
 
 function order() {
-  const truth = data.ways[data.ways.length - 1].result;
+  const truth = told.ways[told.ways.length - 1].result;
   $("order").append(h("h2", {}, "Why does backward need an order?"),
     h("p", {}, "Take ", h("code", {}, "b = a + a"), " and ", h("code", {}, "y = b + b"), `. If a grows by 1, y grows by ${number(truth)}: the gradient of y in a is ${number(truth)}. `,
       "A value that is used twice gets two gradients, and they add up. It must pass on their sum, once, when all of it is there. A recursion that follows the graph does not know when that is."),
     figure(),
     h("p", { class: "quiet" }, "Each way below was run to make this page. The boxes are the values that it stored, in order; dashed is what was stored before and changes."),
-    h("div", { class: "ways" }, data.ways.map((way) => {
+    h("div", { class: "ways" }, told.ways.map((way) => {
       const right = way.result === truth;
       const before = new Set();
       return h("article", {}, h("h3", {}, way.title),
@@ -548,7 +485,7 @@ draw();
 table();
 order();
 listen();
-recall();
+restore();
 fit();
 if (eye.zoom < FAR + 0.1) {
   eye.zoom = Math.min(0.95, Math.max(0.75, $("canvas").clientWidth / whole[2]));

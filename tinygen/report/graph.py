@@ -44,7 +44,7 @@ def page_of(result: Tensor) -> Page:
         "kept": _bytes_kept(backward.visits),
         "ways": ways(),
     }
-    return filled(TEMPLATE, title=title, data=told)
+    return filled(TEMPLATE, title=title, about="backward, step by step", data=told)
 
 
 def _nodes(result: Tensor, backward: Backward) -> list[dict[str, Any]]:

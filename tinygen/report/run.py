@@ -115,6 +115,7 @@ def run_html(
     return filled(
         TEMPLATE,
         title=f"{metrics['model']} on {metrics['data']}",
+        about="a run",
         summary=escape(summary),
         told=_told(told),
         pictures=_pictures(pictures),
