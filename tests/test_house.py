@@ -15,9 +15,10 @@ pytestmark = pytest.mark.cpu_only("the text of the package")
 
 PACKAGE = Path(tinygen.__file__).parent
 FLOORS = [  # from the ground up; a file imports from its own floor and from those below
-    "_interrupt errors cgroup", "backend npz", "kernels", "random", "autodiff", "ops", "linalg special optim",
-    "nn", "compile", "scipy checkpoint folder", "distributions metrics data pictures report", "training",
-    "models", "evaluation exercises lab sklearn", "__main__",
+    "_interrupt errors cgroup", "backend npz", "kernels", "random", "autodiff", "ops",
+    "linalg special optim parallel", "nn", "compile", "scipy checkpoint folder",
+    "distributions metrics data pictures report", "training", "models",
+    "evaluation exercises lab sklearn sweep", "__main__",
 ]  # fmt: skip
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names.split()}
 

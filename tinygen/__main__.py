@@ -15,6 +15,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -37,9 +38,11 @@ from tinygen.models import MODELS, Model, load
 from tinygen.models.diffusion import DDPM
 from tinygen.models.model import choose
 from tinygen.npz import free_memory
+from tinygen.parallel import Ranks, by_rows, started
 from tinygen.random import Generator
 from tinygen.report import graph_html, recording
 from tinygen.report.run import run_html
+from tinygen.sweep import combinations, measures, table, workers
 from tinygen.training import History, Stopped, fingerprint, recorded
 
 PROGRAM = "tinygen" if Path(sys.argv[0]).stem == "tinygen" else "python -m tinygen"
@@ -53,7 +56,8 @@ SETTINGS = {  # the models' own defaults stand in `info`
     "seed": "of everything random in the run",
 }
 NOBODY_READS = 128 + 13  # the status of what SIGPIPE ends, as it would `cat`
-REPORT = "report.html"
+SHARED = ("train", "sample", "evaluate", "sweep")  # the commands whose work several processes share
+REPORT, MEASURES, TABLE = "report.html", "metrics.json", "table.md"
 SAMPLES = 100  # in a picture
 MEASURED = 256  # for the measures
 QUICK = 10  # steps of the sampler of a DDPM that is still in training
@@ -91,6 +95,9 @@ def train(args: argparse.Namespace) -> None:
     )
     model = _make(args.model, dataset, chosen["options"], chosen["settings"].seed).to(device)
     labels = _labels(model, dataset)
+    if args.ranks.rank:
+        _train(args, folder, chosen, dataset, model, labels)
+        return
     if not args.resume:
         _new_folder(folder)
     with locked(folder):
@@ -112,6 +119,7 @@ def _train(
         f"{args.model} on {dataset.name}: {len(dataset.x)} rows of {model.features}, "
         f"{_size(model)} parameters, "
         f"{chosen['settings'].steps} training steps of {chosen['settings'].batch} on the {device}"
+        f"{f', by {args.ranks.size} processes' if args.ranks.size > 1 else ''}"
     )
     kept = ("data_dir", "options", "csv")
     run = {"data": dataset.name, **{name: chosen[name] for name in kept}}
@@ -127,11 +135,15 @@ def _train(
         compile=False if args.eager else None,
         look=snapshots,
         look_at=pictures.moments(chosen["settings"].steps),
+        comm=args.ranks,
         **({} if labels is None else {"labels": labels}),
     )
+    samples = _samples(model, dataset, MEASURED, chosen["settings"].seed, args.ranks)
+    measures = evaluate(model, dataset, samples, comm=args.ranks)
+    if args.ranks.rank:
+        return
     sittings = checkpoint.read(folder / CHECKPOINT)[0]["sittings"]
     seconds = sum(sitting["seconds"] for sitting in sittings)
-    samples = _samples(model, dataset, MEASURED, chosen["settings"].seed)
     metrics = {
         "model": args.model,
         **run,
@@ -140,10 +152,10 @@ def _train(
         "seconds": round(seconds, 2),
         "sittings": sittings,
         "final": {k: float(np.mean(v[-100:])) for k, v in history.items()},
-        **evaluate(model, dataset, samples),
+        **measures,
         "versions": _versions(),
     }
-    _write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    _write_text(folder / MEASURES, json.dumps(metrics, indent=2) + "\n")
     drawn = _draw(folder, model, dataset, to_device(samples, "cpu"), history)
     if snapshots is not None:
         snapshots.animate()
@@ -152,7 +164,7 @@ def _train(
     files = {name: (folder / name).read_bytes() for name in drawn}
     told = {**metrics, "options": model.config}  # also those that nobody gave
     _write_text(folder / REPORT, run_html(told, history, files, commands))
-    written = [CHECKPOINT, "metrics.json", *drawn, REPORT]
+    written = [CHECKPOINT, MEASURES, *drawn, REPORT]
     print(f"{folder}: {', '.join(written)} after {seconds:.0f} s")
     print(_summary(metrics))
     print(f"next: {', or '.join([*commands.values()][:2])}")
@@ -299,13 +311,19 @@ def _labels(model: Any, dataset: data.Dataset) -> Any:
     return model.check_labels(to_device(dataset.y, model.device), len(dataset.x))
 
 
-def _samples(model: Any, dataset: data.Dataset, n: int, seed: int, **options: Any) -> Any:
+def _samples(
+    model: Any, dataset: data.Dataset, n: int, seed: int, ranks: Ranks, **options: Any
+) -> Any:
     """Samples to be measured: of a model with classes, each as often as in the data."""
-    rng, labels = Generator(seed), _labels(model, dataset)
-    if labels is None:
-        return model.sample(n, rng=rng, **options)
-    rows = rng.integers(0, len(labels), n, device=model.device)
-    return model.sample(n, labels=labels[rows], rng=rng, **options)
+    labels = _labels(model, dataset)
+
+    def drawn(n: int, rng: Generator) -> Any:
+        if labels is None:
+            return model.sample(n, rng=rng, **options)
+        rows = rng.integers(0, len(labels), n, device=model.device)
+        return model.sample(n, labels=labels[rows], rng=rng, **options)
+
+    return by_rows(ranks, drawn, n, rng=seed)
 
 
 def _new_folder(folder: Path) -> None:
@@ -316,6 +334,51 @@ def _new_folder(folder: Path) -> None:
             "--resume continues the run in it, another --out starts a new one"
         )
     folder.mkdir(parents=True, exist_ok=True)
+
+
+# -- sweep ---------------------------------------------------------------------------------------
+def sweep(args: argparse.Namespace) -> int:
+    """The command `sweep`: 1 if a run failed."""
+    folder, first = Path(args.out), args.seed or 0
+    points = combinations(args.set or [])
+    jobs = []
+    for point in points:
+        for seed in range(first, first + whole("--seeds", args.seeds)):
+            name = ",".join(f"{name}={value}" for name, value in (*point, ("seed", seed)))
+            new = {"out": str(folder / name), "seed": seed, "ranks": Ranks(), "command": "train"}
+            new["set"] = [f"{name}={value}" for name, value in point]
+            jobs.append(argparse.Namespace(**{**vars(args), **new, "function": train}))
+            _chosen(jobs[-1])  # ValueError for what no run could take
+    found: dict[Any, list[dict[str, float]]] = {}
+    with workers(args.ranks) as run_all:
+        if run_all is None:
+            return 0
+        folder.mkdir(parents=True, exist_ok=True)
+        of_jobs = [point for point in points for _ in range(args.seeds)]
+        for point, job, result in zip(of_jobs, jobs, run_all(_one_run, jobs), strict=True):
+            print(f"{job.out}: {_summary(result) if result else 'failed'}", file=sys.stderr)
+            if result:
+                found.setdefault(point, []).append(measures(result))
+    if found:
+        text = table(found)
+        _write_text(folder / TABLE, text + "\n")
+        print(text)
+    return 0 if sum(map(len, found.values())) == len(jobs) else 1
+
+
+def _one_run(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The measures of a run, None if it failed; what it says goes to a file beside its folder.
+
+    A run that has ended is read, and one that was stopped goes on.
+    """
+    at = Path(args.out)
+    args.resume = (at / CHECKPOINT).exists()
+    if not (at / MEASURES).exists():
+        with open(f"{at}.log", "a") as log, redirect_stdout(log), redirect_stderr(log):
+            if _performed(args):
+                return None
+    measured: dict[str, Any] = json.loads((at / MEASURES).read_text(encoding="utf-8"))
+    return measured
 
 
 # -- sample, evaluate ----------------------------------------------------------------------------
@@ -341,8 +404,14 @@ def sample(args: argparse.Namespace) -> None:
         raise ValueError(f"--guidance is a number from 0, not {args.guidance}")
     if args.eager and isinstance(model, DDPM):
         condition["compile"] = False
+
+    def drawn(n: int, rng: Generator) -> Any:
+        return model.sample(n, rng=rng, **condition)
+
     with np.errstate(all="ignore"):  # what overflows is told below
-        samples = to_device(model.sample(args.n, rng=Generator(args.seed), **condition), "cpu")
+        samples = to_device(by_rows(args.ranks, drawn, args.n, rng=args.seed), "cpu")
+    if args.ranks.rank:
+        return
     if not np.isfinite(samples).all():
         raise ValueError(f"{path}: the samples are not finite; its parameters have grown too large")
     if target.suffix == ".npy":
@@ -360,8 +429,8 @@ def evaluate_run(args: argparse.Namespace) -> None:
     path = _checkpoint_of(args.run)
     meta, _ = checkpoint.read(path)
     model, dataset = load(path).to(_device(args.device)), _dataset_of(meta, args)
-    samples = _samples(model, dataset, args.n, args.seed)
-    print(json.dumps(evaluate(model, dataset, samples, args.seed), indent=2))
+    samples = _samples(model, dataset, args.n, args.seed, args.ranks)
+    print(json.dumps(evaluate(model, dataset, samples, args.seed, args.ranks), indent=2))
 
 
 def _checkpoint_of(run: str) -> Path:
@@ -519,14 +588,14 @@ def _snapshots(
     args: argparse.Namespace, folder: Path, model: Any, dataset: data.Dataset, seed: int
 ) -> pictures.Snapshots | None:
     """What keeps and draws samples while the model is trained; None without matplotlib."""
-    if not pictures.available():
+    if args.ranks.rank or not pictures.available():
         return None
     quick = {}
     if isinstance(model, DDPM):
         quick = {"sampler": "dpm-solver", "sampling_steps": min(QUICK, model.schedule.T)}
 
     def sample(n: int) -> Any:
-        return to_device(_samples(model, dataset, n, seed, **quick), "cpu")
+        return to_device(_samples(model, dataset, n, seed, Ranks(), **quick), "cpu")
 
     step = checkpoint.read(folder / CHECKPOINT)[0]["step"] if args.resume else None
     return pictures.Snapshots(folder, sample, dataset.test, dataset.image_shape, step)
@@ -600,24 +669,40 @@ def _parser() -> argparse.ArgumentParser:
             help="where to compute; auto takes the GPU if one is usable (default: cpu)",
         )  # fmt: skip
 
+    def training_options(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("model", help=", ".join(MODELS))
+        sub.add_argument("--data", help="a name, or a .npy, .npz or .csv file (default: digits)")
+        csv_options(sub)
+        data_options(sub)
+        sub.add_argument("--download", action="store_true", help="fetch the data if not found")
+        for name, text in SETTINGS.items():
+            kind = float if name in ("lr", "clip", "ema_decay") else int
+            sub.add_argument(_flag(name), type=kind, help=text)
+        for old in RENAMED["Settings"]:
+            sub.add_argument(_flag(old), help=argparse.SUPPRESS)  # to be refused with its new name
+        sub.add_argument(
+            "--checkpoint-seconds", type=float, default=15.0, help="between checkpoints"
+        )
+        sub.add_argument("--eager", action="store_true", help="without compiling the steps")
+        device_option(sub)
+
     text = "train a model; its checkpoint, pictures and metrics go to a folder"
     sub = command("train", train, text)
-    sub.add_argument("model", help=", ".join(MODELS))
-    sub.add_argument("--data", help="a name, or a .npy, .npz or .csv file (default: digits)")
-    csv_options(sub)
-    data_options(sub)
-    sub.add_argument("--download", action="store_true", help="fetch the data if not found")
+    training_options(sub)
     sub.add_argument("--out", required=True, help="the folder of the run")
     sub.add_argument("--resume", action="store_true", help="continue the run in that folder")
-    for name, text in SETTINGS.items():
-        kind = float if name in ("lr", "clip", "ema_decay") else int
-        sub.add_argument(_flag(name), type=kind, help=text)
-    for old in RENAMED["Settings"]:
-        sub.add_argument(_flag(old), help=argparse.SUPPRESS)  # to be refused with its new name
     sub.add_argument("--set", action="append", metavar="NAME=VALUE", help="an option of the model")
-    sub.add_argument("--checkpoint-seconds", type=float, default=15.0, help="between checkpoints")
-    sub.add_argument("--eager", action="store_true", help="without compiling the steps")
-    device_option(sub)
+
+    text = "train with several seeds and options, and compare: a table of means and errors"
+    sub = command("sweep", sweep, text)
+    training_options(sub)
+    sub.add_argument("--seeds", type=int, default=3, help="runs of each kind (default: 3)")
+    sub.add_argument(
+        "--set", action="append", metavar="NAME=VALUE,...", help="values of an option of the model"
+    )
+    sub.add_argument(
+        "--out", required=True, help="the folder; runs that are there are not repeated"
+    )
 
     for name, function, text in (
         ("sample", sample, "draw from a trained model: a picture, or numbers as .npy"),
@@ -697,13 +782,35 @@ def _say_flags(record: logging.LogRecord) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0, 2 for an error told in one line, 130 for a run that was stopped.
 
-    `check` has 1 for exercises that are not done.
+    `check` has 1 for exercises that are not done, `sweep` for runs that failed. Of the processes that
+    mpiexec starts, the first alone speaks, and the others serve only commands that share their work.
     """
+    try:
+        ranks = started()
+    except ModuleNotFoundError as error:
+        print(f"tinygen: {error}", file=sys.stderr)
+        return 2
+    with open(os.devnull, "w") as nowhere, ExitStack() as stack:
+        if ranks.rank:
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        return _run(arguments, ranks)
+
+
+def _run(arguments: list[str] | None, ranks: Ranks) -> int:
     args = _parser().parse_args(arguments)
+    args.ranks = ranks
+    return 0 if ranks.rank and args.command not in SHARED else _performed(args)
+
+
+def _performed(args: argparse.Namespace) -> int:
+    """The status of a command; its errors are told."""
     logger = logging.getLogger("tinygen")
     logger.addFilter(_say_flags)
     try:
-        status: int | None = args.function(args)
+        with args.ranks.together():
+            status: int | None = args.function(args)
+            args.ranks.gather(status)  # the others wait for what rank 0 does alone
     except Stopped as stopped:
         resume = "; the same command with --resume continues" * (args.command == "train")
         print(f"tinygen: {stopped}{resume}", file=sys.stderr)

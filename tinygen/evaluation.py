@@ -13,6 +13,7 @@ from tinygen.backend import to_device
 from tinygen.data import Dataset
 from tinygen.metrics import c2st, memorisation, mmd, prdc, sliced_wasserstein, wasserstein
 from tinygen.models import VAE, Model
+from tinygen.parallel import Ranks, by_rows, ranks_of
 from tinygen.random import Generator
 
 __all__ = ["evaluate"]
@@ -25,7 +26,9 @@ FEW = 50  # with fewer rows, measures by neighbours and by a classifier mean not
 Array = np.ndarray[Any, Any]
 
 
-def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict[str, Any]:
+def evaluate(
+    model: Model, data: Dataset, samples: Array, seed: int = 0, comm: Any = None
+) -> dict[str, Any]:
     """Measures of `model` and of `samples` (n, d) by name, in three groups. Any device will do.
 
     held_out: the mean of each term of the training losses on held-out rows, in the units that the
@@ -40,8 +43,10 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
         these values. The real rows are held-out rows that are not used in the comparison; if there
         are too few of them, training rows. For the distances to training rows, the floor uses one
         half of the held-out rows and the comparison the other.
+    comm: an mpi4py communicator, whose ranks all call this. They share the rows of scores and of log p(x).
+        Rank 0 alone measures samples: elsewhere these two groups are empty.
     """
-    rng = Generator(seed).child("evaluation")
+    ranks, rng = ranks_of(comm), Generator(seed).child("evaluation")
     # Shuffled, because the first half of MNIST's held-out rows is easier than the second.
     test = data.test[rng.permutation(len(data.test))]
     samples = samples[:ROWS]
@@ -51,19 +56,21 @@ def evaluate(model: Model, data: Dataset, samples: Array, seed: int = 0) -> dict
     half = -(-min(ROWS, len(test)) // 2)
 
     def measures(rows: Array, fresh: Array) -> dict[str, float]:
+        if ranks.rank:
+            return {}
         return {
             **_beside_held_out(rows[:size], test[:size], rng.child("measures")),
             **_prefixed("memorisation", memorisation(fresh, data.x, test[:half])),
         }
 
     return {
-        "held_out": _losses(model, test[:ROWS], rng),
+        "held_out": _losses(model, test[:ROWS], rng, ranks),
         "samples": measures(samples, samples),
         "floor": measures(spare, test[-half:][: len(samples)]),
     }
 
 
-def _losses(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
+def _losses(model: Model, rows: Array, rng: Generator, ranks: Ranks) -> dict[str, float]:
     """The mean over the rows of each term of the model's losses, and of its scores.
 
     An outlier in the data can make a mean fail or be infinite. Such a mean is left out, with a
@@ -75,7 +82,7 @@ def _losses(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
     with np.errstate(all="ignore"):  # results that are not finite are reported below
         for name, measure in MEASURES.items():
             try:
-                found |= measure(model, rows, rng)
+                found |= measure(model, rows, rng, ranks)
             except (ValueError, ArithmeticError) as error:
                 failed[name] = error
     failed |= {name: value for name, value in found.items() if not isfinite(value)}
@@ -87,7 +94,7 @@ def _losses(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
     return {name: value for name, value in found.items() if name not in failed}
 
 
-def _terms(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
+def _terms(model: Model, rows: Array, rng: Generator, ranks: Ranks) -> dict[str, float]:
     found: dict[str, float] = {}
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
@@ -97,21 +104,27 @@ def _terms(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
     return found
 
 
-def _score(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
+def _score(model: Model, rows: Array, rng: Generator, ranks: Ranks) -> dict[str, float]:
     score = getattr(model, "score_samples", None)
-    return {} if score is None else {"score": float(score(rows, rng=rng).mean())}
+    if score is None:
+        return {}
+    scores = by_rows(ranks, lambda rows, rng: score(rows, rng=rng), rows, rng=rng)
+    return {"score": float(scores.mean())}
 
 
-def _likelihood(model: Model, rows: Array, rng: Generator) -> dict[str, float]:
+def _likelihood(model: Model, rows: Array, rng: Generator, ranks: Ranks) -> dict[str, float]:
     if not isinstance(model, VAE):
         return {}
     rows, rng = rows[:BATCH], rng.child("likelihood")
+
+    def estimated(rows: Array, rng: Generator) -> tuple[Array, ...]:
+        estimate = model.log_likelihood(rows, k=WEIGHTS, rng=rng)
+        return *estimate, estimate.ess, estimate.k_hat
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # k_hat is in the result
-        estimate = model.log_likelihood(rows, k=WEIGHTS, rng=rng)
-    log_p, error, ess, k_hat = (
-        to_device(a, "cpu") for a in (*estimate, estimate.ess, estimate.k_hat)
-    )
+        found = by_rows(ranks, estimated, rows, rng=rng)
+    log_p, error, ess, k_hat = (to_device(a, "cpu") for a in found)
     return {
         "log_likelihood": float(log_p.mean()),
         "log_likelihood_error": float((error**2).sum() ** 0.5) / len(rows),

@@ -41,11 +41,17 @@ class Generator:
     ``device`` is where the array is made, 'cpu' or 'gpu'. Bits, uniforms and integers are the same
     on both, normals to 1e-6. float32 normals are the same bits in the C++ and the CUDA kernels.
 
-    ``counter`` is None, or an array of one uint64 that the kernel adds to ``draws``. On a GPU, code
-    there can advance it without this object.
+    ``counter`` is None, or an array of two uint64 that the kernel adds to Philox's counter: to
+    ``draws``, and to the numbers of the blocks, 0. On a GPU, code there can advance it without this
+    object.
+
+    ``rows`` is None, or what `tinygen.parallel` sets: the rows of a batch that this process holds. An
+    array then has one row for each of them (else ValueError), and its numbers are those of these rows
+    in the draw for the whole batch. A draw of shape () is the same in all processes.
     """
 
     counter: Array = None
+    rows: Any = None
 
     def __init__(self, seed: SupportsIndex = 0, draws: SupportsIndex = 0) -> None:
         self.state = (seed, draws)
@@ -75,12 +81,25 @@ class Generator:
         if isinstance(index, str):
             index = zlib.crc32(index.encode())
         words = philox4x32(self._seed, _CHILD_DRAW, _uint64("index", index))[0]
-        return Generator(int(words[0]) | int(words[1]) << 32)
+        child = Generator(int(words[0]) | int(words[1]) << 32)
+        child.rows = self.rows
+        return child
 
     def next_draw(self) -> Draw:
-        """Claim one draw, for a kernel that computes the numbers itself: seed, number, counter."""
+        """Claim one draw, for a kernel that computes the numbers itself."""
         # A generator that is made within a compiled step is the same one at every run.
-        return self._claim() if recorder.get() is self._made_in else varying(self._claim)
+        draw: Draw = self._claim() if recorder.get() is self._made_in else varying(self._claim)
+        return draw if self.rows is None else draw._replace(rows=self.rows)
+
+    def _draw(self, shape: tuple[int, ...]) -> Draw:
+        """`next_draw` for an array of this shape."""
+        if self.rows is not None and shape and shape[0] != self.rows.count:
+            raise ValueError(
+                f"a draw of shape {shape} for {self.rows.count} rows of a batch that processes share: "
+                "draw one row for each, as in rng.normal((len(x), ...))"
+            )
+        draw = self.next_draw()
+        return draw if shape else draw._replace(rows=None)
 
     def _claim(self) -> Draw:
         if self._draws == _CHILD_DRAW:
@@ -91,7 +110,7 @@ class Generator:
     def bits(self, shape: Shape, device: str = "cpu") -> Array:
         """The random words themselves: uint32, uniform over all values."""
         shape, m = _shape(shape), namespace_for(device)
-        return kernels.bits(m, math.prod(shape), self.next_draw()).reshape(shape)
+        return kernels.bits(m, math.prod(shape), self._draw(shape)).reshape(shape)
 
     def uniform(
         self,
@@ -112,7 +131,7 @@ class Generator:
             raise ValueError(f"low must not exceed high, got low = {low}, high = {high}")
         _finite("high - low", high - low, dtype)
         n = math.prod(shape)
-        return kernels.uniform(m, n, self.next_draw(), low, high, dtype).reshape(shape)
+        return kernels.uniform(m, n, self._draw(shape), low, high, dtype).reshape(shape)
 
     def normal(
         self,
@@ -132,7 +151,7 @@ class Generator:
         if std < 0:
             raise ValueError(f"std must not be negative, got {std}")
         n = math.prod(shape)
-        return kernels.normal(m, n, self.next_draw(), mean, std, dtype).reshape(shape)
+        return kernels.normal(m, n, self._draw(shape), mean, std, dtype).reshape(shape)
 
     def integers(
         self,
@@ -156,7 +175,7 @@ class Generator:
         if low < np.iinfo(dtype).min or high - 1 > np.iinfo(dtype).max:
             raise ValueError(f"[{low}, {high}) does not fit into {dtype}")
         # Computed modulo 2**64 in int64. The cast to an unsigned dtype gives the right numbers.
-        numbers = kernels.integers(m, math.prod(shape), self.next_draw(), low, high - low)
+        numbers = kernels.integers(m, math.prod(shape), self._draw(shape), low, high - low)
         return numbers.astype(dtype, copy=False).reshape(shape)
 
     def bernoulli(

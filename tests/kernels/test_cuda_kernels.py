@@ -100,7 +100,7 @@ def wide(x: np.ndarray) -> np.ndarray:
 
 
 def stream(counted: bool) -> Arguments:
-    counter = np.array([COUNTED], np.uint64) if counted else None
+    counter = np.array([COUNTED, 0], np.uint64) if counted else None
     return {"seed": SEED, "draw": (DRAW - COUNTED) % 2**64 if counted else DRAW, "counter": counter}
 
 

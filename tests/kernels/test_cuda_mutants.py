@@ -95,7 +95,7 @@ VALUES = {
         "philox(stream, group / 2);\n    const Pair", "noise_step", "xt",
     ),
     "a counter that is forgotten": Mutant(
-        "counter ? draw + *counter : draw", "draw", "noise_step", "xt"
+        "counter ? draw + counter[0] : draw", "draw", "noise_step", "xt"
     ),
     "a coefficient of the logarithm": Mutant(
         "0.333333313f", "0.333353313f", "fill_normal_f32", "out"

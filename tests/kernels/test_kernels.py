@@ -23,6 +23,7 @@ from tinygen.kernels.dispatch import launcher
 from tinygen.kernels.signatures import signatures
 from tinygen.models.diffusion import NoiseSchedule
 from tinygen.optim import EMA, Adam, AdamW
+from tinygen.parallel import Ranks, Rows
 from tinygen.random import Generator
 
 pytestmark = pytest.mark.cpu_only("the C++ and the NumPy form")
@@ -386,15 +387,22 @@ drawing = pytest.mark.parametrize("name", DRAWING)
 
 
 @drawing
-@pytest.mark.parametrize("shape", [(1,), ()], ids=str)
 @pytest.mark.parametrize("moved", [0, 1, 2**32, 2**63, 2**64 - 1])
-def test_a_counter_is_added_to_the_number_of_the_draw(name, moved, shape):
+def test_a_counter_is_added_to_the_number_of_the_draw(name, moved):
     """Modulo 2**64; and it is read, not written."""
-    inputs, counter = Inputs((7, 6)), np.full(shape, moved, np.uint64)
+    inputs, counter = Inputs((7, 6)), np.array([moved, 0], np.uint64)
     there = DRAW._replace(number=(DRAW.number + moved) % 2**64)
     counted = DRAWING[name](inputs, DRAW._replace(counter=counter))
     assert bytes_of(counted) == bytes_of(DRAWING[name](inputs, there))
-    assert counter == moved
+    assert counter.tolist() == [moved, 0]
+
+
+@drawing
+def test_a_counter_of_another_length_is_refused(name):
+    """A kernel would read beyond its end."""
+    draw = DRAW._replace(counter=np.zeros(1, np.uint64))
+    with pytest.raises(ValueError, match="two uint64"):
+        DRAWING[name](Inputs((7, 6)), draw)
 
 
 @drawing
@@ -419,6 +427,26 @@ def test_rows_do_not_depend_on_those_after(name):
             np.testing.assert_allclose(a[: len(b)], b, rtol=tight)
 
 
+@drawing
+@pytest.mark.parametrize("form", ["kernels", "plain"])
+@pytest.mark.parametrize("counted", [0, 5])
+def test_rows_from_the_middle_are_those_of_the_whole(name, form, counted):
+    """What a process computes of rows 8 to 12 is what another computes of all."""
+    inputs, part = Inputs((17, 143)), Inputs((17, 143))
+    for key, array in vars(inputs).items():
+        setattr(part, key, array[8:13])
+    draw = DRAW._replace(number=DRAW.number - counted, rows=Rows(8, 5, 17, Ranks()))
+    if counted:
+        draw = draw._replace(counter=np.array([counted, 0], np.uint64))
+    with plain_form() if form == "plain" else pytest.MonkeyPatch.context():
+        many, few = arrays_of(DRAWING[name](inputs, DRAW)), arrays_of(DRAWING[name](part, draw))
+    if name.startswith("squared"):  # its mean is of all rows, its gradient by their number
+        many, few = [many[1] * 17], [few[1] * 5]
+    for a, b in zip(many, few, strict=True):
+        rows = a.reshape(17, -1)[8:13].reshape(b.shape)
+        np.testing.assert_allclose(rows, b, rtol=2 * EPS if name.startswith("squared") else 0)
+
+
 METHODS: dict[str, Callable[[Generator], Any]] = {
     "bits": lambda g: g.bits(5),
     "uniform": lambda g: g.uniform(5),
@@ -437,10 +465,10 @@ METHODS: dict[str, Callable[[Generator], Any]] = {
 @pytest.mark.parametrize("name", METHODS)
 def test_the_counter_of_a_generator(name, form):
     method, g = METHODS[name], Generator(5, 7)
-    g.counter = np.array([10], np.uint64)
+    g.counter = np.array([10, 0], np.uint64)
     with plain_form() if form == "plain" else pytest.MonkeyPatch.context():
         assert bytes_of(method(g)) == bytes_of(method(Generator(5, 17)))
-        g.counter += np.uint64(100)
+        g.counter[:1] += np.uint64(100)
         assert bytes_of(method(g)) == bytes_of(method(Generator(5, 118)))
     assert g.state == (5, 9)
 

@@ -446,6 +446,21 @@ def test_environment_variables(variables, threads, eight_cores, tmp_path):
     assert cores.default_threads(tmp_path) == threads
 
 
+@pytest.mark.parametrize("name", ["MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"])
+@pytest.mark.parametrize(
+    ("bound_to", "processes", "threads"),
+    [(8, "1", 8), (8, "2", 4), (8, "3", 2), (8, "20", 1), (4, "2", 4), (8, "", 8)],
+)
+def test_processes_that_mpiexec_started_share_the_cores(
+    name, bound_to, processes, threads, monkeypatch
+):
+    """But those that it bound to cores have these for themselves."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(bound_to)), raising=False)
+    monkeypatch.setenv(name, processes)
+    assert cores._affinity() == threads
+
+
 @pytest.mark.parametrize("value", ["0", "-2", "two", "1.5", "²", "99999"])
 def test_a_number_of_threads_that_is_none(value, eight_cores):
     eight_cores.setenv("TINYGEN_THREADS", value)

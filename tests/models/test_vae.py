@@ -285,7 +285,7 @@ def weights_by_scipy(model, x, noise):
 def test_the_loss_with_k_samples_is_that_of_the_paper(beta):
     model, x = TWO.vae(0.3, 1.7, k=5, beta=beta), TWO.draw(7)
     terms = {name: t.item() for name, t in model.loss(x, Generator(3)).items()}
-    noise = placed(Generator(3).normal((5, 7, 2)))
+    noise = placed(Generator(3).normal((7, 5, 2)).swapaxes(0, 1))
     log_p, log_ratio = weights_by_scipy(model, x, noise)
     bound = special.logsumexp(log_p + beta * log_ratio, axis=0) - log(5)
     assert list(terms) == ["loss", "reconstruction", "kl"]

@@ -2,7 +2,8 @@
 
 As many as TINYGEN_THREADS says; else as many as there are cores that the process may use, by its
 affinity and by the quota of its control group, and not more than OPENBLAS_NUM_THREADS or
-OMP_NUM_THREADS, with which users limit the threads of NumPy.
+OMP_NUM_THREADS, with which users limit the threads of NumPy. Processes that mpiexec started share the
+cores of their machine.
 """
 
 from __future__ import annotations
@@ -30,9 +31,17 @@ def default_threads(root: Path = Path("/")) -> int:
 
 
 def _affinity() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return max(1, cores // _processes_here()) if allowed == cores else allowed  # bound to its own
+
+
+def _processes_here() -> int:
+    """How many mpiexec (of MPICH, of Open MPI) started on this machine."""
+    for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):
+        if (size := os.environ.get(name, "")).isdecimal() and int(size):
+            return int(size)
+    return 1
 
 
 def _limit_of_numpy() -> int:

@@ -4,7 +4,7 @@ Each asks `launcher` for a kernel that takes these arrays, and launches it. Wher
 formula in reference.py (of random fills, the stream in philox.py) computes.
 
 Their first argument `m` is the namespace of the arrays; with Tensors, the vocabulary. A `draw` is what
-`Generator.next_draw` gives: (seed, number, counter).
+`Generator.next_draw` gives.
 """
 
 from __future__ import annotations
@@ -35,17 +35,47 @@ SUM_CHUNK = 4096
 
 
 class Draw(NamedTuple):
-    """One draw of the random stream: `number`, to which the uint64 in `counter` is added if there is one."""
+    """One draw of the random stream.
+
+    counter: None, or two uint64, which are added to `number` and to the numbers of Philox's blocks.
+    rows: None, or the rows of the draw that an array holds, with `start` and `count`: the first is a
+        multiple of four, so that their words begin with a block.
+    """
 
     seed: int
     number: int
     counter: Any = None
+    rows: Any = None
+
+    def first_block(self, n: int, words: int = 1) -> int:
+        """The block with which n elements begin, of so many words each. ValueError: not whole rows."""
+        if self.rows is None:
+            return 0
+        each, rest = divmod(n, self.rows.count)
+        if rest:
+            raise ValueError(f"{n} random numbers for {self.rows.count} rows of a batch")
+        return int(self.rows.start * each * words // 4)
+
+    def at(self, m: Any, n: int, words: int = 1) -> tuple[int, int, Any]:
+        """(seed, number, counter) for a kernel that draws n elements.
+
+        ValueError: a counter of another length, beyond whose end the kernel would read.
+        """
+        counter = self.counter
+        if counter is not None and counter.shape != (2,):
+            raise ValueError(f"a counter is two uint64, not an array of shape {counter.shape}")
+        if first := self.first_block(n, words):
+            own = m.asarray(np.array((0, first), np.uint64))
+            counter = own if counter is None else counter + own
+        return self.seed, self.number, counter
 
     def on_host(self) -> tuple[int, int]:
         """(seed, number) with the counter read."""
         if self.counter is None:
             return self.seed, self.number
-        return self.seed, (self.number + int(self.counter.reshape(())[()])) % 2**64
+        if self.counter.tolist()[1:] != [0]:
+            raise ValueError(f"a counter is two uint64, the second 0 here, not {self.counter}")
+        return self.seed, (self.number + int(self.counter[0])) % 2**64
 
 
 NO_DRAW = Draw(0, 0)
@@ -63,24 +93,25 @@ def bits(m: Any, n: int, draw: Draw) -> Array:
     """Random words, uint32."""
     launch = launcher(m)
     if launch is None:
-        return _drawn(m, philox.bits, n, *draw.on_host())
+        return _drawn(m, philox.bits, n, *draw.on_host(), draw.first_block(n))
     out = m.empty(n, np.uint32)
-    launch("fill_bits", out, n, *draw)
+    launch("fill_bits", out, n, *draw.at(m, n))
     return out
 
 
 def uniform(m: Any, n: int, draw: Draw, low: float, high: float, dtype: np.dtype[Any]) -> Array:
     """Uniform in [low, high)."""
-    launch = launcher(m)
+    launch, words = launcher(m), dtype.itemsize // 4
     if launch is None:
-        return _drawn(m, philox.uniform, n, *draw.on_host(), low, high, dtype)
+        first = draw.first_block(n, words)
+        return _drawn(m, philox.uniform, n, *draw.on_host(), low, high, dtype, first)
     start, end = dtype.type(low), dtype.type(high)
     out = m.empty(n, dtype)
     launch(
         f"fill_uniform_{_SUFFIX[dtype]}",
         out,
         n,
-        *draw,
+        *draw.at(m, n, words),
         start,
         end - start,
         np.nextafter(end, start),
@@ -90,11 +121,12 @@ def uniform(m: Any, n: int, draw: Draw, low: float, high: float, dtype: np.dtype
 
 def normal(m: Any, n: int, draw: Draw, mean: float, std: float, dtype: np.dtype[Any]) -> Array:
     """Normal with the given mean and standard deviation."""
-    launch = launcher(m)
+    launch, words = launcher(m), dtype.itemsize // 4
     if launch is None:
-        return _drawn(m, philox.normal, n, *draw.on_host(), mean, std, dtype)
+        first = draw.first_block(n, words)
+        return _drawn(m, philox.normal, n, *draw.on_host(), mean, std, dtype, first)
     out = m.empty(n, dtype)
-    launch(f"fill_normal_{_SUFFIX[dtype]}", out, n, *draw, mean, std)
+    launch(f"fill_normal_{_SUFFIX[dtype]}", out, n, *draw.at(m, n, words), mean, std)
     return out
 
 
@@ -102,9 +134,9 @@ def integers(m: Any, n: int, draw: Draw, low: int, size: int) -> Array:
     """Whole numbers in low .. low + size - 1, int64."""
     launch = launcher(m)
     if launch is None:
-        return _drawn(m, philox.integers, n, *draw.on_host(), low, size)
+        return _drawn(m, philox.integers, n, *draw.on_host(), low, size, draw.first_block(n, 2))
     out = m.empty(n, np.int64)
-    launch("fill_integers", out, n, *draw, size, low % 2**64)
+    launch("fill_integers", out, n, *draw.at(m, n, 2), size, low % 2**64)
     return out
 
 
@@ -135,7 +167,7 @@ def noise_step(
         return reference.noise_step(x0, a, s, noise), noise if keep_noise else None
     xt = m.empty_like(x0)
     kept = m.empty_like(x0) if keep_noise else None
-    launch("noise_step", xt, kept, x0, a, s, *x0.shape, *draw)
+    launch("noise_step", xt, kept, x0, a, s, *x0.shape, *draw.at(m, x0.size))
     return xt, kept
 
 
@@ -150,7 +182,7 @@ def denoise_step(
         noise = standard_normals(m, xt, draw) if step.sigma else None
         y[...] = reference.denoise_step(m, xt, output, step, noise)
         return y
-    launch("denoise_step", y, xt, output, xt.size, *step, *draw)
+    launch("denoise_step", y, xt, output, xt.size, *step, *draw.at(m, xt.size))
     return y
 
 
@@ -181,7 +213,7 @@ def squared_error(
     gradient = m.empty_like(output)
     launch(
         "squared_error", sums, gradient, output, data, on_data, on_noise, n // columns, columns,
-        2.0 / n, *draw,
+        2.0 / n, *draw.at(m, n),
     )  # fmt: skip
     return _total(m, launch, sums, 1.0 / n).astype(output.dtype), gradient
 
@@ -294,7 +326,7 @@ def reparameterise(m: Any, h: Array, draw: Draw) -> Array:
     if launch is None:
         return reference.reparameterise(m, h, _latent_noise(m, h, draw))
     out = m.empty_like(h)
-    launch("reparameterise", out, h, h.shape[0], h.shape[1] // 2, *draw)
+    launch("reparameterise", out, h, h.shape[0], h.shape[1] // 2, *draw.at(m, h.size // 2))
     return out
 
 
@@ -304,7 +336,9 @@ def reparameterise_backward(m: Any, g: Array, h: Array, draw: Draw) -> Array:
     if launch is None:
         return reference.reparameterise_backward(m, g, h, _latent_noise(m, h, draw))
     d = m.empty_like(h)
-    launch("reparameterise_backward", d, g, h, h.shape[0], h.shape[1] // 2, *draw)
+    launch(
+        "reparameterise_backward", d, g, h, h.shape[0], h.shape[1] // 2, *draw.at(m, h.size // 2)
+    )
     return d
 
 

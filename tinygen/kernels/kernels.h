@@ -1,8 +1,8 @@
 // Every kernel's name and arguments, once: kernels.cu and kernels.cpp define them, and the Python
 // side reads the types of the arguments from this file.
 //
-// `seed, draw, counter` name a draw of the random stream (philox.h); counter may be null. Arrays are
-// contiguous in C order. Pointers marked "or null" stand for what is left out.
+// `seed, draw, counter` name a draw of the random stream (philox.h); counter, two numbers, may be null.
+// Arrays are contiguous in C order. Pointers marked "or null" stand for what is left out.
 
 #pragma once
 #include "functions.h"

@@ -4,14 +4,15 @@
 #pragma once
 #include "functions.h"
 
-// The place of a draw in the stream. `counter` may point to a number that is added to `draw`:
-// it can live in the memory of the device and be advanced there.
+// The place of a draw in the stream. `counter` may point to two numbers that are added to Philox's
+// counter: to `draw`, and to the number of each block. They can live in the memory of the device and be
+// advanced there. The second is above 0 where an array holds rows from the middle of a larger draw.
 struct Stream {
-    u64 seed, draw;
+    u64 seed, draw, first;
 };
 
 SHARED Stream stream_at(u64 seed, u64 draw, const u64* counter) {
-    return Stream{seed, counter ? draw + *counter : draw};
+    return Stream{seed, counter ? draw + counter[0] : draw, counter ? counter[1] : 0};
 }
 
 struct Words {
@@ -19,6 +20,7 @@ struct Words {
 };
 
 SHARED Words philox(Stream stream, u64 block) {
+    block += stream.first;
     u32 c0 = (u32)block, c1 = (u32)(block >> 32);
     u32 c2 = (u32)stream.draw, c3 = (u32)(stream.draw >> 32);
     u32 k0 = (u32)stream.seed, k1 = (u32)(stream.seed >> 32);

@@ -62,12 +62,14 @@ def philox4x32(seed: int, draw: int, block: int, count: int = 1) -> Words:
     return words
 
 
-def bits(n: int, seed: int, draw: int) -> Words:
-    """The first n words of a draw."""
-    return _fill(n, seed, draw, np.dtype(np.uint32), 1, lambda words: words)
+def bits(n: int, seed: int, draw: int, first: int = 0) -> Words:
+    """n words of a draw, from its block `first` on."""
+    return _fill(n, seed, draw, first, np.dtype(np.uint32), 1, lambda words: words)
 
 
-def uniform(n: int, seed: int, draw: int, low: float, high: float, dtype: np.dtype[Any]) -> Array:
+def uniform(
+    n: int, seed: int, draw: int, low: float, high: float, dtype: np.dtype[Any], first: int = 0
+) -> Array:
     """low + (high - low) u, below high, with u a multiple of 2**-24 (float32) or 2**-53 (float64)."""
     start, end = dtype.type(low), dtype.type(high)
     last = np.nextafter(end, start)  # the sum may round up to high itself
@@ -80,10 +82,12 @@ def uniform(n: int, seed: int, draw: int, low: float, high: float, dtype: np.dty
         np.minimum(numbers, last, out=numbers)
         return numbers
 
-    return _fill(n, seed, draw, dtype, dtype.itemsize // 4, convert)
+    return _fill(n, seed, draw, first, dtype, dtype.itemsize // 4, convert)
 
 
-def normal(n: int, seed: int, draw: int, mean: float, std: float, dtype: np.dtype[Any]) -> Array:
+def normal(
+    n: int, seed: int, draw: int, mean: float, std: float, dtype: np.dtype[Any], first: int = 0
+) -> Array:
     """mean + std z: elements 2j and 2j + 1 are the cosine and the sine of one pair."""
 
     def convert(words: Words) -> Array:
@@ -92,10 +96,12 @@ def normal(n: int, seed: int, draw: int, mean: float, std: float, dtype: np.dtyp
         normals += dtype.type(mean)
         return normals
 
-    return _fill(n, seed, draw, dtype, dtype.itemsize // 4, convert)
+    return _fill(n, seed, draw, first, dtype, dtype.itemsize // 4, convert)
 
 
-def integers(n: int, seed: int, draw: int, low: int, size: int) -> npt.NDArray[np.int64]:
+def integers(
+    n: int, seed: int, draw: int, low: int, size: int, first: int = 0
+) -> npt.NDArray[np.int64]:
     """low + floor(r size / 2**64) for 64 random bits r, modulo 2**64; 1 <= size <= 2**32."""
     count, offset = np.uint64(size), np.uint64(low % 2**64)
 
@@ -111,23 +117,25 @@ def integers(n: int, seed: int, draw: int, low: int, size: int) -> npt.NDArray[n
         numbers += offset
         return numbers.view(np.int64)
 
-    return _fill(n, seed, draw, np.dtype(np.int64), 2, convert)
+    return _fill(n, seed, draw, first, np.dtype(np.int64), 2, convert)
 
 
 def _fill(
     n: int,
     seed: int,
     draw: int,
+    first: int,
     dtype: np.dtype[Any],
     each: int,
     convert: Callable[[Words], Array],
 ) -> Array:
-    """n elements of ``each`` words: ``convert`` turns the words of whole blocks into elements."""
+    """n elements of ``each`` words, from block ``first`` on: ``convert`` turns the words of whole
+    blocks into elements."""
     result = np.empty(n, dtype)
     per_block = 4 // each
     for block in range(0, -(-n // per_block), _CHUNK):
         part = result[block * per_block : (block + _CHUNK) * per_block]
-        words = philox4x32(seed, draw, block, -(-part.size // per_block))
+        words = philox4x32(seed, draw, first + block, -(-part.size // per_block))
         part[:] = convert(words.reshape(-1))[: part.size]
     return result
 

@@ -16,6 +16,7 @@ from tinygen.errors import unknown, whole
 from tinygen.models.model import Model, choose, count_of, with_options_of
 from tinygen.models.rows import by_blocks
 from tinygen.nn import MLP
+from tinygen.parallel import batch_max
 from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import Settings
 
@@ -140,7 +141,8 @@ def salt_and_pepper(x: Array, amount: float, rng: Rng) -> Array:
     rng = as_generator(rng)
     m = namespace_of(x)
     u = rng.uniform(x.shape, device=m.device)
-    return m.where(u < amount / 2, x.min(), m.where(u < amount, x.max(), x))
+    low, high = -batch_max(-x.min(), rng), batch_max(x.max(), rng)
+    return m.where(u < amount / 2, low, m.where(u < amount, high, x))
 
 
 Corruption = Callable[[Array, float, Generator], Array]

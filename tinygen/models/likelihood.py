@@ -180,13 +180,16 @@ def anneal(
         log_weight += (after - before) * at.astype(np.float64)
         if i == len(betas) - 2:
             break
+        of_x = (
+            n if step_sizes is None else len(step_sizes[i])
+        )  # rows, perhaps of several chains each
         if step_sizes is not None:
-            size = m.repeat(step_sizes[i], n // len(step_sizes[i]))
+            size = m.repeat(step_sizes[i], n // of_x)
         else:
             used.append(size)
         # Drawn for all rows at once, so that the noise of a row does not depend on the blocks.
-        momentum = rng.normal(z.shape, device=m.device)
-        u = rng.uniform((n,), device=m.device)
+        momentum = rng.normal((of_x, z.size // of_x), device=m.device).reshape(z.shape)
+        u = rng.uniform((of_x, n // of_x), device=m.device).reshape(n)
         moved = [
             _transition(
                 log_likelihood, s, rows, momentum[rows], u[rows], size[rows], after, leapfrog

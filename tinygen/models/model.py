@@ -20,6 +20,7 @@ from tinygen.errors import CheckpointError, NonFiniteError, renamed, unknown, wh
 from tinygen.models.rows import moments
 from tinygen.nn import Module
 from tinygen.optim import Adam, Optimizer
+from tinygen.parallel import ranks_of
 from tinygen.random import Generator, Rng
 from tinygen.training import Data, History, Objective, Settings, not_finite, train
 
@@ -105,11 +106,12 @@ class Model(Module):
         show_progress=...). ValueError: the data are not what the model takes.
         """
         prepare: Callable[..., Data] = self.prepare
-        data = prepare(x, *labels)
         loop = inspect.signature(train).parameters
         run = {name: options.pop(name) for name in list(options) if name in loop}
         run["meta"] = {**self.description(), **(run.get("meta") or {})}
-        return train(self, data, (settings or self.defaults).changed(**options), **run)
+        with ranks_of(run.get("comm")).together():  # an error in the data of one of them ends all
+            data = prepare(x, *labels)
+            return train(self, data, (settings or self.defaults).changed(**options), **run)
 
     def prepare(self, x: Any) -> Data:
         """Check the training data, measure their scale if they are not bounded, return them.

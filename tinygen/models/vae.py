@@ -29,6 +29,7 @@ from tinygen.models.likelihood import Estimate, LogMean, anneal, inverse_tempera
 from tinygen.models.model import Model, choose, count_of
 from tinygen.models.rows import blocks, by_blocks, moments
 from tinygen.nn import MLP
+from tinygen.parallel import batch_mean
 from tinygen.random import Generator, Rng, as_generator
 from tinygen.training import Data, Settings
 
@@ -207,11 +208,14 @@ class VAE(Model):
             log_likelihood, kl = self._terms(x, rng)
             per_unit = ops.mean(kl, axis=0)
             reconstruction = -ops.mean(log_likelihood)
-            cost = ops.maximum(per_unit, self.free_bits) if self.free_bits else per_unit
+            cost = per_unit
+            if self.free_bits:
+                cost = ops.maximum(batch_mean(per_unit, rng), self.free_bits)
             loss = reconstruction + weight * ops.sum(cost)
         else:
             mean, log_var = self.posterior(x)
-            noise = rng.normal((self.k, len(x), self.latent), device=self.device)
+            noise = rng.normal((len(x), self.k, self.latent), device=self.device)
+            noise = namespace_of(noise).transpose(noise, (1, 0, 2))
             log_likelihood, log_ratio = self.log_weights(x, (mean, log_var), noise)
             bound = ops.logsumexp(log_likelihood + weight * log_ratio, axis=0) - np.log(self.k)
             loss = -ops.mean(bound)
@@ -262,7 +266,7 @@ class VAE(Model):
         m, total = namespace_of(x), LogMean(k)
         for _ in range(k):
             # Drawn for all rows at once, so that the noise of a row does not depend on the blocks.
-            noise = rng.normal((1, *mean.shape), device=m.device)
+            noise = rng.normal(mean.shape, device=m.device)[None]
             terms = (
                 self.log_weights(x[rows], (mean[rows], log_var[rows]), noise[:, rows])
                 for rows in blocks(len(x))
@@ -332,7 +336,8 @@ class VAE(Model):
         """The mean of the weights of several chains for each row of normalised x."""
         m, n = namespace_of(x), len(x)
         row = m.arange(n).repeat(chains)  # the row of x that a chain belongs to
-        start = rng.normal((n * chains, self.latent), device=m.device) if z is None else z[row]
+        start = z[row] if z is not None else rng.normal((n, chains * self.latent), device=m.device)
+        start = start.reshape(n * chains, self.latent)
         log_weights, _ = anneal(
             lambda z, chain: self.log_prob(x[row[chain]], z), start, betas, rng, step_sizes=sizes
         )

@@ -19,6 +19,7 @@ from tinygen.autodiff.engine import Tensor
 from tinygen.backend import namespace_of, to_device
 from tinygen.errors import NonFiniteError, renamed, unknown, whole
 from tinygen.optim import EMA, Optimizer, clip_global_norm, cosine, warmup
+from tinygen.parallel import Ranks
 from tinygen.random import Generator
 from tinygen.training.history import History
 from tinygen.training.programs import Compiled, Update, finite
@@ -125,16 +126,19 @@ class Loop:
     """What the steps of a run change, and one step.
 
     An objective that `model.objectives()` lists k times has k updates in a step, all with the
-    learning rate of that step. compiled: updates are programs.
+    learning rate of that step. compiled: updates are programs. ranks: the processes that share each batch;
+    `random` then draws within `ranks.drawing`.
     """
+
+    ranks = Ranks()
 
     def __init__(
         self, model: Trainable, data: Data, settings: Settings, compiled: bool = False
     ) -> None:
         self.model, self.data, self.settings, self.compiled = model, data, settings, compiled
-        self.order = Generator(settings.seed).child("order")
-        self.rng = Generator(settings.seed).child("noise")
+        self.order, self.rng = map(Generator(settings.seed).child, ("order", "noise"))
         self.random = [self.rng, *model.generators()]  # all that a loss may draw from
+        self.batch = min(settings.batch, len(data[0]))  # rows
         self.objectives = model.objectives()
         self.times = Counter(o.name for o in self.objectives)  # of an objective in one step
         by_name = {o.name: o for o in self.objectives}
@@ -150,9 +154,8 @@ class Loop:
         self.updates: dict[str, Update] = {n: partial(self._update, o) for n, o in by_name.items()}
         if compiled:
             self.updates = {n: Compiled(n, update, self) for n, update in self.updates.items()}
-        self.step = self.batches = 0  # taken so far
+        self.step, self.batches, self._epoch = 0, 0, -1  # the first two: taken so far
         self.history = History()
-        self._epoch = -1
 
     def _rate(self, times: int) -> Callable[[int], float]:
         """The learning rate by the update, for an optimiser that updates `times` times in a step."""
@@ -177,23 +180,23 @@ class Loop:
         optimizer, parameters = self.optimizers[objective.name], objective.parameters.values()
         optimizer.zero_grad()
         terms = objective.loss(*batch, rng=self.rng)
-        loss = next(iter(terms.values()))
-        loss.backward(inputs=parameters)
+        next(iter(terms.values())).backward(inputs=parameters)
+        terms = self.ranks.mean(self.rng, parameters, terms)
         norm = clip_global_norm(parameters, self.settings.clip)
-        if not finite(loss, norm):
+        if not finite(next(iter(terms.values())), norm):
             return None
         optimizer.step(self.averages.get(objective.name))
         return terms
 
     def next_batch(self) -> Data:
-        """The next rows, in an order that is shuffled anew for every pass over the data."""
-        n = len(self.data[0])
-        size = min(self.settings.batch, n)
+        """The next rows, this rank's of them, in an order that is shuffled anew for every pass over the
+        data."""
+        n, size = len(self.data[0]), self.batch
         epoch, place = divmod(self.batches, n // size)
         if epoch != self._epoch:
             self.order.state = self.order.state[0], epoch  # the epoch's own draw: nothing to store
             rows = self.order.permutation(n)
             self._epoch, self._rows = epoch, to_device(rows, namespace_of(self.data[0]).device)
         self.batches += 1
-        rows = self._rows[place * size : (place + 1) * size]
+        rows = self.ranks.part(self._rows[place * size : (place + 1) * size])
         return tuple(a[rows] for a in self.data)

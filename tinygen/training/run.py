@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +28,7 @@ from tinygen.autodiff.transforms import gradients
 from tinygen.backend import keep_freed_memory, namespace_of, to_device
 from tinygen.errors import CheckpointError, NonFiniteError, renamed, whole
 from tinygen.folder import CHECKPOINT, locked
+from tinygen.parallel import Ranks, ranks_of
 from tinygen.training.loop import (
     Data,
     History,
@@ -65,6 +66,7 @@ def train(
     callback: Callable[[int, dict[str, float]], None] | None = None,
     look: Callable[[int], None] | None = None,
     look_at: Collection[int] = (),
+    comm: Any = None,
 ) -> History:
     """Train `model` on `data` and return the history of its losses.
 
@@ -88,6 +90,10 @@ def train(
         model is then what it would be if the training ended here, with averaged parameters. `look`
         draws from a generator of its own: then the run's bits are as without it. A run that is
         resumed looks again at what came after its checkpoint.
+    comm: an mpi4py communicator, whose ranks all call this with the same model, data and settings; they
+        share the rows of every batch (`tinygen.parallel`). The result is that of one process up to the
+        order of sums. Rank 0 alone writes the folder, calls back, looks and shows; all read the folder to
+        resume. An error on some ranks ends all ranks, with a line.
     The model ends with the averaged parameters if the settings ask for an average.
     What the model sees going wrong (`Model.watch`), and what a resumed run computes with that is
     not what it was started with, is told by the logger "tinygen", on stderr.
@@ -103,22 +109,31 @@ def train(
     data = data if isinstance(data, tuple) else (data,)
     if len({len(a) for a in data}) > 1:
         raise ValueError(f"data of different lengths: {[len(a) for a in data]}")
+    ranks = ranks_of(comm)
     path = None if folder is None else Path(folder) / CHECKPOINT
-    if path is not None and not resume:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    # NumPy's warnings would only repeat what the checks say with a name.
-    with nullcontext() if path is None else locked(path.parent), np.errstate(all="ignore"):
+    with ExitStack() as stack:
+        stack.enter_context(ranks.together())
+        if path is not None and ranks.rank == 0:
+            if not resume:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path.parent))
+        # NumPy's warnings would only repeat what the checks say with a name.
+        stack.enter_context(np.errstate(all="ignore"))
         compiled = worthwhile(model, data, settings) if compile is None else compile
-        run = _Run(model, data, settings, path, meta or {}, compiled)
-        run.callback, run.look, run.look_at = callback, look, look_at
+        run = _Run(model, data, settings, path, meta or {}, compiled, ranks)
         if resume:
             run.restore()
-        elif path is not None:
-            if path.exists():
+        if ranks.rank:
+            run.path, show_progress = None, False
+        else:
+            run.callback, run.look, run.look_at = callback, look, look_at
+        if run.path is not None and not resume:
+            if run.path.exists():
                 raise FileExistsError(f"{path} exists: resume that run, or choose another folder")
             run.save()  # from the start there is something to resume from
         if isinstance(show_progress, str):
             print(show_progress, file=sys.stderr)
+        stack.enter_context(ranks.drawing(run.loop.random, run.loop.batch))
         try:
             return run.to_the_end(checkpoint_seconds, bool(show_progress))
         finally:
@@ -131,7 +146,7 @@ def worthwhile(model: Trainable, data: Data, settings: Settings) -> bool:
     return long and on_cpu and records(model, *(o.loss for o in model.objectives()))
 
 
-def fingerprint(data: Data) -> list[Any]:
+def fingerprint(data: Sequence[Array]) -> list[Any]:
     """Shape and CRC-32 of each array, by which a checkpoint knows what it was trained on."""
     found: list[Any] = []
     for array in data:
@@ -167,6 +182,7 @@ class _Run:
         path: Path | None,
         meta: dict[str, Any],
         compiled: bool,
+        ranks: Ranks,
     ) -> None:
         self.model, self.x, self.settings = model, data[0], settings
         self.path, self.meta = path, meta
@@ -176,6 +192,7 @@ class _Run:
         for name, p in model.named_parameters().items():
             p.name = name  # for graph drawings and error messages
         self.loop = Loop(model, data, settings, compiled)
+        self.ranks = self.loop.ranks = ranks
         self._data = fingerprint(data)
         self._began = time.monotonic()
         self.sittings = [self._sitting()]
@@ -185,21 +202,26 @@ class _Run:
         device = namespace_of(self.x).device
         steps = "compiled" if self.loop.compiled else "eager"
         place = {"from_step": self.loop.step, "seconds": 0.0, "steps": steps, "told": []}
-        return place | _surroundings(device)
+        return place | {"ranks": self.ranks.size} | _surroundings(device)
 
     def _tell(self, remark: str) -> None:
         self.sittings[-1]["told"].append(remark)
-        logging.getLogger("tinygen").warning("tinygen: %s", remark)
+        if self.ranks.rank == 0:
+            logging.getLogger("tinygen").warning("tinygen: %s", remark)
 
     def to_the_end(self, checkpoint_seconds: float, show_progress: bool) -> History:
         """Take the steps that are left; see `train`."""
         model, loop, steps = self.model, self.loop, self.settings.steps
-        watch = model.watch(self.x, self.settings)
+        ranks = self.ranks
+        self._check_alike()
+        watch = model.watch(self.x, self.settings) if ranks.rank == 0 else lambda: None
         model.train()
         show = progress(steps, loop.step) if show_progress else None
         saved = time.monotonic()
         with _stop_signals() as asked_to_stop:
-            while loop.step < steps and not asked_to_stop:
+            while loop.step < steps and not ranks.any(asked_to_stop):
+                if loop.step % WATCH_STEPS == 0:
+                    self._check_equal()
                 self._look()
                 self._advance()
                 if self.callback is not None:  # before the checkpoint, which knows of the step
@@ -216,12 +238,13 @@ class _Run:
         if show:
             show(loop.step, loop.history, last=True)
         self._check_parameters()
+        self._check_equal()
         self._look()
         if self.path is not None:
             self.save()
         else:
             self._finish()
-        if asked_to_stop:
+        if ranks.any(asked_to_stop):
             raise Stopped(f"stopped after step {loop.step} of {steps}")
         for average in loop.averages.values():
             for name, p in average.parameters.items():
@@ -235,20 +258,21 @@ class _Run:
             self._explain(failed)
 
     def _explain(self, failed: NonFiniteStep) -> NoReturn:
-        """The same computation once more, watched, to name the operation that failed."""
+        """The same computation once more, watched, to name the operation that failed, on any rank."""
         objective, rng = failed.objective, self.loop.rng
         step = f"step {self.loop.step + 1}, objective {objective.name}"
         for generator, state in zip(self.loop.random, failed.states, strict=True):
             generator.state = state
+        found = None
         try:
             with detect_anomaly():
                 terms = objective.loss(*failed.batch, rng=rng)
                 gradients(next(iter(terms.values())), list(objective.parameters.values()))
         except NonFiniteError as error:
-            raise NonFiniteError(f"{step}: {error}{self._kept()}") from None
-        raise NonFiniteError(
-            f"{step}: the norm of the gradient is not finite{self._kept()}"
-        ) from None
+            found = str(error)
+        named = [text for text in self.ranks.gather(found) if text is not None]
+        what = named[0] if named else "the norm of the gradient is not finite"
+        raise NonFiniteError(f"{step}: {what}{self._kept()}") from None
 
     def _check_parameters(self) -> None:
         """NonFiniteError if the last update spoiled a parameter; before that is saved."""
@@ -257,6 +281,18 @@ class _Run:
                 f"step {self.loop.step}: the update made {name} infinite or NaN; lower the "
                 f"learning rate{self._kept()}"
             )
+
+    def _check_alike(self) -> None:
+        """ValueError if the ranks were given different things, or compute in different ways."""
+        given = {**self._identity(), "options": self.meta.get("config"), **self.sittings[-1]}
+        may_differ = ("seconds", "threads", "told")
+        self.ranks.agree(**{k: v for k, v in given.items() if k not in may_differ})
+
+    def _check_equal(self) -> None:
+        """ValueError if the ranks, which compute the same updates, hold different parameters."""
+        if self.ranks.size > 1:
+            parameters = [p.data for p in self.model.named_parameters().values()]
+            self.ranks.agree(**{f"parameters at step {self.loop.step}": fingerprint(parameters)})
 
     def _kept(self) -> str:
         return f"; {self.path} holds an earlier state" if self.path else ""
@@ -319,7 +355,11 @@ class _Run:
         except checkpoint.WRONG_VALUES as error:
             raise CheckpointError(f"{self.path} does not fit this run: {error}") from error
         now = self._sitting()
-        before = {**now, "steps": "eager"}  # what was not kept then, of an older version
+        before = {
+            **now,
+            "steps": "eager",
+            "ranks": 1,
+        }  # what was not kept then, of an older version
         before |= self.sittings[-1] if self.sittings else {}
         self.sittings.append(now)
         if steps != self.settings.steps:
@@ -365,7 +405,7 @@ class _Run:
         """Say what this sitting computes with that the one before did not."""
         differing = [
             f"{name} {now[name]} instead of {before[name]}"
-            for name in ("steps", "kernels", "threads", "numpy")
+            for name in ("steps", "ranks", "kernels", "threads", "numpy")
             if now[name] != before[name]
         ]
         if differing:
