@@ -14,9 +14,10 @@ from tinygen.compile.fuse import Access, Group, Member
 from tinygen.compile.program import Call, Number, Storage, View, views
 from tinygen.kernels.signatures import pasted, signatures
 
-__all__ = ["Emitted", "expressible"]
+__all__ = ["Emitted", "Loops", "expressible"]
 
-PRELUDE = (Path(__file__).parent / "prelude.h").read_text()
+FOLDER = Path(__file__).parent
+PRELUDE, CPU = ((FOLDER / name).read_text() for name in ("prelude.h", "cpu.h"))
 NAMES = {n: kind for kind, n in re.findall(r"^((?:ONE|TWO)\w*)\((\w+), ", PRELUDE, re.MULTILINE)}
 """Functions that have a form in C++, each with what it is of: any numbers, floats, truth values."""
 
@@ -59,7 +60,7 @@ def _wide(dtype: np.dtype[Any]) -> str:
     return "double" if dtype in FLOATS else TYPES[dtype]
 
 
-class _Loops:
+class Loops:
     """The text of one group: a function of the pointers that it walks, and of numbers.
 
     The outermost loop is cut into parts, so many as its shape alone says. Each has sums of its own over
@@ -67,8 +68,11 @@ class _Loops:
     computed which part.
     """
 
+    once, column = "", "j"  # what begins a line that is for a whole row; an element's place in it
+
     def __init__(self, group: Group, local: set[Storage]) -> None:
         self.group, self.local = group, local
+        self.by_row = any(m.role != "full" for m in group.members)
         self.pointers: list[Access] = []
         self.numbers: list[Number] = []
         self.sums: dict[str, tuple[str, int]] = {}  # of a part: name, type and length
@@ -87,13 +91,12 @@ class _Loops:
     def _dims(self) -> list[tuple[int, int]]:
         """The loops as (length, axis): neighbours that all arrays walk in one go are one."""
         shape, members = self.group.shape or (1,), self.group.members
-        rows = any(m.role != "full" for m in members)
         walked = [a for m in members for a in m.walked]
         dims = [(shape[0], 0)]
         for axis in range(1, len(shape)):
             (n, before), m = dims[-1], shape[axis]
             joined = all(a.steps[before] == a.steps[axis] * m for a in walked)
-            if (rows and axis == len(shape) - 1) or not (joined or n == 1 or m == 1):
+            if (self.by_row and axis == len(shape) - 1) or not (joined or n == 1 or m == 1):
                 dims.append((m, axis))
             elif m != 1:
                 dims[-1] = n * m, axis
@@ -109,7 +112,7 @@ class _Loops:
     def _at(self, access: Access) -> str:
         """The element that the loops are at: i0, i1, ... of the outer ones, j of a row."""
         if access.storage in self.kept:
-            return f"k{self.kept.index(access.storage)}[j]"
+            return f"k{self.kept.index(access.storage)}[{self.column}]"
         if access not in self.pointers:
             self.pointers.append(access)
         names = [*(f"i{d}" for d in range(len(self.dims) - 1)), "j"]
@@ -139,7 +142,7 @@ class _Loops:
     def _store(self, out: Access, name: str, where: Any, lines: list[str]) -> None:
         self.known[out] = where, name
         if out.storage in self.kept or out.storage not in self.local:
-            lines.append(f"{self._at(out)} = {name};")
+            lines.append(f"{self.once if where == 'row' else ''}{self._at(out)} = {name};")
 
     def _compute(self, m: Member, where: Any, lines: list[str]) -> None:
         """The lines of an elementwise call."""
@@ -151,21 +154,25 @@ class _Loops:
     def _add(self, m: Member, where: Any, lines: list[str]) -> str:
         """The line that adds to a sum; its name."""
         kind, n, name = _wide(m.out.dtype), self.dims[-1][0], f"s{self.group.members.index(m)}"
-        place = "[j]" if m.role == "column" else ""
-        lines.append(f"{name}{place} += {self._argument(m, 0, m.out.dtype, where, lines)};")
+        place, once = "[j]" if m.role == "column" else "", self.once if where == "row" else ""
+        lines.append(f"{once}{name}{place} += {self._argument(m, 0, m.out.dtype, where, lines)};")
+        if m.role != "row":
+            self.sums[name] = kind, n if m.role == "column" else 1
+            self._end(m, kind, n, name)
+        return name
+
+    def _end(self, m: Member, kind: str, n: int, name: str) -> None:
+        """What a sum that is not of a row needs before the loops, after them, and after all parts."""
         if m.role == "column":
-            self.sums[name] = kind, n
             self.head += [
                 f"{kind}* {name} = own->{name};",
                 f"memset({name}, 0, sizeof own->{name});",
             ]
             self.tail.append(f"for (i64 j = 0; j < {n}; ++j) {self._at(m.out)} = own->{name}[j];")
-        elif m.role == "total":
-            self.sums[name] = kind, 1
+        else:
             self.head.append(f"{kind} {name} = 0;")
             self.foot.append(f"own->{name}[0] = {name};")
             self.tail.append(f"{self._at(m.out)} = own->{name}[0];")
-        return name
 
     def _phase(self, phase: int) -> list[str]:
         """The loop over a row that does the work of a phase, and what is computed after it."""
@@ -180,23 +187,40 @@ class _Loops:
         of_rows = {name: m for name, m in sums.items() if m.role == "row"}
         lines = [f"{_wide(m.out.dtype)} {name} = 0;" for name, m in of_rows.items()]
         if body:
-            added = ", ".join(name for name, m in sums.items() if m.role != "column")
-            reduction = f" reduction(+:{added})" if added else ""
-            lines.append(f'_Pragma("omp simd{reduction}")')
-            begin, end = ("from", "to") if len(self.dims) == 1 else (0, self.dims[-1][0])
-            lines += [f"for (i64 j = {begin}; j < {end}; ++j) {{", *body, "}"]
+            lines += self._loop(body, [name for name, m in sums.items() if m.role != "column"])
         for name, m in of_rows.items():
+            lines += self._joined(name)
             self._store(m.out, self._name(m.out.dtype, name, lines), "row", lines)
         for m in members:
             if m.in_row:
                 (self._add if m.call.kind == "reduce" else self._compute)(m, "row", lines)
         return lines
 
+    def _loop(self, body: list[str], added: list[str]) -> list[str]:
+        """The loop over a row, with what it adds."""
+        reduction = f" reduction(+:{', '.join(added)})" if added else ""
+        begin, end = ("from", "to") if len(self.dims) == 1 else (0, self.dims[-1][0])
+        loop = f"for (i64 j = {begin}; j < {end}; ++j) {{"
+        return [f'_Pragma("omp simd{reduction}")', loop, *body, "}"]
+
+    def _joined(self, name: str) -> list[str]:
+        """What makes the sum of a row of the sums that its loop has made."""
+        return []
+
+    def _inside(self) -> list[str]:
+        """The work of all phases, and with it what the text needs around."""
+        last = max(m.phase for m in self.group.members)
+        return [line for phase in range(-1, last + 1) for line in self._phase(phase)]
+
+    def _walked(self) -> list[str]:
+        """The arguments of the function."""
+        pointers = [f"{TYPES[a.dtype]}* __restrict p{i}" for i, a in enumerate(self.pointers)]
+        return pointers + [f"Slot m{i}" for i in range(len(self.numbers))]
+
     def text(self) -> str:
         """A function of one part, and one that shares out the parts; # stands for their number."""
         members, n = self.group.members, max(self.dims[-1][0], 1)
-        last = max(m.phase for m in members)
-        inside = [line for phase in range(-1, last + 1) for line in self._phase(phase)]
+        inside = self._inside()
         lengths = enumerate(length for length, _ in self.dims[:-1])
         bounds = [("0", length) if d else ("from", "to") for d, length in lengths]
         loops = [f"for (i64 i{d} = {a}; i{d} < {b}; ++i{d}) {{" for d, (a, b) in enumerate(bounds)]
@@ -205,8 +229,7 @@ class _Loops:
             f"alignas(64) static thread_local {kinds[s]} k{i}[{n}];"
             for i, s in enumerate(self.kept)
         ]
-        walked = [f"{TYPES[a.dtype]}* __restrict p{i}" for i, a in enumerate(self.pointers)]
-        walked += [f"Slot m{i}" for i in range(len(self.numbers))]
+        walked = self._walked()
         names = [argument.split()[-1] for argument in walked]
         sums = " ".join(f"{kind} {name}[{length}];" for name, (kind, length) in self.sums.items())
         joined = [
@@ -241,42 +264,47 @@ class Emitted:
     bases: of a storage, the number of its base pointer and its offset from there.
     """
 
-    def __init__(
-        self,
-        nodes: Sequence[Call | Group],
-        local: set[Storage],
-        bases: dict[Storage, tuple[int, int]],
-    ) -> None:
+    def __init__(self, local: set[Storage], bases: dict[Storage, tuple[int, int]]) -> None:
         self.local, self.bases = local, bases
-        self.segments: list[int | Call] = []
+        self.segments: list[Any] = []
         self.kernels: list[str] = []
         self.stops: list[str] = []
         self.functions: dict[str, int] = {}  # loops that are alike are one function
+
+    def emit(self, nodes: Sequence[Call | Group]) -> str:
+        """The text."""
         bodies: list[list[str]] = []
         for node in nodes:
-            kind = "loops" if isinstance(node, Group) else node.kind
-            line = getattr(self, f"_{kind}", lambda call: None)(node)
-            if line is None:
-                self.segments.append(node)  # type: ignore[arg-type]
+            if (line := self._line(node)) is None:
+                self.segments.append(node)
                 continue
             if not self.segments or isinstance(self.segments[-1], Call):
                 self.segments.append(len(bodies))
                 bodies.append([])
             bodies[-1].append(line)
         arguments = "char* const* at, const Slot* numbers, void* const* call"
-        parts = [pasted('#include "formulas.h"\n#include "threads.h"\n' + PRELUDE)]
-        parts += [text.replace("#", str(i)) for text, i in self.functions.items()]
+        parts = [pasted('#include "formulas.h"\n#include "threads.h"\n' + PRELUDE + CPU)]
+        parts += self._functions()
         for i, body in enumerate(bodies):
             lines = "\n    ".join(body)
             parts.append(f'extern "C" int run{i}({arguments}) {{\n    {lines}\n    return 0;\n}}')
-        self.text = "\n\n".join(parts)
+        return "\n\n".join(parts)
+
+    def _line(self, node: Call | Group) -> str | None:
+        """The statement that does the work of a node; None if it has no form here."""
+        kind = "loops" if isinstance(node, Group) else node.kind
+        line: str | None = getattr(self, f"_{kind}", lambda call: None)(node)
+        return line
+
+    def _functions(self) -> list[str]:
+        return [text.replace("#", str(i)) for text, i in self.functions.items()]
 
     def _at(self, x: View | Access, kind: str = "") -> str:
         base, offset = self.bases[x.storage] if x.storage.nbytes else (0, 0)
         return f"({kind or TYPES[x.dtype]}*)(at[{base}] + {offset + x.offset}LL)"
 
     def _loops(self, group: Group) -> str:
-        loops = _Loops(group, self.local)
+        loops = Loops(group, self.local)
         number = self.functions.setdefault(loops.text(), len(self.functions))
         numbers = [f"numbers[{x.position}]" for x in loops.numbers]
         return f"loops{number}({', '.join(['call', *map(self._at, loops.pointers), *numbers])});"
@@ -314,5 +342,8 @@ class Emitted:
                 given.append(self._at(x, kind.removesuffix("*")))
             else:
                 given.append("nullptr" if x is None else f"({kind}){_constant(x)}")
-        function = f"(void (*)({', '.join(kinds)}))call[{3 + self.kernels.index(call.name)}]"
-        return f"({function})({', '.join(given)});"
+        return f"{self._function(call.name, kinds)}({', '.join(given)});"
+
+    def _function(self, name: str, kinds: list[str]) -> str:
+        """A kernel, as what is called."""
+        return f"((void (*)({', '.join(kinds)}))call[{3 + self.kernels.index(name)}])"

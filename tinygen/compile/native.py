@@ -22,7 +22,7 @@ class Native(Replay):
 
     def __init__(self, program: Program, emitted: Emitted) -> None:
         super().__init__(program)
-        library, self.description = compiled("program", emitted.text, loaded)
+        library, self.description = compiled("program", emitted.emit(program.nodes), loaded)
         self.stops, self.segments = emitted.stops, [
             s if isinstance(s, Call) else _function(library, f"run{s}") for s in emitted.segments
         ]  # fmt: skip

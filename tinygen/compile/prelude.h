@@ -1,9 +1,11 @@
 // What the loops of a program are written with, beside the kernels' own mathematics: functions of
-// NumPy and SciPy on one element, by their names there; products; rows by number.
+// NumPy and SciPy on one element, by their names there. For both compilers.
 
-#include <cfloat>
-using std::erf;
-constexpr double inf = __builtin_inf(), nan_ = __builtin_nan("");
+#ifndef __CUDACC__
+#include <math.h>
+#endif
+#define inf double_of(0x7FF0000000000000LL)
+#define nan_ double_of(0x7FF8000000000000LL)
 
 // A number of this run.
 union Slot {
@@ -13,36 +15,36 @@ union Slot {
 
 // -- functions that the library has for doubles, and the kernels for floats ------------------------
 SHARED float exp_of(float x) { return exponential(x); }
-SHARED double exp_of(double x) { return std::exp(x); }
-SHARED double expm1_of(double x) { return std::expm1(x); }
+SHARED double exp_of(double x) { return exp(x); }
+SHARED double expm1_of(double x) { return expm1(x); }
 SHARED float expm1_of(float x) {
     const float near = excess(x) + x;
     return x < -20.0f ? -1.0f : x > 100.0f ? x + (float)inf : near;
 }
-SHARED double tanh_of(double x) { return std::tanh(x); }
+SHARED double tanh_of(double x) { return tanh(x); }
 SHARED float tanh_of(float x) { return hyperbolic_tangent(x); }
 
 // The logarithm of any float: `logarithm` is for normal numbers above 0.
 SHARED float log_of(float x) {
-    const bool tiny = x < FLT_MIN;
+    const bool tiny = x < 1.17549435e-38f;
     const float y = logarithm(tiny ? x * 8388608.0f : x) - (tiny ? 15.9423847f : 0.0f);
     const float other = x == 0.0f ? -(float)inf : x > 0.0f ? x : (float)nan_;
     return x > 0.0f && x < (float)inf ? y : other;
 }
-SHARED double log_of(double x) { return std::log(x); }
-SHARED double log1p_of(double x) { return std::log1p(x); }
+SHARED double log_of(double x) { return log(x); }
+SHARED double log1p_of(double x) { return log1p(x); }
 SHARED float log1p_of(float x) {
     const float sum = 1.0f + x, rest = (x - (sum - 1.0f)) / sum, y = log_of(sum);
     return sum > 0.0f && sum < (float)inf ? y + rest : y;
 }
 
 SHARED float magnitude_of(float x) { return magnitude(x); }
-SHARED double magnitude_of(double x) { return __builtin_fabs(x); }
+SHARED double magnitude_of(double x) { return fabs(x); }
 
 // The sine of x and a number of quarter turns, to an error of 2e-16. From 2^50 on a double does not hold
 // the number of turns, and the library computes.
 SHARED double turned_sine(double x, i32 quarters) {
-    if (magnitude_of(x) >= 1125899906842624.0) return quarters ? std::cos(x) : std::sin(x);
+    if (magnitude_of(x) >= 1125899906842624.0) return quarters ? cos(x) : sin(x);
     const double shifted = x * 0.63661977236758134308 + 6755399441055744.0;  // in its low bits, turns
     const double n = shifted - 6755399441055744.0;
     const i32 quarter = (i32)bits_of(shifted) + quarters;
@@ -52,7 +54,7 @@ SHARED double turned_sine(double x, i32 quarters) {
     const double y = quarter & 1 ? cosine(r) : sine(r);
     return quarter & 2 ? -y : y;
 }
-SHARED double ndtr_of(double x) { return 0.5 * std::erfc(x * -0.70710678118654752440); }
+SHARED double ndtr_of(double x) { return 0.5 * erfc(x * -0.70710678118654752440); }
 
 // -- elementwise: the names that a program may use, read by emit.py ---------------------------------
 // Of any type; of floats and doubles; of truth values. The caller converts the result to its type.
@@ -85,11 +87,11 @@ TWO_BITS(bitwise_and, a && b)
 TWO_BITS(bitwise_or, a || b)
 ONE_BIT(invert, !x)
 TWO_FLOATS(divide, a / b)
-TWO_FLOATS(power, std::pow(a, b))
+TWO_FLOATS(power, pow(a, b))
 ONE_FLOAT(absolute, magnitude_of(x))
 ONE_FLOAT(sign, x != x ? x : (T)((x > 0) - (x < 0)))
-ONE_FLOAT(rint, std::rint(x))
-ONE_FLOAT(ceil, std::ceil(x))
+ONE_FLOAT(rint, rint(x))
+ONE_FLOAT(ceil, ceil(x))
 ONE_FLOAT(isfinite, x - x == 0)
 ONE_FLOAT(isinf, x == x && x - x != 0)
 ONE_FLOAT(isnan, x != x)
@@ -104,54 +106,3 @@ ONE_FLOAT(tanh, tanh_of(x))
 ONE_FLOAT(erf, erf((double)x))
 ONE_FLOAT(ndtr, ndtr_of(x))
 template <class T> SHARED T np_where(bool condition, T a, T b) { return condition ? a : b; }
-
-// -- loops in parts --------------------------------------------------------------------------------
-// body(i, from, to) for the parts i of 0 .. n, by the pool of threads, call[0], if there is one.
-template <class Body>
-static void in_parts(void* const* call, i64 parts, i64 n, const Body& body) {
-    struct Job {
-        const Body& body;
-        i64 parts, n;
-    } job{body, parts, n};
-    const TgTask task = [](int64_t i, void* context) {
-        const Job& j = *(const Job*)context;
-        j.body(i, j.n * i / j.parts, j.n * (i + 1) / j.parts);
-    };
-    const auto* threads = (const TgThreads*)call[0];
-    if (threads && parts > 1) return threads->parallel(parts, task, &job);
-    for (i64 i = 0; i < parts; ++i) task(i, &job);
-}
-
-// -- products ------------------------------------------------------------------------------------
-template <class T>
-using Gemm = void (*)(const char*, const char*, const int*, const int*, const int*, const T*, const T*,
-                      const int*, const T*, const int*, const T*, T*, const int*);
-
-// c = a b of row-major matrices: by the pool of threads, call[0], else by BLAS, call[1] or call[2],
-// which counts along columns: cT = bT aT.
-template <class T>
-static void product(void* const* call, int m, int n, int k, const T* a, int a_row, bool a_turned,
-                    const T* b, int b_row, bool b_turned, T* c) {
-    constexpr bool single = sizeof(T) == sizeof(float);
-    const T one = 1, zero = 0;
-    if (const auto* threads = (const TgThreads*)call[0]) {
-        if constexpr (single)
-            threads->product_f32(m, n, k, a_turned, a, a_row, b_turned, b, b_row, zero, c, n);
-        else
-            threads->product_f64(m, n, k, a_turned, a, a_row, b_turned, b, b_row, zero, c, n);
-    } else {
-        ((Gemm<T>)call[single ? 1 : 2])(b_turned ? "T" : "N", a_turned ? "T" : "N", &n, &m, &k, &one,
-                                        b, &b_row, a, &a_row, &zero, c, &n);
-    }
-}
-
-// Rows of a table by their numbers, which may count from the end; false if one is not there.
-template <class T, class I>
-static bool take(T* out, const T* table, const I* rows, i64 count, i64 n, i64 columns) {
-    for (i64 i = 0; i < count; ++i) {
-        const i64 row = rows[i] < 0 ? (i64)rows[i] + n : (i64)rows[i];
-        if (row < 0 || row >= n) return false;
-        memcpy(out + i * columns, table + row * columns, columns * sizeof(T));
-    }
-    return true;
-}

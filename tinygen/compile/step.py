@@ -210,7 +210,7 @@ def _form(program: Program) -> Replay:
         bases = {s: (i, 0) for i, s in enumerate(others, 1)}
         bases |= {s: (0, at) for s, at in program.offsets.items()}
         try:
-            return Native(program, Emitted(program.nodes, local, bases))
+            return Native(program, Emitted(local, bases))
         except Unavailable as reason:
             logging.getLogger("tinygen").warning("tinygen: %s; NumPy computes instead", reason)
     program.nodes = list(program.calls)
