@@ -40,6 +40,9 @@ recorded_types: set[type] = set()
 raw_forms: dict[str, Callable[..., Any]] = {}
 """The forward functions `f(m, *arrays)` of tinygen's operations by name. `operation` enters them."""
 
+gpu_forms: dict[str, Callable[..., Any]] = {}
+"""What stands in the place of functions of CuPy."""
+
 vocabulary: Any = ModuleType("tinygen.vocabulary")
 """tinygen's public functions on Tensors by name. `operation` and `public` enter them."""
 
@@ -129,6 +132,7 @@ class _Namespaces(dict[type, ModuleType]):
             self[kind] = numpy_namespace
         elif _cupy() is not None and issubclass(kind, _cupy().ndarray):
             self[kind] = _complete(_cupy(), "gpu")
+            vars(self[kind]).update(gpu_forms)
         else:
             raise TypeError(
                 f"arrays of type {kind.__module__}.{kind.__qualname__} are not supported; "
@@ -178,8 +182,9 @@ def varying(make: Callable[[], Any]) -> Any:
 
 def special(m: Any) -> Any:
     """The module of special functions (erf, ...) that belongs to namespace `m`."""
-    # Imported here, because the import is slow.
-    return import_module("scipy.special" if m.device == "cpu" else "cupyx.scipy.special")
+    # Imported here, because the import is slow. Arrays that record answer to SciPy's functions.
+    of_cpu = m.device == "cpu" or "launch" in vars(m)
+    return import_module("scipy.special" if of_cpu else "cupyx.scipy.special")
 
 
 @functools.cache  # once is enough
@@ -215,9 +220,11 @@ def gpu_problem() -> str | None:
 
 def namespace_for(device: str) -> Any:
     """The namespace of a device. ValueError: not "cpu" or "gpu". DeviceError: no usable GPU."""
+    record = recorder.get()
+    if record is not None and record.namespace.device == device:
+        return record.namespace
     if device == "cpu":
-        record = recorder.get()
-        return numpy_namespace if record is None else record.namespace
+        return numpy_namespace
     if device not in DEVICES:
         raise ValueError(f'a device is "cpu" or "gpu", not {device!r}')
     problem = gpu_problem()

@@ -14,10 +14,12 @@ as indices, which CuPy wraps around.
 Stricter too: it counts as waits (`ndarray.waits`) every copy from the host, however small, and
 every boolean array in an index, also where a number is assigned.
 
-It cannot show: other rounding, asynchrony and streams, memory that runs out and the pool, which
-hands a freed block to whoever asks next on the stream; speed, and what it depends on: that a
-function's first call compiles it, and how many kernels a call launches (`mean(axis=-1)` two,
-`copy()` one).
+Streams, graphs and the pool, which hands a freed block to whoever asks next, are those of streams.py.
+While a stream captures, the functions here compute nothing: the graph does at every launch.
+
+It cannot show: other rounding, what two streams do at the same time, memory that runs out; speed,
+and what it depends on: that a function's first call compiles it, and how many kernels a call
+launches (`mean(axis=-1)` two, `copy()` one).
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
+from operator import getitem, setitem
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -36,6 +40,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import scipy.special
+
+from tests.support import cublas, streams
 
 RECORD = Path(__file__).with_name("cupy_names.txt")
 
@@ -46,6 +52,8 @@ SEQUENCES = frozenset([
 ])  # fmt: skip
 WAITING = frozenset(["argwhere", "flatnonzero", "nonzero", "unique"])  # for a result's length
 RETURN_ARRAYS = frozenset(["allclose", "array_equal"])  # where NumPy returns a bool
+CHANGING = frozenset(["fill", "sort", "partition", "put"])  # methods that write into their array
+BY_CUBLAS = frozenset(["matmul", "dot", "einsum", "inner", "outer", "tensordot", "vdot"])
 COMPARISONS = {
     "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal",
     "ne": "not_equal",
@@ -136,14 +144,60 @@ def _outside(result: Any, given: Sequence[Any] = ()) -> Any:
         if isinstance(value, ndarray) and value._array is result:
             return value
     array = object.__new__(ndarray)
-    array._array = np.asarray(result)
+    array._array = streams.own(np.asarray(result))
     return array
 
 
 def _compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """CuPy does not warn of overflow and division by zero."""
+    """What NumPy computes; CuPy does not warn of overflow and division by zero."""
+    stream = streams.current()
+    if not stream.is_capturing():
+        stream.do()
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+    if getattr(function, "__name__", "") in BY_CUBLAS:
+        raise NotImplementedError(
+            "calling cuBLAS API during stream capture is currently unsupported"
+        )
+    return _captured(stream, function, args, kwargs)
+
+
+def _captured(stream: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """New arrays, which the graph fills at every launch; now they hold whatever was there."""
+
+    def later(*targets: Any) -> None:
+        with np.errstate(all="ignore"):
+            found = function(*given[0], **given[1])
+        for target, x in zip(targets, _listed(found) if targets else (), strict=True):
+            target[...] = x
+
+    given = streams.unowned(args), streams.unowned(kwargs)
+    if kwargs.get("out") is not None:
+        stream.queue(later)
+        return kwargs["out"]
     with np.errstate(all="ignore"):
-        return function(*args, **kwargs)
+        shaped = _listed(function(*args, **kwargs))
+    if all(isinstance(x, np.ndarray) and x.base is not None for x in shaped):  # views
+        return shaped[0] if len(shaped) == 1 else shaped
+    made = [streams.new(np.shape(x), np.asarray(x).dtype) for x in shaped]
+    targets = streams.unowned(made)
+    stream.queue(lambda: later(*targets))
+    return made[0] if len(made) == 1 else made
+
+
+def _listed(x: Any) -> list[Any]:
+    return list(x) if isinstance(x, (tuple, list)) else [x]
+
+
+def _change(function: Callable[..., Any], *args: Any) -> None:
+    """Let the function write into its arguments, now or when the stream comes to it."""
+    given = streams.unowned(args)
+
+    def work() -> None:
+        with np.errstate(all="ignore"):
+            function(*given)
+
+    streams.current().queue(work)
 
 
 @functools.cache
@@ -180,8 +234,14 @@ class ndarray:
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, shape: Any, dtype: Any = float) -> None:
-        self._array = np.empty(shape, dtype)
+    def __init__(
+        self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None
+    ) -> None:
+        if memptr is None:
+            self._array = streams.new(shape, dtype, strides)
+        else:
+            at = memptr.ptr - streams.address(memptr.mem)
+            self._array = np.ndarray(shape, dtype, memptr.mem, at, strides)
 
     def __getattr__(self, name: str) -> Any:
         """Methods and attributes that are NumPy's as well."""
@@ -192,7 +252,10 @@ class ndarray:
             return _outside(value)
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            ndarray.waits += name in WAITING
+            if name in WAITING:
+                _wait(name)
+            if name in CHANGING:
+                return _change(getattr(np.ndarray, name), self._array, *map(_inside, args))
             function = names().get(f"cupy.{name}")
             for keyword in kwargs:
                 if function is not None and keyword not in function.parameters:
@@ -213,11 +276,16 @@ class ndarray:
     # -- memory
     @property
     def data(self) -> Any:
-        return SimpleNamespace(ptr=self._array.ctypes.data)
+        return streams.MemoryPointer(streams.memory_of(self._array), self._array.ctypes.data)
 
     @property
     def base(self) -> ndarray | None:
-        return None if self._array.base is None else _outside(self._array.base)
+        base = self._array.base  # of one that owns its memory: the block of a pool
+        return _outside(base) if isinstance(base, np.ndarray) else None
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"data": (self._array.ctypes.data, False), "version": 3}
 
     @property
     def flags(self) -> Any:
@@ -229,7 +297,7 @@ class ndarray:
     waits = 0
 
     def get(self) -> np.ndarray[Any, Any]:
-        ndarray.waits += 1
+        _wait("get")
         return self._array.copy()
 
     def tolist(self) -> Any:
@@ -241,7 +309,7 @@ class ndarray:
     def set(self, values: np.ndarray[Any, Any]) -> None:
         if values.dtype != self.dtype or values.shape != self.shape:
             raise ValueError("set takes an array of the same shape and dtype")
-        ndarray.waits += 1
+        _wait("set")
         self._array[...] = values
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
@@ -284,11 +352,10 @@ class ndarray:
         inside = _key(key)
         if all(isinstance(k, (int, np.integer)) and not isinstance(k, bool) for k in inside):
             inside = (*inside, ...)  # a single element is a view without axes
-        return _outside(self._array[inside])
+        return _outside(_compute(getitem, self._array, inside))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        with np.errstate(all="ignore"):
-            self._array[_key(key)] = _inside(value)
+        _change(setitem, self._array, _key(key), _inside(value))
 
     # -- Python's own
     def __bool__(self) -> bool:
@@ -307,13 +374,20 @@ class ndarray:
         return format(self.get(), spec)
 
     def __copy__(self) -> ndarray:
-        return _outside(self._array.copy())
+        return _outside(_compute(np.copy, self._array))
 
     def __deepcopy__(self, memo: Any) -> ndarray:
-        return _outside(self._array.copy())
+        return _outside(_compute(np.copy, self._array))
 
     def __reduce__(self) -> Any:
         return _array, (self.get(),)
+
+
+def _wait(what: str) -> None:
+    """The host waits for the current stream."""
+    streams.not_captured(what)
+    streams.current().do()
+    ndarray.waits += 1
 
 
 def _array(values: np.ndarray[Any, Any]) -> ndarray:
@@ -324,7 +398,8 @@ def _key(key: Any) -> tuple[Any, ...]:
     """An index for NumPy."""
     parts = key if isinstance(key, tuple) else (key,)
     masks = sum(isinstance(k, ndarray) and k.dtype == bool for k in parts)
-    ndarray.waits += masks
+    for _ in range(masks):
+        _wait("a boolean array as an index")
     if masks > 1:
         raise IndexError("CuPy takes one boolean array in an index")
     if any(isinstance(k, ndarray) and k.dtype.kind not in "iub" for k in parts):
@@ -348,7 +423,8 @@ def _install_operators() -> None:
         setattr(ndarray, f"__{word}__", _operator(ufunc))
     for word in ("neg", "pos", "abs", "invert"):
         name = f"__{word}__"
-        setattr(ndarray, name, lambda self, n=name: _outside(getattr(self._array, n)()))
+        function = getattr(operator, name)
+        setattr(ndarray, name, lambda self, f=function: _outside(_compute(f, self._array)))
 
 
 def _operator(name: str, swapped: bool = False) -> Callable[..., Any]:
@@ -368,8 +444,8 @@ def _operator(name: str, swapped: bool = False) -> Callable[..., Any]:
 
 def _in_place(name: str) -> Callable[..., Any]:
     def method(self: ndarray, other: Any) -> Any:
-        with np.errstate(all="ignore"):  # CuPy leaves nothing to another operand here
-            getattr(self._array, name)(_inside(other))
+        # CuPy leaves nothing to another operand here.
+        _change(getattr(operator, name), self._array, _inside(other))
         return self
 
     return method
@@ -397,12 +473,15 @@ class _Ufunc:
             raise TypeError(f"Unsupported type {type(a)}")
         # Its atomic operations come in any order: here backwards at every second call.
         _Ufunc.calls += 1
-        places = np.arange(a.size).reshape(a.shape)[_key(indices)]
-        values = np.broadcast_to(_inside(b), places.shape).reshape(-1)
-        result = a._array.reshape(-1).copy()
+        _change(self._at, a._array, _key(indices), _inside(b))
+
+    def _at(self, a: Any, key: Any, b: Any) -> None:
+        places = np.arange(a.size).reshape(a.shape)[key]
+        values = np.broadcast_to(b, places.shape).reshape(-1)
+        result = a.reshape(-1).copy()
         order = slice(None, None, (-1) ** _Ufunc.calls)
         self._ufunc.at(result, places.reshape(-1)[order], values[order])
-        a._array[...] = result.reshape(a.shape)
+        a[...] = result.reshape(a.shape)
 
 
 def _find(module: str, name: str) -> Any:
@@ -417,7 +496,8 @@ def _find(module: str, name: str) -> Any:
 
     @functools.wraps(value)
     def function(*args: Any, **kwargs: Any) -> Any:
-        ndarray.waits += name in WAITING
+        if name in WAITING:
+            _wait(name)
         result = _call(value, full, args, kwargs)
         return _outside(np.asarray(result)) if name in RETURN_ARRAYS else result
 
@@ -427,8 +507,8 @@ def _find(module: str, name: str) -> Any:
 def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None) -> ndarray:
     """The way in: an array of this library as it is, any other value copied."""
     if isinstance(a, ndarray):
-        return _outside(np.asarray(a._array, dtype, order), [a])
-    ndarray.waits += 1
+        return _outside(_compute(np.asarray, a._array, dtype, order), [a])
+    _wait("asarray of the host's memory")
     return _outside(np.array(a, dtype, order=order or "K"))
 
 
@@ -436,9 +516,10 @@ def array(
     obj: Any, dtype: Any = None, copy: bool = True, order: str = "K", ndmin: int = 0
 ) -> ndarray:
     """The way in, with a copy."""
-    values = obj._array if isinstance(obj, ndarray) else obj
-    ndarray.waits += values is obj
-    return _outside(np.array(values, dtype, order=order, ndmin=ndmin))
+    if isinstance(obj, ndarray):
+        return _outside(_compute(np.array, obj._array, dtype, order=order, ndmin=ndmin))
+    _wait("array of the host's memory")
+    return _outside(np.array(obj, dtype, order=order, ndmin=ndmin))
 
 
 def asnumpy(a: Any) -> np.ndarray[Any, Any]:
@@ -451,7 +532,7 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
         raise AttributeError(f"{type(condition).__name__!r} object has no attribute 'astype'")
     if x is None and y is None:
         return condition.nonzero()
-    return _outside(np.where(condition._array, _inside(x), _inside(y)))
+    return _outside(_compute(np.where, condition._array, _inside(x), _inside(y)))
 
 
 def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> ndarray:
@@ -489,7 +570,8 @@ class RawModule:
         def launch(
             grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], **options: Any
         ) -> None:
-            kernel(grid, block, [_kernel_argument(a) for a in args])
+            work = kernel(grid, block, [_kernel_argument(a) for a in args])
+            streams.current().queue(work)
 
         return launch
 
@@ -522,6 +604,8 @@ def _modules() -> dict[str, ModuleType]:
             "cupyx",
             "cupyx.scipy",
             "cupyx.scipy.special",
+            "cuda",
+            "cuda.pathfinder",
         )
     }
     for name, module in modules.items():
@@ -533,11 +617,15 @@ def _modules() -> dict[str, ModuleType]:
             vars(module)["__getattr__"] = functools.partial(_find, name)
     vars(modules["cupy.linalg"]).update(cholesky=cholesky)
     vars(modules["cupy"]).update(OWN, is_available=lambda: True, __version__="stand-in")
-    stream = SimpleNamespace(ptr=0, synchronize=lambda: None)
-    device = SimpleNamespace(attributes={"MultiProcessorCount": 2}, synchronize=lambda: None)
-    vars(modules["cupy.cuda"]).update(
-        is_available=lambda: True, get_current_stream=lambda: stream, Device=lambda: device
+    device = SimpleNamespace(
+        id=0, attributes={"MultiProcessorCount": 2}, synchronize=lambda: streams.current().do()
     )
+    vars(modules["cupy.cuda"]).update(
+        is_available=lambda: True, get_current_stream=streams.current, Device=lambda: device,
+        Stream=streams.Stream, Event=streams.Event, Graph=streams.Graph,
+        MemoryPool=streams.MemoryPool, using_allocator=streams.using_allocator,
+    )  # fmt: skip
+    vars(modules["cuda.pathfinder"]).update(load_nvidia_dynamic_lib=cublas.found)
     return modules
 
 

@@ -303,10 +303,13 @@ class Emitted:
         base, offset = self.bases[x.storage] if x.storage.nbytes else (0, 0)
         return f"({kind or TYPES[x.dtype]}*)(at[{base}] + {offset + x.offset}LL)"
 
+    def _number(self, position: int) -> str:
+        return f"numbers[{position}]"
+
     def _loops(self, group: Group) -> str:
         loops = Loops(group, self.local)
         number = self.functions.setdefault(loops.text(), len(self.functions))
-        numbers = [f"numbers[{x.position}]" for x in loops.numbers]
+        numbers = [self._number(x.position) for x in loops.numbers]
         return f"loops{number}({', '.join(['call', *map(self._at, loops.pointers), *numbers])});"
 
     def _stop(self, call: Call) -> str:
@@ -337,7 +340,7 @@ class Emitted:
         kinds, given = [kind for kind, _ in signatures()[call.name]], []
         for kind, x in zip(kinds, call.args, strict=True):
             if isinstance(x, Number):
-                given.append(f"({kind})numbers[{x.position}].{x.field}")
+                given.append(f"({kind}){self._number(x.position)}.{x.field}")
             elif isinstance(x, View):
                 given.append(self._at(x, kind.removesuffix("*")))
             else:

@@ -19,7 +19,7 @@ import numpy as np
 
 from tinygen.compile.program import Call, Storage, View, views
 
-__all__ = ["Access", "Group", "fuse", "private"]
+__all__ = ["Access", "Group", "Launch", "bundle", "fuse", "private"]
 
 MOST = 48  # calls in a group: more would not fit the registers, nor the compiler's patience
 
@@ -161,3 +161,50 @@ def private(nodes: Sequence[Call | Group]) -> set[Storage]:
         for x in views(node) if isinstance(node, Call) else ():
             ways.setdefault(x.storage, set()).add(None)
     return {s for s, way in ways.items() if s.kind == "own" and len(way) == 1 and None not in way}
+
+
+class Launch:
+    """Nodes that one launch on a GPU does one after the other; no thread waits for another between them."""
+
+    def __init__(self, node: Call | Group) -> None:
+        self.nodes = [node]
+        self.calls = list(getattr(node, "calls", [node]))
+        self.reads, self.writes = set(node.reads), set(node.writes)
+
+    def add(self, node: Call | Group) -> None:
+        more = Launch(node)
+        self.nodes, self.calls = self.nodes + more.nodes, self.calls + more.calls
+        self.reads, self.writes = self.reads | more.reads, self.writes | more.writes
+
+
+def bundle(nodes: Sequence[Call | Group]) -> list[Launch]:
+    """The nodes in launches. Those that are alike, and do not depend on one another or on what is
+    between them, go together: an optimiser's work on all parameters is a single launch."""
+    launches: list[Launch] = []
+    for node in nodes:
+        found, alike = None, _alike(node)
+        for launch in reversed(launches if alike else []):
+            first = launch.nodes[0]
+            if launch.writes & (node.reads | node.writes) or launch.reads & node.writes:
+                break
+            if getattr(first, "kind", "") == "stop":
+                break
+            if _alike(first) == alike and len(launch.nodes) < TOGETHER:
+                found = launch
+                break
+        if found:
+            found.add(node)
+        else:
+            launches.append(Launch(node))
+    return launches
+
+
+TOGETHER = 40  # nodes in a launch: their pointers are to fit its arguments
+
+
+def _alike(node: Call | Group) -> tuple[str, bool] | None:
+    """What nodes of one launch have in common; None for a node that has a launch of its own."""
+    outside = any(s.kind != "own" for s in node.writes)
+    if isinstance(node, Group):
+        return None if any(m.role != "full" for m in node.members) else ("loops", outside)
+    return (node.name, outside) if node.kind == "kernel" else None

@@ -31,7 +31,8 @@ __all__ = [
 
 def address(array: Any) -> int:
     """Where the memory of an array begins."""
-    return int(array.__array_interface__["data"][0])
+    of_gpu = getattr(array, "__cuda_array_interface__", None)
+    return int((of_gpu or array.__array_interface__)["data"][0])
 
 
 LETTERS = {"argument": "a", "outside": "x", "result": "r", "own": "t"}
@@ -159,6 +160,7 @@ class Program:
     offsets: places of its own storages in a block of so many bytes of memory.
     """
 
+    device: str = "cpu"
     calls: list[Call] = field(default_factory=list)
     arguments: list[Storage] = field(default_factory=list)
     results: list[View] = field(default_factory=list)

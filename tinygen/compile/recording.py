@@ -5,6 +5,7 @@ here, computes what it always does, and is noted as a Call. So the engine, run o
 leaves the list of all that a step computes; views (slices, transposes, reshapes) are followed and
 need no call. The values it computes with are copies: nothing outside the step is changed, and
 nobody can look at them, since a program that follows from values would be of these values alone.
+Also of arrays on the GPU these copies are NumPy's: a step is recorded without a launch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from math import prod
 from operator import getitem, setitem
 from typing import Any, NoReturn
@@ -22,6 +24,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from tinygen import backend
 from tinygen.autodiff.anomaly import callers_line
 from tinygen.autodiff.promotion import Boxed
+from tinygen.backend import is_gpu_array, is_recorded, to_device
 from tinygen.compile.program import (
     Call,
     Number,
@@ -83,11 +86,11 @@ class Recorded(NDArrayOperatorsMixin):
         """Other methods of arrays are functions of NumPy too: x.sum(axis=0) is m.sum(x, axis=0)."""
         if name in ("shape", "dtype", "ndim", "size", "strides", "itemsize", "nbytes", "flags"):
             return getattr(self._value, name)
-        if name in ("item", "tolist", "tobytes", "data", "flat"):
+        if name in ("item", "tolist", "tobytes", "data", "flat", "get"):
             _asked(f"the values of an array (.{name})")
         if name.startswith("_") or not hasattr(np.ndarray, name):
             raise AttributeError(f"a recorded array has no attribute {name!r}")
-        function = getattr(namespace, name)
+        function = getattr(_recording().namespace, name)
         if name in ("reshape", "transpose"):  # which take numbers one by one as well
             return lambda *sizes: function(self, sizes[0] if len(sizes) == 1 else sizes or None)
         return partial(function, self)
@@ -117,13 +120,21 @@ class Recorded(NDArrayOperatorsMixin):
     __float__ = __int__ = __index__ = __complex__ = _refuse("the value of an array as a number")
 
 
-class Recorder:
-    """What is recorded of one step."""
+class OnGPU(Recorded):
+    """One that stands for an array on the GPU."""
 
-    def __init__(self) -> None:
-        self.namespace, self.program = namespace, Program()
+    __slots__ = ()
+
+
+class Recorder:
+    """What is recorded of one step, whose arrays are on `device`."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.kind, self.namespace = RECORDED[device]
+        self.library: Any = np if device == "cpu" else import_module("cupy")
+        self.program = Program(device)
         self.drawn: list[Any] = []  # the values of the numbers, this time
-        self._found: dict[int, tuple[Any, Storage, Any]] = {}  # arrays outside, each with its copy
+        self._found: dict[Any, tuple[Any, Storage, Any]] = {}  # arrays outside, each with its copy
         self._leaves: dict[int, Any] = {}  # of the graph, whose gradients are left behind
         self._old: dict[int, Any] = {}  # gradients from before the step
 
@@ -141,29 +152,39 @@ class Recorder:
     # -- arrays and numbers from outside ----------------------------------------------------------
     def argument(self, array: Any) -> Recorded:
         """An argument of the step."""
-        value = array.copy()
+        value = to_device(array.copy(), "cpu")
         self.program.arguments.append(Storage("argument", array.nbytes, start=address(value)))
-        return Recorded(value, self.program.arguments[-1])
+        return self.kind(value, self.program.arguments[-1])
 
     def lift(self, x: Any) -> Any:
         """An array or the data of a Tensor as a recorded array: by reference, not as a constant."""
         if isinstance(x, Boxed):
-            if isinstance(x._data, np.ndarray):
+            if isinstance(x._data, self.library.ndarray):
                 self._watch(x)
             x = x._data
-        if not isinstance(x, np.ndarray):
+        if not isinstance(x, self.library.ndarray):
+            if is_gpu_array(x) and not is_recorded(x):
+                raise CompileError(
+                    f"{callers_line()} meets an array on the GPU: a step that computes there is "
+                    "recorded if an argument is an array there"
+                )
+            if isinstance(x, np.ndarray) and x.ndim:
+                raise TypeError(
+                    f'{callers_line()}: an array on the cpu meets arrays on the gpu; move it: .to("gpu")'
+                )
             return x
         root = x
-        while isinstance(root.base, np.ndarray):
+        while isinstance(root.base, self.library.ndarray):
             root = root.base
-        if id(root) not in self._found:
+        place = address(root), root.nbytes
+        if place not in self._found:
             copy = np.empty(root.nbytes, np.uint8)
-            np.ndarray(root.shape, root.dtype, copy, 0, root.strides)[...] = root
+            np.ndarray(root.shape, root.dtype, copy, 0, root.strides)[...] = to_device(root, "cpu")
             storage = Storage("outside", root.nbytes, root, address(copy))
-            self._found[id(root)] = root, storage, copy
-        _, storage, copy = self._found[id(root)]
+            self._found[place] = root, storage, copy
+        _, storage, copy = self._found[place]
         at = address(x) - address(root) if x.size else 0
-        return Recorded(np.ndarray(x.shape, x.dtype, copy, at, x.strides), storage)
+        return self.kind(np.ndarray(x.shape, x.dtype, copy, at, x.strides), storage)
 
     def lifted(self, x: Any) -> Any:
         """An input of an operation, with a Tensor's array lifted in its place."""
@@ -198,7 +219,7 @@ class Recorder:
         number = Number(len(self.drawn), "whole" if whole else "number")
         self.program.numbers.append(number)
         self.drawn.append(value)
-        return Recorded(np.asarray(value, np.uint64 if whole else None), number, weak=True)
+        return self.kind(np.asarray(value, np.uint64 if whole else None), number, weak=True)
 
     # -- how a call is noted ----------------------------------------------------------------------
     def view(self, x: Any) -> Any:
@@ -218,7 +239,7 @@ class Recorder:
         """A new array of the program, which the next call writes."""
         value = np.asarray(value)
         value = value if value.base is None or not value.size else value.copy()
-        return Recorded(value, Storage(kind, value.nbytes, start=address(value)), weak)
+        return self.kind(value, Storage(kind, value.nbytes, start=address(value)), weak)
 
     def make(self, kind: str, function: Any, args: Any, value: Any, **more: Any) -> Recorded:
         """A new array with this value, which the call computes."""
@@ -266,7 +287,7 @@ class Recorder:
                 return _asked(f"what {name} finds") if isinstance(x, (bool, float)) else x
             for g in given if isinstance(x, np.ndarray) else ():
                 if np.may_share_memory(x, g._value):
-                    return Recorded(x, g.storage)
+                    return self.kind(x, g.storage)
             made = self.new(x)
             new.extend([made] if made.size else [])  # else there is nothing to compute
             return made
@@ -287,7 +308,7 @@ class Recorder:
             rest = (
                 () if any(k is ... for k in _parts(key)) else (...,)
             )  # then a view, never a number
-            return Recorded(x._value[(*_parts(key), *rest)], x.storage)
+            return self.kind(x._value[(*_parts(key), *rest)], x.storage)
         for k in leaves(key):
             if isinstance(k, Recorded) and k.dtype == bool and k.storage.kind != "outside":  # type: ignore[union-attr]
                 _asked("elements by a condition, so many as fulfil it; use where")
@@ -321,7 +342,7 @@ class Recorder:
         value = function(_value(x), **options)
         made = self.make("reduce", function, (x,), value, name=name, options=options)
         kept = [n for a, n in enumerate(made.shape) if a not in axes]
-        return made if keepdims else Recorded(made._value.reshape(kept), made.storage)
+        return made if keepdims else self.kind(made._value.reshape(kept), made.storage)
 
     def product(self, a: Any, b: Any) -> Any:
         """A matrix product; matrices that BLAS cannot read where they lie are copied first."""
@@ -336,8 +357,7 @@ class Recorder:
 
     def launch(self, name: str, *arguments: Any) -> None:
         """A kernel: what it writes are the pointers that are not const in kernels.h."""
-        kernels: Any = dispatch.native()
-        arguments, launch = tuple(map(self.lift, arguments)), partial(kernels, name)
+        arguments, launch = tuple(map(self.lift, arguments)), partial(dispatch.native() or _idle, name)
         launch(*map(_value, arguments))
         kinds = zip(arguments, [kind for kind, _ in signatures()[name]], strict=True)
         outs = [x for x, kind in kinds if kind[-1] == "*" and kind[:5] != "const" and x is not None]
@@ -346,6 +366,10 @@ class Recorder:
     def stop_unless(self, condition: Any, what: str) -> None:
         """End the program here, before anything that follows, unless the condition is true."""
         self.note("stop", None, (condition,), [], name=f"stop unless {what}")
+
+
+def _idle(name: str, *arguments: Any) -> None:
+    """In the place of kernels for the CPU, where only the GPU has some: the copies keep what they have."""
 
 
 def _value(x: Any) -> Any:
@@ -369,7 +393,7 @@ def _filled(value: Any, shape: Any, dtype: Any = float) -> Any:
 
 def _asarray(x: Any, dtype: Any = None) -> Any:
     if not isinstance(x, Recorded):
-        return np.asarray(x, dtype)
+        return _recording().library.asarray(x, dtype)
     return x.astype(dtype or x.dtype, copy=False)
 
 
@@ -382,14 +406,14 @@ def _mean(
     x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False
 ) -> Any:
     dtype = dtype or (None if x.dtype.kind == "f" else np.dtype(float))
-    total = namespace.sum(x, axis, dtype, out, keepdims)
+    total = _recording().namespace.sum(x, axis, dtype, out, keepdims)
     return (total / (x.size // max(total.size, 1))).astype(dtype or x.dtype, copy=False)
 
 
 def _reshape(x: Any, shape: Any, order: str = "C") -> Any:
     if not np.may_share_memory(np.reshape(x._value, shape), x._value):
         x = _recording().copy(x)
-    return Recorded(np.reshape(x._value, shape), x.storage)
+    return _recording().kind(np.reshape(x._value, shape), x.storage)
 
 
 def _concatenate(xs: Any, axis: int = 0) -> Any:
@@ -443,11 +467,19 @@ FORMS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("nonzero", "unique", "flatnonzero", "argwhere"), _refuse("what it finds")),
 }  # fmt: skip
 FORMS |= {"amax": FORMS["max"], "amin": FORMS["min"]}
-namespace: Any = backend._complete(np, "cpu")
-vars(namespace).update(
-    FORMS,
-    launch=lambda *arguments: _recording().launch(*arguments),
-    call=lambda *arguments: _recording().other(*arguments),
-)
-backend.namespaces[Recorded] = namespace
-backend.recorded_types.add(Recorded)
+
+
+def _namespace(device: str, kind: Any) -> tuple[Any, Any]:
+    """A kind of recorded arrays, and their namespace."""
+    namespace: Any = backend._complete(np, device)
+    vars(namespace).update(
+        FORMS,
+        launch=lambda *arguments: _recording().launch(*arguments),
+        call=lambda *arguments: _recording().other(*arguments),
+    )
+    backend.namespaces[kind] = namespace
+    backend.recorded_types.add(kind)
+    return kind, namespace
+
+
+RECORDED = {"cpu": _namespace("cpu", Recorded), "gpu": _namespace("gpu", OnGPU)}

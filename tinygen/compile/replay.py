@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinygen.compile.plan import ALIGNMENT
-from tinygen.compile.program import Call, Number, Program, View, leaves, map_leaves
+from tinygen.compile.program import Call, Number, Program, View, address, leaves, map_leaves
 
 __all__ = ["Replay"]
 
@@ -17,14 +17,26 @@ class Replay:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        block = np.empty(program.block + ALIGNMENT, np.uint8)
-        start = -block.__array_interface__["data"][0] % ALIGNMENT
-        self.block = block[start : start + program.block]
+        self.block = self.allocated(program.block)
         self.memory = {s: self.block[at : at + s.nbytes] for s, at in program.offsets.items()}
-        self.memory |= {s: _bytes(s.source) for s in program.outside()}
-        self.ready: dict[
-            Call, Any
-        ] = {}  # the arrays of calls whose memory is the same at every run
+        self.memory |= {s: self.bytes_of(s.source) for s in program.outside()}
+        # The arrays of calls whose memory is the same at every run.
+        self.ready: dict[Call, Any] = {}
+
+    def allocated(self, nbytes: int) -> Any:
+        """The program's own memory."""
+        block = np.empty(nbytes + ALIGNMENT, np.uint8)
+        start = -address(block) % ALIGNMENT
+        return block[start : start + nbytes]
+
+    def bytes_of(self, array: Any) -> Any:
+        """The memory of an array that owns it, as bytes."""
+        return array.ravel(order="K").view(np.uint8) if array.size else EMPTY
+
+    def array(self, x: View) -> Any:
+        """A view as an array."""
+        memory = self.memory.get(x.storage, EMPTY)
+        return np.ndarray(x.shape, x.dtype, memory, x.offset if memory.size else 0, x.strides)
 
     def run(self, arguments: list[Any], results: list[Any], numbers: list[Any]) -> str | None:
         """Run once; the name of the stop at which it ended, if it did."""
@@ -37,7 +49,7 @@ class Replay:
     def bind(self, arguments: list[Any], results: list[Any]) -> None:
         """Take the memory of the arrays of this run."""
         storages = [*self.program.arguments, *(r.storage for r in self.program.results)]
-        self.memory |= zip(storages, map(_bytes, arguments + results), strict=True)
+        self.memory |= zip(storages, map(self.bytes_of, arguments + results), strict=True)
 
     def _arrays(self, call: Call, numbers: list[Any]) -> Any:
         """The arguments, options and outputs of a call as arrays and numbers."""
@@ -45,8 +57,7 @@ class Replay:
         def found(x: Any) -> Any:
             if not isinstance(x, View):
                 return numbers[x.position] if isinstance(x, Number) else x
-            memory = self.memory.get(x.storage, EMPTY)
-            return np.ndarray(x.shape, x.dtype, memory, x.offset if memory.size else 0, x.strides)
+            return self.array(x)
 
         given = call.args, call.options, call.outs
         made = map_leaves(found, given)
@@ -72,8 +83,3 @@ class Replay:
 
 
 EMPTY = np.empty(0, np.uint8)
-
-
-def _bytes(array: Any) -> Any:
-    """The memory of an array that owns it, as bytes."""
-    return array.ravel(order="K").view(np.uint8) if array.size else EMPTY

@@ -44,7 +44,7 @@ class Step:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = _Arguments(args, kwargs)
-        if backend.recorder.get() or modes.get()[-1] & WATCH or given.elsewhere:
+        if backend.recorder.get() or modes.get()[-1] & WATCH:
             return self.function(*args, **kwargs)
         with self._lock:
             made = self._made.get(given.key)
@@ -70,21 +70,22 @@ class _Arguments:
         self.arrays: list[Any] = []
         self.floats: list[float] = []
         self.objects: list[Any] = []  # kept, so that their identities stay their own
-        self.elsewhere = False  # not on the CPU
+        self.device = "cpu"  # of the arrays, if one is on the GPU "gpu"
         kinds = [self._kind(x) for x in leaves(self.tree)]
         self.key = (*kinds, len(args), *kwargs, modes.get()[-1])
 
     def _kind(self, x: Any) -> Any:
         x = x._data if _is_constant(x) else x
-        if isinstance(x, np.ndarray):
-            self.arrays.append(x if x.flags.c_contiguous else np.ascontiguousarray(x))
-            return np.ndarray, x.shape, x.dtype
+        if is_array(x):
+            m = backend.namespace_of(x)
+            self.arrays.append(x if x.flags.c_contiguous else m.ascontiguousarray(x))
+            self.device = max(self.device, m.device)
+            return m.device, x.shape, x.dtype
         if isinstance(x, (float, np.floating)):
             self.floats.append(float(x))
             return float
         if x is None or isinstance(x, (bool, int, str, np.generic)):
             return type(x), x
-        self.elsewhere |= backend.is_gpu_array(x)
         self.objects.append(x)
         return type(x), id(x)
 
@@ -97,9 +98,13 @@ class _Arguments:
                 return record.number(float(x))
             if _is_constant(x):
                 return Tensor(next(arrays))
-            return next(arrays) if isinstance(x, np.ndarray) else x
+            return next(arrays) if is_array(x) else x
 
         return map_leaves(of, self.tree)
+
+
+def is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray) or (backend.is_gpu_array(x) and not backend.is_recorded(x))
 
 
 def _is_constant(x: Any) -> bool:
@@ -118,7 +123,7 @@ class _Trace:
     """One call of the function on recorded arrays: what it computed, and the numbers that it drew."""
 
     def __init__(self, function: Callable[..., Any], given: _Arguments) -> None:
-        record = Recorder()
+        record = Recorder(given.device)
         self.objects, self.program = given.objects, record.program
         results = self.program.results
 
@@ -153,11 +158,16 @@ def _difference(a: Call, b: Call) -> str | None:
     for x, y in zip_longest(xs, ys):
         if isinstance(x, View) and isinstance(y, View) and x[1:] == y[1:]:
             s, t = x.storage.source, y.storage.source
-            if s is not t and (s is None or t is None or s.tobytes() != t.tobytes()):
+            if s is not t and (s is None or t is None or _bytes(s) != _bytes(t)):
                 return f"an array that {a.name} takes, made by NumPy alone, changes"
         elif repr(x) != repr(y):
             return f"what {a.name} takes changes, {x} to {y},"
     return None
+
+
+def _bytes(array: Any) -> bytes:
+    values: bytes = backend.to_device(array, "cpu").tobytes()
+    return values
 
 
 class _Compiled:
@@ -182,7 +192,8 @@ class _Compiled:
         return numbers
 
     def run(self, arrays: list[Any], numbers: list[Any]) -> Any:
-        results = [np.empty(r.shape, r.dtype) for r in self.program.results]
+        m = backend.namespace_for(self.program.device)
+        results = [m.empty(r.shape, r.dtype) for r in self.program.results]
         if stopped := self.form.run(arrays, results, numbers):
             kind = IndexError if stopped.startswith("an index") else NonFiniteError
             raise kind(f"the step was not finished: {stopped}")
@@ -196,7 +207,11 @@ class _Compiled:
 
 
 def _form(program: Program) -> Replay:
-    """What runs the program: a native function where there is a compiler, else NumPy."""
+    """What runs the program: on the GPU a graph; a native function where there is a compiler, else NumPy."""
+    if program.device == "gpu":
+        from tinygen.compile.graph import Graph
+
+        return Graph(program)
     if dispatch.native() is not None:
         from tinygen.compile.native import (
             Native,

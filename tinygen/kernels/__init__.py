@@ -9,9 +9,11 @@ What the last two have in common stands once: the stream in philox.h, the formul
 functions.h, every kernel's name and arguments in kernels.h (signatures.py). `fused.py` has the
 functions that the rest of tinygen calls, and `dispatch.py` says which form computes.
 
-On the CPU, products of matrices go to a pool of threads: pool.h and products.h, called by pool.py.
+On the CPU, products of matrices go to a pool of threads: pool.h and products.h, called by pool.py; on
+the GPU to cuBLAS, called by cublas.py.
 """
 
+from tinygen.kernels import cublas as cublas
 from tinygen.kernels.dispatch import description
 from tinygen.kernels.fused import *  # noqa: F403
 from tinygen.kernels.fused import __all__ as _functions

@@ -2,7 +2,9 @@
 // of float, which is what one call of Philox makes, or two of double. Every kernel takes any number
 // of blocks and threads, and its results do not depend on them.
 
+#ifndef KERNEL
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(256) name
+#endif
 #include "formulas.h"
 #include "kernels.h"
 #include "philox.h"

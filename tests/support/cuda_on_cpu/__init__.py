@@ -134,6 +134,12 @@ class Kernels:
         type nobody checks; or ``np.uintp(0)``, null), and a NumPy scalar of the declared type for
         a value.
         """
+        self.prepared(name, grid, block, args, order)()
+
+    def prepared(
+        self, name: str, grid: int, block: int, args: Sequence[Any], order: str = "forward"
+    ) -> Callable[[], None]:
+        """The launch with its arguments checked, which it keeps as addresses and numbers."""
         if name not in self.prototypes:
             raise KeyError(f"no kernel {name!r}; there are {sorted(self.prototypes)}")
         if order not in ("forward", "backward"):
@@ -149,8 +155,12 @@ class Kernels:
             _pass(name, *declared, arg) for declared, arg in zip(arguments, args, strict=True)
         ]
         numbers = ctypes.c_uint(grid), ctypes.c_uint(block), ctypes.c_int(order == "backward")
-        if message := run(*numbers, *values):
-            raise LaunchError(f"{name}: {message.decode()}")
+
+        def launch() -> None:
+            if message := run(*numbers, *values):
+                raise LaunchError(f"{name}: {message.decode()}")
+
+        return launch
 
 
 def _pass(kernel: str, declared: str, name: str, arg: Any) -> Any:
@@ -286,14 +296,14 @@ class _Module:
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
 
-    def get_function(self, name: str) -> Callable[..., None]:
-        """The kernel, called as CuPy's are: ``kernel((grid,), (block,), args)``."""
+    def get_function(self, name: str) -> Callable[..., Any]:
+        """The kernel: ``kernel((grid,), (block,), args)`` is a launch, to be called."""
         if name not in self._kernels.prototypes:
             raise KeyError(f"no kernel {name!r}; there are {sorted(self._kernels.prototypes)}")
 
-        def kernel(grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]) -> None:
+        def kernel(grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]) -> Any:
             (blocks,), (threads,) = grid, block
-            self._kernels.launch(name, blocks, threads, args)
+            return self._kernels.prepared(name, blocks, threads, args)
 
         return kernel
 

@@ -75,6 +75,8 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 }
 template <class T>
 static inline T __ldg(const T* address) { return *address; }
+static inline unsigned atomicAdd(unsigned* address, unsigned x) { return (*address += x) - x; }
+static inline void __threadfence() {}  // blocks run one after the other
 namespace ptx {  // instructions of inline assembly
 static inline unsigned long long mul_wide_u32(unsigned a, unsigned b) { return uint64_t{a} * b; }
 // The nearest number; a GPU's estimate may be a few units off.
