@@ -23,9 +23,9 @@ class Run(NamedTuple):
     model: Any = None
 
 
-def of_model(model: Any, clip: float = 1.0, decay: float = 0.99) -> Run:
+def of_model(model: Any, device: str = "cpu", clip: float = 1.0, decay: float = 0.99) -> Run:
     """One step of each objective of a model, as in `tinygen.training`."""
-    model.train()
+    model.to(device).train()
     rng = Generator(3).child("noise")
     objectives = model.objectives()
     optimizers = {
@@ -86,20 +86,19 @@ def digits(n: int, features: int = 64) -> np.ndarray:
     return Generator(5).uniform((n, features))
 
 
-MODELS: dict[str, Callable[[], Run]] = {
-    "autoencoder": lambda: of_model(Autoencoder(64, hidden=(32,), latent=4)),
-    "vae": lambda: of_model(VAE(64, hidden=(32,), latent=4, kl_warmup=10)),
-    "vae discretised": lambda: of_model(
-        VAE(64, hidden=(32,), latent=4, likelihood="discretised-gaussian")
-    ),
-    "iwae": lambda: of_model(VAE(64, hidden=(32,), latent=4, k=5, binarise=True)),
-    "ddpm": lambda: of_model(DDPM(64, width=32, T=50)),
-    "ddpm learned": lambda: of_model(DDPM(64, width=32, T=50, variance="learned", weight="min-snr")),
-    "ddpm data": lambda: of_model(DDPM(300, width=32, T=50)),
-    "gan r1": lambda: of_model(GAN(64, hidden=(32, 32), latent=8)),
-    "gan wgan-gp": lambda: of_model(
-        GAN(64, hidden=(32, 32), latent=8, loss="wasserstein", penalty="wgan-gp")
-    ),
-    "gan spectral": lambda: of_model(GAN(64, hidden=(32, 32), latent=8, penalty=None, spectral=True)),
+_MAKERS: dict[str, Callable[[], Any]] = {
+    "autoencoder": lambda: Autoencoder(64, hidden=(32,), latent=4),
+    "vae": lambda: VAE(64, hidden=(32,), latent=4, kl_warmup=10),
+    "vae discretised": lambda: VAE(64, hidden=(32,), latent=4, likelihood="discretised-gaussian"),
+    "iwae": lambda: VAE(64, hidden=(32,), latent=4, k=5, binarise=True),
+    "ddpm": lambda: DDPM(64, width=32, T=50),
+    "ddpm learned": lambda: DDPM(64, width=32, T=50, variance="learned", weight="min-snr"),
+    "ddpm data": lambda: DDPM(300, width=32, T=50),
+    "gan r1": lambda: GAN(64, hidden=(32, 32), latent=8),
+    "gan wgan-gp": lambda: GAN(64, hidden=(32, 32), latent=8, loss="wasserstein", penalty="wgan-gp"),
+    "gan spectral": lambda: GAN(64, hidden=(32, 32), latent=8, penalty=None, spectral=True),
 }  # fmt: skip
+MODELS: dict[str, Callable[..., Run]] = {
+    name: lambda device="cpu", make=make: of_model(make(), device) for name, make in _MAKERS.items()
+}
 FEATURES = {"ddpm data": 300}

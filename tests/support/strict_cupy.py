@@ -565,7 +565,7 @@ class RawModule:
         """Done already."""
 
     def get_function(self, name: str) -> Callable[..., None]:
-        kernel = self._module.get_function(name)
+        kernel = self._module.prepared(name)
 
         def launch(
             grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], **options: Any

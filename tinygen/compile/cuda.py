@@ -93,6 +93,7 @@ class _Loops(Loops):
         else:
             self.head.append(f"{kind} {name} = 0;")
             self.foot += [*self._joined(name), f"if (lane == 0) own->{name}[0] = {name};"]
+        n = self.sums[name][1]
         sums = f"for (int p = 0; p < {self.blocks * self.teams}; ++p) s += sums[p].{name}[j];"
         loop = f"for (int j = threadIdx.x; j < {n}; j += THREADS) {{"
         self.tail += [loop, f"{kind} s = 0;", sums, f"{self._at(m.out)} = s;", "}"]
@@ -150,7 +151,7 @@ class Kernels(Emitted):
         self.given: list[tuple[Any, int]] = []
         for launch in launches:
             self._launch(launch)
-        whole = '#define KERNEL(name) static __device__ void name\n' + inlined("kernels.cu")
+        whole = "#define KERNEL(name) static __device__ void name\n" + inlined("kernels.cu")
         headers = whole if self.kernels else pasted('#include "formulas.h"\n')
         parts = [headers, PRELUDE, GPU, *self._functions()]
         parts += [text.replace("#", str(i)) for text, i in self.texts.items()]
@@ -158,9 +159,9 @@ class Kernels(Emitted):
 
     def _launch(self, launch: Launch) -> None:
         """Enter a launch, or a call that is none of a kernel of the text."""
-        node = launch.nodes[0]
+        node: Any = launch.nodes[0]
         self.given, self.blocks = [], 1
-        guarded = bool(self.stops) and any(s.kind == "outside" for s in launch.writes)
+        guarded = bool(self.stops) and any(x.storage.kind == "outside" for x in launch.outs)
         lines = [self._line(node) for node in launch.nodes]
         if None in lines:
             if guarded:

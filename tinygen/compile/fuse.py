@@ -167,14 +167,39 @@ class Launch:
     """Nodes that one launch on a GPU does one after the other; no thread waits for another between them."""
 
     def __init__(self, node: Call | Group) -> None:
-        self.nodes = [node]
-        self.calls = list(getattr(node, "calls", [node]))
-        self.reads, self.writes = set(node.reads), set(node.writes)
+        self.nodes, self.calls = [node], list(getattr(node, "calls", [node]))
+
+    @property
+    def outs(self) -> list[View]:
+        return [x for call in self.calls for x in call.outs]
 
     def add(self, node: Call | Group) -> None:
-        more = Launch(node)
-        self.nodes, self.calls = self.nodes + more.nodes, self.calls + more.calls
-        self.reads, self.writes = self.reads | more.reads, self.writes | more.writes
+        self.nodes.append(node)
+        self.calls += getattr(node, "calls", [node])
+
+    def meets(self, other: Launch) -> bool:
+        """Whether one of the two writes what the other reads or writes."""
+        pairs = ((self.outs, other.calls), (other.outs, self.calls))
+        return any(
+            out.storage is x.storage and _overlap(out, x)
+            for outs, calls in pairs
+            for x in (x for call in calls for x in views(call))
+            for out in outs
+        )
+
+
+def _overlap(a: View, b: View) -> bool:
+    """Whether views of one storage have bytes in common, as far as their first and last ones say."""
+    (a_from, a_to), (b_from, b_to) = map(_extent, (a, b))
+    return a_from < b_to and b_from < a_to
+
+
+def _extent(x: View) -> tuple[int, int]:
+    if 0 in x.shape:
+        return x.offset, x.offset
+    reach = [(n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)]
+    end = sum(r for r in reach if r > 0) + x.dtype.itemsize
+    return x.offset + sum(r for r in reach if r < 0), x.offset + end
 
 
 def bundle(nodes: Sequence[Call | Group]) -> list[Launch]:
@@ -182,20 +207,17 @@ def bundle(nodes: Sequence[Call | Group]) -> list[Launch]:
     between them, go together: an optimiser's work on all parameters is a single launch."""
     launches: list[Launch] = []
     for node in nodes:
-        found, alike = None, _alike(node)
+        found, alike, new = None, _alike(node), Launch(node)
         for launch in reversed(launches if alike else []):
-            first = launch.nodes[0]
-            if launch.writes & (node.reads | node.writes) or launch.reads & node.writes:
+            if getattr(launch.nodes[0], "kind", "") == "stop" or launch.meets(new):
                 break
-            if getattr(first, "kind", "") == "stop":
-                break
-            if _alike(first) == alike and len(launch.nodes) < TOGETHER:
+            if _alike(launch.nodes[0]) == alike and len(launch.nodes) < TOGETHER:
                 found = launch
                 break
         if found:
             found.add(node)
         else:
-            launches.append(Launch(node))
+            launches.append(new)
     return launches
 
 

@@ -11,15 +11,13 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from operator import getitem
 from typing import Any
 
 import numpy as np
 
-from tinygen import backend
 from tinygen.compile.cuda import Kernel, Kernels
 from tinygen.compile.emit import expressible
-from tinygen.compile.fuse import Launch, bundle, fuse, private
+from tinygen.compile.fuse import bundle, fuse, private
 from tinygen.compile.plan import plan
 from tinygen.compile.program import Call, Number, Program, View, map_leaves
 from tinygen.compile.replay import Replay
@@ -49,7 +47,7 @@ class Graph(Replay):
             slots = 1 + len(program.numbers) + len(program.results)
             self.table = cupy.zeros(slots, np.uint64)
             self.stopped = cupy.zeros(2, np.uint64)  # which stop, in which run
-            tables = {
+            tables: dict[Any, Any] = {
                 "table": self.table,
                 "stopped": self.stopped,
                 "scratch": cupy.empty(max(emitted.scratch, 8), np.uint8),
@@ -69,7 +67,8 @@ class Graph(Replay):
             self._launch(module, s, most) if isinstance(s, Kernel) else self._call(s)
             for s in emitted.segments
         ]
-        self.runs, self.graph = 0, None
+        self.runs = 0
+        self.graph: Any = None
         self.last: Any = None  # the stream of the last run
 
     # -- memory ------------------------------------------------------------------------------------
@@ -101,17 +100,18 @@ class Graph(Replay):
     def _call(self, call: Call) -> Any:
         """A product, or what CuPy computes."""
         if any(out.storage.kind == "result" for out in call.outs):
-            raise CompileError(f"{call.line}: a result of dtype {call.outs[0].dtype} is not known here")
+            raise CompileError(
+                f"{call.line}: a result of dtype {call.outs[0].dtype} is not known here"
+            )
         if call.kind != "product":
             return lambda: self._perform(call)
-        out, sides = call.outs[0], []
-        for x in call.args:
-            sides.append((self.memory[x.storage].data.ptr + x.offset, *x.as_matrix()))
+        out = call.outs[0]
+        a, b = ((self.memory[x.storage].data.ptr + x.offset, *x.as_matrix()) for x in call.args)
         sizes = (*out.shape, call.args[0].shape[1])
         if 0 in sizes:
             return lambda: self.array(out).fill(0)
         to = self.memory[out.storage].data.ptr + out.offset
-        return lambda: cublas.product(out.dtype.char, sizes, *sides, to, self.space)
+        return lambda: cublas.product(out.dtype.char, sizes, a, b, to, self.space)
 
     def _perform(self, call: Call) -> None:
         """Let CuPy compute a call that has no kernel of its own."""
@@ -132,7 +132,9 @@ class Graph(Replay):
         except Exception as error:
             raise CompileError(f"{call.line}: CuPy cannot do {call.name} here: {error}") from error
         if result is not None:
-            made = [x for x in ([result] if not isinstance(result, (list, tuple)) else result) if x.size]
+            made = [
+                x for x in ([result] if not isinstance(result, (list, tuple)) else result) if x.size
+            ]
             for out, x in zip([out for out in outs if out.size], made, strict=True):
                 out[...] = x
 
@@ -195,17 +197,14 @@ class Graph(Replay):
 
 def _of_cupy(call: Call) -> Any:
     """CuPy's function of the name of NumPy's or SciPy's that was recorded."""
-    function = call.function
-    if function is getitem or function.__module__ == "_operator":
-        return function
-    if call.kind == "reduce":
-        return getattr(import_module("cupy"), call.name)
-    owner = getattr(function, "__self__", None)  # of np.add.at: np.add
-    if isinstance(owner, np.ufunc):
-        return getattr(getattr(import_module("cupy"), owner.__name__), function.__name__)
+    function, cupy = call.function, import_module("cupy")
+    name, owner = function.__name__, getattr(function, "__self__", None)
+    if isinstance(owner, np.ufunc):  # as np.add.at
+        return getattr(getattr(cupy, owner.__name__), name)
     if isinstance(function, np.ufunc):
-        for module in ("cupy", "cupyx.scipy.special"):
-            if found := getattr(import_module(module), function.__name__, None):
-                return found
-    module = (function.__module__ or "numpy").replace("numpy", "cupy", 1)
-    return getattr(import_module(module), function.__name__)
+        return getattr(cupy, name, None) or getattr(import_module("cupyx.scipy.special"), name)
+    if call.kind == "reduce":
+        return getattr(cupy, call.name)
+    if (module := function.__module__ or "numpy") == "_operator":
+        return function
+    return getattr(import_module(module.replace("numpy", "cupy", 1)), name)

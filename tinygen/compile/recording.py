@@ -357,7 +357,10 @@ class Recorder:
 
     def launch(self, name: str, *arguments: Any) -> None:
         """A kernel: what it writes are the pointers that are not const in kernels.h."""
-        arguments, launch = tuple(map(self.lift, arguments)), partial(dispatch.native() or _idle, name)
+        arguments, launch = (
+            tuple(map(self.lift, arguments)),
+            partial(dispatch.native() or _idle, name),
+        )
         launch(*map(_value, arguments))
         kinds = zip(arguments, [kind for kind, _ in signatures()[name]], strict=True)
         outs = [x for x, kind in kinds if kind[-1] == "*" and kind[:5] != "const" and x is not None]

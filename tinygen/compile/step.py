@@ -76,16 +76,18 @@ class _Arguments:
 
     def _kind(self, x: Any) -> Any:
         x = x._data if _is_constant(x) else x
-        if is_array(x):
-            m = backend.namespace_of(x)
-            self.arrays.append(x if x.flags.c_contiguous else m.ascontiguousarray(x))
-            self.device = max(self.device, m.device)
-            return m.device, x.shape, x.dtype
+        if isinstance(x, np.ndarray):
+            self.arrays.append(x if x.flags.c_contiguous else np.ascontiguousarray(x))
+            return np.ndarray, x.shape, x.dtype
         if isinstance(x, (float, np.floating)):
             self.floats.append(float(x))
             return float
         if x is None or isinstance(x, (bool, int, str, np.generic)):
             return type(x), x
+        if backend.is_gpu_array(x) and not backend.is_recorded(x):
+            self.device = "gpu"
+            self.arrays.append(backend.namespace_of(x).ascontiguousarray(x))
+            return "gpu", x.shape, x.dtype
         self.objects.append(x)
         return type(x), id(x)
 
@@ -98,13 +100,10 @@ class _Arguments:
                 return record.number(float(x))
             if _is_constant(x):
                 return Tensor(next(arrays))
-            return next(arrays) if is_array(x) else x
+            is_array = isinstance(x, np.ndarray) or backend.is_gpu_array(x)
+            return next(arrays) if is_array else x
 
         return map_leaves(of, self.tree)
-
-
-def is_array(x: Any) -> bool:
-    return isinstance(x, np.ndarray) or (backend.is_gpu_array(x) and not backend.is_recorded(x))
 
 
 def _is_constant(x: Any) -> bool:
@@ -176,6 +175,7 @@ class _Compiled:
     def __init__(self, trace: _Trace) -> None:
         self.trace: _Trace | None = trace  # until it was checked
         self.objects, self.tree, self.program = trace.objects, trace.tree, trace.program
+        self.empty = backend.namespace_for(self.program.device).empty
         simplify(self.program)
         self.form = _form(self.program)
 
@@ -192,8 +192,7 @@ class _Compiled:
         return numbers
 
     def run(self, arrays: list[Any], numbers: list[Any]) -> Any:
-        m = backend.namespace_for(self.program.device)
-        results = [m.empty(r.shape, r.dtype) for r in self.program.results]
+        results = [self.empty(r.shape, r.dtype) for r in self.program.results]
         if stopped := self.form.run(arrays, results, numbers):
             kind = IndexError if stopped.startswith("an index") else NonFiniteError
             raise kind(f"the step was not finished: {stopped}")

@@ -9,6 +9,7 @@ import ctypes
 import functools
 import os
 import threading
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,10 @@ def workspace() -> Any:
 @functools.cache
 def _library() -> Any:
     """cuBLAS, which comes with CuPy."""
-    from cuda.pathfinder import load_nvidia_dynamic_lib
-
-    library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
-    pointer, whole = ctypes.c_void_p, ctypes.c_int
+    finder: Any = import_module("cuda.pathfinder")
+    library = ctypes.CDLL(finder.load_nvidia_dynamic_lib("cublas").abs_path)
+    pointer: Any = ctypes.c_void_p
+    whole: Any = ctypes.c_int
     library.cublasCreate_v2.argtypes = [ctypes.POINTER(pointer)]
     library.cublasSetStream_v2.argtypes = [pointer, pointer]
     library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
@@ -85,9 +86,9 @@ def _check(what: str, status: int) -> None:
 
 def product(
     kind: str,
-    sizes: tuple[int, int, int],
-    a: tuple[int, int, bool],
-    b: tuple[int, int, bool],
+    sizes: tuple[int, ...],
+    a: tuple[Any, ...],
+    b: tuple[Any, ...],
     c: int,
     space: Any = None,
 ) -> None:
@@ -131,8 +132,8 @@ def matmul(a: Any, b: Any) -> Any:
         return cupy.matmul(a, b)
     a, b = (x if as_matrix(x) else cupy.ascontiguousarray(x) for x in (a, b))
     c = cupy.empty((a.shape[0], b.shape[1]), a.dtype)
-    sides = [(x.data.ptr, *as_matrix(x)) for x in (a, b)]  # type: ignore[misc]
-    product(a.dtype.char, (*c.shape, a.shape[1]), *sides, c.data.ptr)
+    left, right = ((x.data.ptr, *(as_matrix(x) or ())) for x in (a, b))
+    product(a.dtype.char, (*c.shape, a.shape[1]), left, right, c.data.ptr)
     return c
 
 

@@ -296,8 +296,13 @@ class _Module:
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
 
-    def get_function(self, name: str) -> Callable[..., Any]:
-        """The kernel: ``kernel((grid,), (block,), args)`` is a launch, to be called."""
+    def get_function(self, name: str) -> Callable[..., None]:
+        """The kernel, called as CuPy's are: ``kernel((grid,), (block,), args)``."""
+        prepared = self.prepared(name)
+        return lambda grid, block, args: prepared(grid, block, args)()
+
+    def prepared(self, name: str) -> Callable[..., Callable[[], None]]:
+        """The same, whose launch is still to be called."""
         if name not in self._kernels.prototypes:
             raise KeyError(f"no kernel {name!r}; there are {sorted(self._kernels.prototypes)}")
 
