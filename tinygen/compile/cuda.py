@@ -111,9 +111,10 @@ class _Loops(Loops):
             kinds = {m.out.storage: TYPES[m.out.dtype] for m in self.group.members}
             kept = [f"{kinds[s]} k{i}[{self.steps}];" for i, s in enumerate(self.kept)]
             own = [f"Sums# *own = sums + blockIdx.x * {self.teams} + team;"] if self.sums else []
+            step = self.blocks if self.sums else "(i64)gridDim.x"
             loop = (
                 f"for (i64 base = blockIdx.x * {self.teams}LL; base < {self.rows};"
-                f" base += gridDim.x * {self.teams}LL) {{"
+                f" base += {step} * {self.teams}LL) {{"
             )
             inside = [
                 f"const int lane = threadIdx.x % {self.lanes}, team = threadIdx.x / {self.lanes};",
@@ -127,13 +128,18 @@ class _Loops(Loops):
                 *inside,
                 "}",
                 *self.foot,
-                *(["if (last_block(arrived)) {", *self.tail, "}"] if self.sums else []),
+                *(
+                    [f"if (last_block(arrived, {self.blocks})) {{", *self.tail, "}"]
+                    if self.sums
+                    else []
+                ),
             ]
         sums = " ".join(f"{kind} {name}[{length}];" for name, (kind, length) in self.sums.items())
         declared = f"struct Sums# {{ {sums} }};\n" if self.sums else ""
         if self.sums:
             walked += ["char* scratch", "u32* arrived"]
-            inside.insert(0, "Sums# *sums = (Sums#*)scratch;")
+            begin = [f"if (blockIdx.x >= {self.blocks}) return;", "Sums# *sums = (Sums#*)scratch;"]
+            inside = [*begin, *inside]
         body = "\n    ".join(inside)
         return f"{declared}static __device__ void loops#({', '.join(walked)}) {{\n    {body}\n}}"
 
@@ -160,7 +166,7 @@ class Kernels(Emitted):
     def _launch(self, launch: Launch) -> None:
         """Enter a launch, or a call that is none of a kernel of the text."""
         node: Any = launch.nodes[0]
-        self.given, self.blocks = [], 1
+        self.given, self.blocks, self.used, self.counters = [], 1, 0, 0
         guarded = bool(self.stops) and any(x.storage.kind == "outside" for x in launch.outs)
         lines = [self._line(node) for node in launch.nodes]
         if None in lines:
@@ -203,8 +209,10 @@ class Kernels(Emitted):
         given = [self._at(p) for p in loops.pointers]
         given += [self._number(x.position) for x in loops.numbers]
         if loops.sums:
-            self.scratch = max(self.scratch, loops.scratch)
-            given += [self._given("scratch", 0, "char*"), self._given("arrived", 0, "u32*")]
+            given.append(self._given("scratch", self.used, "char*"))
+            given.append(self._given("arrived", 4 * self.counters, "u32*"))
+            self.used, self.counters = self.used + loops.scratch, self.counters + 1
+            self.scratch = max(self.scratch, self.used)
         self.blocks = max(self.blocks, loops.blocks)
         return f"loops{number}({', '.join(given)});"
 
@@ -212,6 +220,9 @@ class Kernels(Emitted):
         self.stops.append(name)
         stopped, run = self._given("stopped", 0, "Stopped*"), self._given("table", 0, "const u64*")
         return f"if ({condition}) stop({stopped}, {len(self.stops)}, *{run});"
+
+    def _stop(self, call: Call) -> str:
+        return self._stop_if(f"single() && !*{self._at(call.args[0])}", call.name)
 
     def _take(self, call: Call) -> str | None:
         self.blocks = max(self.blocks, -(-prod(call.outs[0].shape) // THREADS))

@@ -13,13 +13,14 @@ A full call that needs the sum of its row runs in a later phase: another loop ov
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinygen.compile.program import Call, Storage, View, views
 
-__all__ = ["Access", "Group", "Launch", "bundle", "fuse", "private"]
+__all__ = ["TOGETHER", "Access", "Group", "Launch", "bundle", "fuse", "private"]
 
 MOST = 48  # calls in a group: more would not fit the registers, nor the compiler's patience
 
@@ -173,9 +174,8 @@ class Launch:
     def outs(self) -> list[View]:
         return [x for call in self.calls for x in call.outs]
 
-    def add(self, node: Call | Group) -> None:
-        self.nodes.append(node)
-        self.calls += getattr(node, "calls", [node])
+    def add(self, other: Launch) -> None:
+        self.nodes, self.calls = self.nodes + other.nodes, self.calls + other.calls
 
     def meets(self, other: Launch) -> bool:
         """Whether one of the two writes what the other reads or writes."""
@@ -204,29 +204,46 @@ def _extent(x: View) -> tuple[int, int]:
 
 def bundle(nodes: Sequence[Call | Group]) -> list[Launch]:
     """The nodes in launches. Those that are alike, and do not depend on one another or on what is
-    between them, go together: an optimiser's work on all parameters is a single launch."""
-    launches: list[Launch] = []
-    for node in nodes:
-        found, alike, new = None, _alike(node), Launch(node)
-        for launch in reversed(launches if alike else []):
-            if getattr(launch.nodes[0], "kind", "") == "stop" or launch.meets(new):
-                break
-            if _alike(launch.nodes[0]) == alike and len(launch.nodes) < TOGETHER:
-                found = launch
-                break
-        if found:
-            found.add(node)
-        else:
-            launches.append(new)
-    return launches
+    between them, go together: an optimiser's work on all parameters is a single launch. The work on
+    single numbers goes together although it depends, since one thread does it all.
+
+    Nodes go up to the launch that they join; then sums over columns, such as all the gradients of
+    biases, go down, for what they add is computed one after the other.
+    """
+    up = _joined([Launch(node) for node in nodes], ("loops", "kernel", "single", "take"))
+    return _joined(up[::-1], ("sums",))[::-1]
 
 
 TOGETHER = 40  # nodes in a launch: their pointers are to fit its arguments
 
 
-def _alike(node: Call | Group) -> tuple[str, bool] | None:
-    """What nodes of one launch have in common; None for a node that has a launch of its own."""
+def _joined(launches: Sequence[Launch], kinds: tuple[str, ...]) -> list[Launch]:
+    done: list[Launch] = []
+    for new in launches:
+        found, alike = None, _alike(new.nodes[0])
+        for launch in reversed(done if alike[0] in kinds else []):
+            apart = not launch.meets(new)
+            fits = _alike(launch.nodes[0]) == alike and len(launch.nodes) < TOGETHER
+            if fits and (apart or alike[0] == "single"):
+                found = launch
+            stops = any(call.kind == "stop" for call in launch.calls)
+            if found or not apart or (stops and alike[1]):
+                break
+        if found:
+            found.add(new)
+        else:
+            done.append(new)
+    return done
+
+
+def _alike(node: Call | Group) -> tuple[str, bool, str]:
+    """What nodes of one launch have in common; the second tells whether they write outside."""
     outside = any(s.kind != "own" for s in node.writes)
     if isinstance(node, Group):
-        return None if any(m.role != "full" for m in node.members) else ("loops", outside)
-    return (node.name, outside) if node.kind == "kernel" else None
+        roles = {m.role for m in node.members}
+        kinds = {"column": "sums", "row": "rows", "total": "rows"}
+        kind = max((kinds.get(r, "loops") for r in roles), key=["loops", "sums", "rows"].index)
+        return "single" if kind == "loops" and prod(node.shape) == 1 else kind, outside, ""
+    if node.kind == "stop":
+        return "single", outside, ""
+    return node.kind, outside, node.name

@@ -1,5 +1,6 @@
 // What a program on the GPU is written with besides. Blocks have THREADS threads.
 
+#pragma nv_diag_suppress 177  // not every loop needs every place that is computed for it
 constexpr int THREADS = 256;
 
 // x added over a team of LANES neighbouring threads, in one order. All threads of the block are to come.
@@ -18,13 +19,13 @@ __device__ T sum_of_team(T x) {
     return sum;
 }
 
-// True in the block that comes here last, which then sees what the others wrote before they came.
-__device__ bool last_block(u32* arrived) {
+// True in the one of so many blocks that comes here last: it sees what the others wrote before they came.
+__device__ bool last_block(u32* arrived, u32 blocks) {
     __shared__ bool last;
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        last = atomicAdd(arrived, 1u) == gridDim.x - 1;
+        last = atomicAdd(arrived, 1u) == blocks - 1;
         if (last) *arrived = 0;
     }
     __syncthreads();
@@ -42,6 +43,9 @@ struct Stopped {
 SHARED void stop(Stopped* stopped, u64 code, u64 run) {
     if (stopped->code == 0) *stopped = Stopped{code, run};
 }
+
+// Single numbers are the work of one thread, which sees what it wrote before.
+SHARED bool single() { return blockIdx.x == 0 && threadIdx.x == 0; }
 
 // Rows of a table by their numbers, which may count from the end; false if one is not there.
 template <class T, class I>

@@ -17,7 +17,7 @@ import numpy as np
 
 from tinygen.compile.cuda import Kernel, Kernels
 from tinygen.compile.emit import expressible
-from tinygen.compile.fuse import bundle, fuse, private
+from tinygen.compile.fuse import TOGETHER, bundle, fuse, private
 from tinygen.compile.plan import plan
 from tinygen.compile.program import Call, Number, Program, View, map_leaves
 from tinygen.compile.replay import Replay
@@ -51,7 +51,7 @@ class Graph(Replay):
                 "table": self.table,
                 "stopped": self.stopped,
                 "scratch": cupy.empty(max(emitted.scratch, 8), np.uint8),
-                "arrived": cupy.zeros(1, np.uint32),
+                "arrived": cupy.zeros(TOGETHER, np.uint32),
             }
             self.inputs = [cupy.empty(max(s.nbytes, 1), np.uint8) for s in program.arguments]
             self.space = cublas.workspace()
