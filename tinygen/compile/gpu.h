@@ -1,6 +1,5 @@
 // What a program on the GPU is written with besides. Blocks have THREADS threads.
 
-#pragma nv_diag_suppress 177  // not every loop needs every place that is computed for it
 constexpr int THREADS = 256;
 
 // x added over a team of LANES neighbouring threads, in one order. All threads of the block are to come.
