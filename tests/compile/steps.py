@@ -56,9 +56,9 @@ def of_model(model: Any, device: str = "cpu", clip: float = 1.0, decay: float = 
     return Run(step, arrays, lambda: [rng.state, *(o.steps for o in optimizers.values())], model)
 
 
-def by_hand(optimizer: str = "Adam", dtype: Any = np.float32) -> Run:
+def by_hand(optimizer: str = "Adam", dtype: Any = np.float32, device: str = "cpu") -> Run:
     """A small regression with noise, written with the public functions alone."""
-    net = nn.MLP([5, 16, 16, 3], "tanh", rng=0, dtype=dtype)
+    net = nn.MLP([5, 16, 16, 3], "tanh", rng=0, dtype=dtype).to(device)
     ps = net.named_parameters()
     make = {
         "SGD": lambda: SGD(ps, 0.1), "momentum": lambda: SGD(ps, 0.1, momentum=0.9, nesterov=True),
@@ -69,7 +69,7 @@ def by_hand(optimizer: str = "Adam", dtype: Any = np.float32) -> Run:
 
     def step(x: Any, y: Any) -> Any:
         opt.zero_grad()
-        noisy = x + 0.1 * rng.normal(x.shape, dtype=dtype)
+        noisy = x + 0.1 * rng.normal(x.shape, dtype=dtype, device=device)
         loss = ops.mse(net(noisy), y)
         loss.backward()
         opt.step(ema)

@@ -11,6 +11,7 @@ import pytest
 import tinygen as tg
 from tests.compile.steps import FEATURES, MODELS, by_hand, digits
 from tinygen import nn, ops
+from tinygen.backend import to_device
 from tinygen.compile import CompileError, native
 from tinygen.errors import NonFiniteError
 from tinygen.kernels import dispatch
@@ -236,20 +237,24 @@ CHANGES = {
 class Numbers:
     """A small step, and the objects whose numbers change."""
 
-    def __init__(self):
-        self.w = tg.tensor(np.ones(8), requires_grad=True)
+    def __init__(self, device="cpu"):
+        self.w = tg.tensor(np.ones(8), requires_grad=True, device=device)
         self.optimizer = Adam({"w": self.w}, 0.1)
         self.average = EMA({"w": self.w}, 0.99)
         self.rng = Generator(1)
 
     def step(self, x):
-        loss = ops.mean(ops.square(self.w * x + self.rng.normal(8, dtype=np.float64)))
+        loss = ops.mean(
+            ops.square(self.w * x + self.rng.normal(8, dtype=np.float64, device=self.w.device))
+        )
         self.w.grad = tg.gradients(loss, self.w)
         self.optimizer.step(self.average)
         return loss
 
     def state(self):
-        return np.concatenate([self.w.data, self.average.average["w"]])
+        return np.concatenate(
+            [to_device(x, "cpu") for x in (self.w.data, self.average.average["w"])]
+        )
 
 
 @pytest.mark.parametrize("what", CHANGES)

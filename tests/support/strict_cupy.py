@@ -52,6 +52,7 @@ SEQUENCES = frozenset([
 ])  # fmt: skip
 WAITING = frozenset(["argwhere", "flatnonzero", "nonzero", "unique"])  # for a result's length
 RETURN_ARRAYS = frozenset(["allclose", "array_equal"])  # where NumPy returns a bool
+ORDER = "forward"  # of the threads of a kernel
 CHANGING = frozenset(["fill", "sort", "partition", "put"])  # methods that write into their array
 BY_CUBLAS = frozenset(["matmul", "dot", "einsum", "inner", "outer", "tensordot", "vdot"])
 COMPARISONS = {
@@ -570,7 +571,7 @@ class RawModule:
         def launch(
             grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], **options: Any
         ) -> None:
-            work = kernel(grid, block, [_kernel_argument(a) for a in args])
+            work = kernel(grid, block, [_kernel_argument(a) for a in args], ORDER)
             streams.current().queue(work)
 
         return launch

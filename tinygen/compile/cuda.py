@@ -159,7 +159,13 @@ class Kernels(Emitted):
             self._launch(launch)
         whole = "#define KERNEL(name) static __device__ void name\n" + inlined("kernels.cu")
         headers = whole if self.kernels else pasted('#include "formulas.h"\n')
-        parts = ["#pragma nv_diag_suppress 177  // unused", headers, PRELUDE, GPU, *self._functions()]
+        parts = [
+            "#pragma nv_diag_suppress 177  // unused",
+            headers,
+            PRELUDE,
+            GPU,
+            *self._functions(),
+        ]
         parts += [text.replace("#", str(i)) for text, i in self.texts.items()]
         self.text = "\n\n".join([*parts, _post(program)])
 

@@ -29,6 +29,15 @@ __all__ = ["Graph"]
 LOOKS = 100  # runs between two looks at whether one ended early
 
 
+def emitted(program: Program) -> Kernels:
+    """The text of a program and its launches, with a place for each of its arrays."""
+    groups = fuse(program.calls, expressible)
+    local = private(groups)
+    program.nodes = bundle(groups)
+    program.offsets, program.block = plan(program.nodes, local)
+    return Kernels(program, program.nodes, local)
+
+
 class Graph(Replay):
     """A program that runs on the GPU."""
 
@@ -36,12 +45,8 @@ class Graph(Replay):
         import cupy
 
         self.cupy, self.pool = cupy, cupy.cuda.MemoryPool()
-        groups = fuse(program.calls, expressible)
-        local = private(groups)
-        program.nodes = bundle(groups)
-        program.offsets, program.block = plan(program.nodes, local)
-        emitted = Kernels(program, program.nodes, local)
-        self.stops = emitted.stops
+        kernels = emitted(program)
+        self.stops = kernels.stops
         with self.own_memory():
             super().__init__(program)
             slots = 1 + len(program.numbers) + len(program.results)
@@ -50,7 +55,7 @@ class Graph(Replay):
             tables: dict[Any, Any] = {
                 "table": self.table,
                 "stopped": self.stopped,
-                "scratch": cupy.empty(max(emitted.scratch, 8), np.uint8),
+                "scratch": cupy.empty(max(kernels.scratch, 8), np.uint8),
                 "arrived": cupy.zeros(TOGETHER, np.uint32),
             }
             self.inputs = [cupy.empty(max(s.nbytes, 1), np.uint8) for s in program.arguments]
@@ -58,14 +63,14 @@ class Graph(Replay):
         self.memory |= tables | dict(zip(program.arguments, self.inputs, strict=True))
         for k, result in enumerate(program.results, 1 + len(program.numbers)):
             self.memory[result.storage] = self.table[k : k + 1]  # where its address of this run is
-        module = cupy.RawModule(code=emitted.text, options=cuda.OPTIONS)
+        module = cupy.RawModule(code=kernels.text, options=cuda.OPTIONS)
         self.post = module.get_function("post")
         most = cuda.BLOCKS_PER_PROCESSOR * cupy.cuda.Device().attributes["MultiProcessorCount"]
         self.most = max([1, *(-(-s.nbytes // cuda.PER_BLOCK) for s in program.arguments)])
         self.most = min(self.most, most)
         self.work = [
             self._launch(module, s, most) if isinstance(s, Kernel) else self._call(s)
-            for s in emitted.segments
+            for s in kernels.segments
         ]
         self.runs = 0
         self.graph: Any = None

@@ -306,9 +306,14 @@ class _Module:
         if name not in self._kernels.prototypes:
             raise KeyError(f"no kernel {name!r}; there are {sorted(self._kernels.prototypes)}")
 
-        def kernel(grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]) -> Any:
+        def kernel(
+            grid: tuple[int, ...],
+            block: tuple[int, ...],
+            args: Sequence[Any],
+            order: str = "forward",
+        ) -> Any:
             (blocks,), (threads,) = grid, block
-            return self._kernels.prepared(name, blocks, threads, args)
+            return self._kernels.prepared(name, blocks, threads, args, order)
 
         return kernel
 
