@@ -106,14 +106,12 @@ def test_results_do_not_depend_on_who_ends_last(cupy, monkeypatch):
     """Blocks backwards, and threads: what shares memory must wait for one another."""
     found = []
     for order in ("forward", "backward"):
-        prepared = strict_cupy.RawModule.get_function
         monkeypatch.setattr(strict_cupy, "ORDER", order)
         run = MODELS["ddpm"]("gpu")
         step = tg.compile(run.step)
         for x in rows(cupy, "ddpm", 3):
             step(x)
         found.append(run.arrays())
-        assert prepared is strict_cupy.RawModule.get_function
     for key, array in found[0].items():
         np.testing.assert_array_equal(found[1][key], array)
 
@@ -139,7 +137,10 @@ def test_the_launches_of_a_step_are_counted(cupy, model, most, products):
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100", "sm_120"])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param("sm_80", marks=pytest.mark.slow), "sm_90",
+                     pytest.param("sm_120", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_the_text_compiles_without_warnings_and_spills_nothing(cupy, architecture, tmp_path):
     file = tmp_path / "step.cu"
     file.write_text(launches(cupy, DDPM(784), 128)[0])
@@ -204,7 +205,7 @@ def test_what_cannot_be_captured_says_which_line(cupy):
 
 def test_an_array_of_the_host_among_those_of_the_device_is_refused(cupy):
     table = np.ones(3)
-    with pytest.raises(TypeError, match="on cpu and gpu|on the cpu"):
+    with pytest.raises(TypeError, match="cpu and gpu"):
         tg.compile(lambda x: ops.multiply(table, x))(cupy.ones(3))
 
 

@@ -29,6 +29,7 @@ VAE, LIKELIHOOD, AE = "models/vae.py", "models/likelihood.py", "models/autoencod
 GAN, LOSSES, PENALTIES = "models/gan/gan.py", "models/gan/losses.py", "models/gan/penalties.py"
 DIVERGENCES, OPTIMISERS = "distributions/divergences.py", "optim/optimisers.py"
 REFERENCE = "kernels/reference.py"
+GRAPH, GPU_H = "compile/graph.py", "compile/gpu.h"
 
 MUTANTS = [
     # -- pages -----------------------------------------------------------------------------------
@@ -419,5 +420,55 @@ MUTANTS = [
         "a draw that does not advance in a program", "random.py",
         "varying(self._claim)", "self._claim()",
         "compile/test_compile.py::test_a_number_that_changes_between_calls_is_seen",
+    ),
+    # -- graphs ----------------------------------------------------------------------------------
+    Mutant(
+        "a graph's memory from the pool of all", GRAPH,
+        "        with self.cupy.cuda.using_allocator(self.pool.malloc):\n            yield", "        yield",
+        "compile/test_graph.py::test_memory_that_a_graph_uses_is_not_handed_to_others",
+    ),
+    Mutant(
+        "a number of the first run in every graph's", GRAPH,
+        "kinds[number.field](value)", "kinds[number.field](vars(self).setdefault(str(number), value))",
+        "compile/test_graph.py::test_a_number_that_changes_between_runs_is_seen",
+    ),
+    Mutant(
+        "a look at the device in every run", GRAPH,
+        "self.runs % LOOKS == 0", "self.runs % 1 == 0",
+        "compile/test_graph.py::test_a_replayed_step_of_a_model_does_what_the_eager_one_does",
+    ),
+    Mutant(
+        "a run on one stream that does not wait for that on another", GRAPH,
+        "stream.wait_event(self.last.record())", "pass",
+        "compile/test_graph.py::test_runs_on_one_stream_and_on_another_keep_their_order",
+    ),
+    Mutant(
+        "collecting garbage while a graph is captured", GRAPH, "gc.disable()", "pass",
+        "compile/test_graph.py::test_nothing_is_collected_while_it_is_captured",
+    ),
+    Mutant(
+        "an update after a norm that is not finite", "compile/cuda.py",
+        "guarded = bool(self.stops) and", "guarded = False and",
+        "compile/test_graph.py::test_a_gradient_that_is_not_finite_changes_nothing_and_is_told_at_the_next_look",
+    ),
+    Mutant(
+        "cuBLAS without a workspace of the graph's own", "kernels/cublas.py",
+        "library.cublasSetWorkspace_v2(handle, space.data.ptr, space.nbytes)", "0",
+        "compile/test_graph.py::test_eager_products_are_those_of_the_graph_to_the_bit",
+    ),
+    Mutant(
+        "a sum read before all lanes are written", GPU_H,
+        "    lanes[i] = x;\n    __syncthreads();", "    lanes[i] = x;",
+        "compile/test_graph.py::test_sums_of_rows_columns_and_all_are_those_of_any_shape",
+    ),
+    Mutant(
+        "the sum over all parts by the first block", GPU_H, "atomicAdd(arrived, 1u) == blocks - 1",
+        "blockIdx.x == 0",
+        "compile/test_graph.py::test_sums_of_rows_columns_and_all_are_those_of_any_shape",
+    ),
+    Mutant(
+        "launches together of which one reads what another writes", "compile/fuse.py",
+        "if fits and (apart or", "if fits and (True or",
+        "compile/test_graph.py::test_a_replayed_step_of_a_model_does_what_the_eager_one_does",
     ),
 ]  # fmt: skip

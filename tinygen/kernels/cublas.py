@@ -16,8 +16,9 @@ import numpy as np
 
 from tinygen.backend import gpu_forms
 from tinygen.errors import DeviceError
+from tinygen.kernels.pool import as_matrix
 
-__all__ = ["as_matrix", "matmul", "product", "workspace"]
+__all__ = ["matmul", "product", "workspace"]
 
 WORKSPACE = 32 << 20
 """Bytes that cuBLAS may use on the way: what it wants on Hopper and later; the others take less."""
@@ -25,19 +26,6 @@ WORKSPACE = 32 << 20
 TYPES = {"f": 0, "d": 1}  # cudaDataType
 COMPUTE = {"f": 68, "d": 70}  # cublasComputeType_t: of full precision
 TF32 = 77  # float32 by tensor cores, which round the factors to 11 bits
-
-
-def as_matrix(x: Any) -> tuple[int, bool] | None:
-    """How BLAS reads a matrix where it lies: from row to row so many elements, and whether its rows are
-    columns; None if it cannot."""
-    size = x.dtype.itemsize
-    (m, n), (down, right) = x.shape, x.strides
-    ways = ((False, m, n, down, right), (True, n, m, right, down))
-    for turned, rows, columns, far, near in ways:
-        lead = far // size if rows > 1 else columns
-        if (near == size or columns <= 1) and lead >= columns and not far % size:
-            return max(lead, 1), turned
-    return None
 
 
 def workspace() -> Any:
@@ -95,7 +83,7 @@ def product(
     """c = a b of row-major matrices, queued on the current stream.
 
     kind: 'f' or 'd'. sizes: rows of a, columns of b, columns of a. a, b: the address of the first
-    element, and `as_matrix` of it. space: a workspace of this stream's or graph's own.
+    element, and `pool.as_matrix` of it. space: a workspace of this stream's or graph's own.
 
     TINYGEN_TF32=1 lets tensor cores round float32 factors to 11 bits, which is several times faster.
     """
@@ -130,10 +118,14 @@ def matmul(a: Any, b: Any) -> Any:
     fits = a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.shape[1] == b.shape[0]
     if not fits or a.dtype.char not in TYPES or 0 in (*a.shape, *b.shape):
         return cupy.matmul(a, b)
-    a, b = (x if as_matrix(x) else cupy.ascontiguousarray(x) for x in (a, b))
+    sides = []
+    for x in (a, b):
+        if (read := as_matrix(x.shape, x.strides, x.itemsize)) is None:
+            x = cupy.ascontiguousarray(x)
+            read = max(x.shape[1], 1), False
+        sides.append((x, x.data.ptr, *read))
     c = cupy.empty((a.shape[0], b.shape[1]), a.dtype)
-    left, right = ((x.data.ptr, *(as_matrix(x) or ())) for x in (a, b))
-    product(a.dtype.char, (*c.shape, a.shape[1]), left, right, c.data.ptr)
+    product(a.dtype.char, (*c.shape, a.shape[1]), sides[0][1:], sides[1][1:], c.data.ptr)
     return c
 
 
