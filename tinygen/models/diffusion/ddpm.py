@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import inf
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,12 @@ from tinygen.autodiff.promotion import array_on
 from tinygen.backend import namespace_of, to_device
 from tinygen.compile import compile as compiled
 from tinygen.errors import whole
-from tinygen.models.diffusion.denoiser import Denoiser, guided_output
+from tinygen.models.diffusion.denoiser import (
+    Denoiser,
+    guided_output,
+    sampled_at_once,
+    step_at_once,
+)
 from tinygen.models.diffusion.network import ResidualMLP
 from tinygen.models.diffusion.samplers import SAMPLERS, Sampler, inpaint
 from tinygen.models.diffusion.schedule import SCHEDULES, NoiseSchedule, TimeTable
@@ -45,6 +51,7 @@ OF_FEW = {"schedule": "cosine", "predict": "velocity", "width": 256}  # defaults
 OF_MANY = {"schedule": "log-normal", "predict": "data", "width": 512}
 MAX_T = 100_000
 COMPILED_FROM = 500  # steps: from then on sampling gains more than compiling takes
+AT_ONCE = 50  # steps that are one program on the GPU; more take long to compile
 FEW_STEPS = 25  # of DPM-Solver++: images as good as the chain's, but shapes in the plane suffer
 DROPPED = 0.1  # of the labels in training, so that the network also knows x without one
 LEARNED = 1e-3  # weight of the bound's term for a learned variance (Nichol & Dhariwal 2021, eq. 16)
@@ -227,6 +234,20 @@ class DDPM(Model):
         """The network's output with labels and guidance as programs, kept for all samplings."""
         return compiled(guided_output)  # of the network, not of the model: no cycle
 
+    @cached_property
+    def compiled_step(self) -> tuple[Any, Generator]:
+        """A step of a sampler as programs, and the stream that they draw from."""
+        return compiled(step_at_once), Generator()
+
+    @cached_property
+    def compiled_sampling(self) -> tuple[Any, Any, Generator]:
+        """All steps of a sampler as programs, what they need of the model, and the stream."""
+        names = ("features", "classes", "bounded", "clips_output", "schedule", "target", "variance")
+        parts = SimpleNamespace(
+            network=self.network, **{name: getattr(self, name) for name in names}
+        )
+        return compiled(sampled_at_once), parts, Generator()
+
     def denoiser(
         self, labels: Any = None, guidance: float = 1.0, compiled: bool = False
     ) -> Denoiser:
@@ -266,7 +287,8 @@ class DDPM(Model):
             of the same shape, of what is known of them. In the result these are the data themselves.
         resample: how often inpainting takes each step. rng, seed: see `Model.sample`.
         compile: the network as a program (`tinygen.compile`). By default it is done where it gains time:
-            on the CPU, for at least COMPILED_FROM steps, and if all parts of the model are tinygen's.
+            on the CPU, for at least COMPILED_FROM steps, and if all parts of the model are tinygen's. On
+            the GPU a step is then one graph, and up to AT_ONCE steps together are.
         ValueError: times, labels, a mask that do not fit. CompileError: compile=True, and a network that
         cannot be recorded.
         """
@@ -287,11 +309,26 @@ class DDPM(Model):
         condition = self._known(known, mask, n)
         x = rng.normal((n, self.features), device=self.device)
         if condition is None:
-            return self._on_levels(self.denormalise(chosen(denoiser, x, pairs, rng)))
+            few = self.device == "gpu" and guidance == 1 and len(pairs) <= AT_ONCE
+            if compile and few:
+                x = self._at_once(chosen, x, labels, pairs, rng)
+            else:
+                x = chosen(denoiser, x, pairs, rng)
+            return self._on_levels(self.denormalise(x))
         known, mask = condition
         resample = whole("resample", resample)
         x = inpaint(chosen, denoiser, x, pairs, rng, self.normalise(known), mask, resample)
         return namespace_of(x).where(mask, known, self._on_levels(self.denormalise(x)))
+
+    def _at_once(
+        self, sampler: Sampler, x: Array, labels: Any, pairs: Any, rng: Generator
+    ) -> Array:
+        """All steps as one program."""
+        program, parts, stream = self.compiled_sampling
+        stream.state = rng.state
+        x = program(parts, x, labels, stream, sampler, tuple(pairs))
+        rng.state = stream.state
+        return x
 
     def _on_levels(self, x: Array) -> Array:
         """Samples of data with grey levels, each at the nearest level."""

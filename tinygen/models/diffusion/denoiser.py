@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from tinygen import kernels, ops
 from tinygen.autodiff.engine import Tensor
 from tinygen.autodiff.modes import no_grad
-from tinygen.backend import namespace_of
+from tinygen.backend import is_gpu_array, namespace_of
 from tinygen.models.diffusion.network import ResidualMLP
 from tinygen.models.diffusion.schedule import NoiseSchedule
 from tinygen.models.diffusion.targets import Target, solve
 from tinygen.models.diffusion.variance import Variance
-from tinygen.models.rows import by_blocks
+from tinygen.models.rows import BLOCK, by_blocks
 from tinygen.random import Generator
 
 __all__ = ["Denoiser"]
@@ -39,6 +39,9 @@ class Diffusion(Protocol):
     @property
     def compiled_output(self) -> Any: ...
 
+    @property
+    def compiled_step(self) -> Any: ...
+
 
 class Denoiser:
     """D(x_t, t), the estimate of x_0 at rows x_t (n, features) and one time t, in normalised units.
@@ -48,7 +51,8 @@ class Denoiser:
     guidance w: the output is (1 - w) · output without a label + w · output with it (Ho & Salimans 2022,
         whose w is less by 1). 0 ignores the labels, 1 is the conditional model, and more sharpens it.
         A learned variance stays the one with the label, or for w = 0 the one without.
-    compiled: the network's output is computed by a program (`tinygen.compile`), which the model keeps.
+    compiled: the network's output is computed by a program (`tinygen.compile`), which the model keeps; on
+        the GPU the whole step is, so that it takes two launches.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Denoiser:
         self.labels = None if guidance == 0 else labels
         self.further = None if guidance in (0, 1) else guidance - 1
         self._output: Any = model.compiled_output if compiled else guided_output
+        self._compiled = compiled
         self._how: dict[str, Any] = {
             "classes": model.classes,
             "clips": model.clips_output,
@@ -94,17 +99,41 @@ class Denoiser:
         """on_x0 · D(x_t, t) + on_xt · x_t + sigma · z with z ~ N(0, I): one step of any sampler.
 
         One kernel computes it from x_t and the output. sigma: a number, or for a learned variance a
-        function of what the network says of it. rng: needed if sigma is not 0. `out`, which may be x
-        itself, receives the result.
+        function of what the network says of it. rng: needed if sigma is not 0. The result may be in
+        `out`, which may be x itself.
         """
-        output = self.output(x, t)
         noise = 0.0 if callable(sigma) else sigma
+        if self._compiled and is_gpu_array(x) and len(x) <= BLOCK and not callable(sigma):
+            return self._step_at_once(x, t, on_x0, on_xt, noise, rng)
+        output = self.output(x, t)
         draw = kernels.NO_DRAW if rng is None or not noise else rng.next_draw()
         y = self._move(x, output, t, on_x0, on_xt, noise, draw, out)
         if callable(sigma) and rng is not None:
             std = sigma(output[:, self.model.features :])
             y += std * rng.normal(y.shape, device=namespace_of(y).device)
         return y
+
+    def _step_at_once(
+        self, x: Array, t: int, on_x0: float, on_xt: float, sigma: float, rng: Generator | None
+    ) -> Array:
+        """A step as one program, whose numbers change from time to time."""
+        m = namespace_of(x)
+        step, stream = self.model.compiled_step
+        if rng is not None:
+            stream.state = rng.state
+        y = step(
+            self.model.network, x, m.full(1, t), self._conditions_at(t, m), self.labels, self.further,
+            stream, *self._numbers(t, on_x0, on_xt, sigma), **self._how,
+        )  # fmt: skip
+        if rng is not None and sigma:
+            rng.state = stream.state
+        return y
+
+    def _numbers(self, t: int, on_x0: float, on_xt: float, sigma: float) -> kernels.Denoising:
+        """Those of the kernel for a step from t."""
+        (from_xt, from_output), _ = solve(self.model.target, *self.schedule.at(t))
+        limit = 1.0 if self.model.bounded else inf
+        return kernels.Denoising(from_xt, from_output, -limit, limit, on_x0, on_xt, sigma)
 
     @no_grad()
     def with_log_variance(self, x: Array, t: int) -> tuple[Array, Any]:
@@ -158,10 +187,8 @@ class Denoiser:
     ) -> Array:
         """The kernel: the estimate of x_0 from x_t and the output, clipped, and the step with it."""
         m = namespace_of(x)
-        (from_xt, from_output), _ = solve(self.model.target, *self.schedule.at(t))
-        limit = 1.0 if self.model.bounded else inf
         prediction = m.ascontiguousarray(output[:, : self.model.features])
-        numbers = kernels.Denoising(from_xt, from_output, -limit, limit, on_x0, on_xt, sigma)
+        numbers = self._numbers(t, on_x0, on_xt, sigma)
         return kernels.denoise_step(m, x, prediction, numbers, draw, out)
 
 
@@ -204,6 +231,40 @@ def guided_output(
     if further is None:
         return y
     return on_prediction(lambda y, plain: y + further * (y - plain), y, output(None))
+
+
+@no_grad()
+def step_at_once(
+    network: Any,
+    x: Array,
+    time: Array,
+    conditions: list[Array] | None,
+    labels: Array | None,
+    further: float | None,
+    stream: Generator,
+    *numbers: float,
+    **how: Any,
+) -> Array:
+    """The next x from `guided_output` and the numbers of a Denoising: one step of a sampler.
+
+    It claims a draw of the stream, also where sigma is 0.
+    """
+    m = namespace_of(x)
+    output = guided_output(network, x, time, conditions, labels, further, **how).data
+    prediction = m.ascontiguousarray(output[:, : how["features"]])
+    step = kernels.Denoising(*numbers)
+    return kernels.denoise_step(m, x, prediction, step, stream.next_draw())
+
+
+@no_grad()
+def sampled_at_once(
+    model: Diffusion, x: Array, labels: Array | None, stream: Generator, sampler: Any, pairs: Any
+) -> Array:
+    """All steps of a sampler, from x_T to x_0."""
+    denoiser = Denoiser(model, labels)
+    denoiser.prepare([t for t, _ in pairs])
+    y: Array = sampler(denoiser, x, pairs, stream)
+    return y
 
 
 def _no_label(classes: int, m: Any, n: int) -> tuple[Array, ...]:
