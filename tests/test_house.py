@@ -43,7 +43,7 @@ def imports():
 IMPORTS = imports()
 
 
-INSIDE = {"training": "history programs loop progress log run"}
+INSIDE = {"training": "history programs loop graphs progress log run"}
 
 
 def floor(module):

@@ -24,7 +24,7 @@ from tinygen.compile.replay import Replay
 from tinygen.errors import CompileError
 from tinygen.kernels import cublas, cuda
 
-__all__ = ["Graph"]
+__all__ = ["LOOKS", "Graph", "Latch"]
 
 LOOKS = 100  # runs between two looks at whether one ended early
 
@@ -38,23 +38,44 @@ def emitted(program: Program) -> Kernels:
     return Kernels(program, program.nodes, local)
 
 
+class Latch:
+    """Where programs note that a run ended early. From then on those that share it change nothing.
+
+    looks: every hundredth run looks whether one did; else who made this is to look.
+    """
+
+    def __init__(self, looks: bool = True) -> None:
+        self.looks, self.runs = looks, 0
+        self.stopped: Any = None  # on the device: which stop, in which run
+
+    def look(self) -> tuple[int, int] | None:
+        """The number of the stop and of the run, if one ended early. This waits for the device."""
+        if self.stopped is None:
+            return None
+        code, run = self.stopped.get().tolist()
+        if code:
+            self.stopped.fill(0)
+        return (code, run) if code else None
+
+
 class Graph(Replay):
     """A program that runs on the GPU."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, latch: Latch) -> None:
         import cupy
 
-        self.cupy, self.pool = cupy, cupy.cuda.MemoryPool()
+        self.cupy, self.pool, self.latch = cupy, cupy.cuda.MemoryPool(), latch
+        if latch.stopped is None:
+            latch.stopped = cupy.zeros(2, np.uint64)
         kernels = emitted(program)
         self.stops = kernels.stops
         with self.own_memory():
             super().__init__(program)
             slots = 1 + len(program.numbers) + len(program.results)
             self.table = cupy.zeros(slots, np.uint64)
-            self.stopped = cupy.zeros(2, np.uint64)  # which stop, in which run
             tables: dict[Any, Any] = {
                 "table": self.table,
-                "stopped": self.stopped,
+                "stopped": latch.stopped,
                 "scratch": cupy.empty(max(kernels.scratch, 8), np.uint8),
                 "arrived": cupy.zeros(TOGETHER, np.uint32),
             }
@@ -72,7 +93,7 @@ class Graph(Replay):
             self._launch(module, s, most) if isinstance(s, Kernel) else self._call(s)
             for s in kernels.segments
         ]
-        self.runs = 0
+        self.warm = False
         self.graph: Any = None
         self.last: Any = None  # the stream of the last run
 
@@ -173,31 +194,27 @@ class Graph(Replay):
             stream.wait_event(self.last.record())
         self.last = stream
         kinds = {"whole": np.uint64, "number": np.float64}
-        given = [np.uint64(self.table.data.ptr), np.uint64(self.runs)]
+        given = [np.uint64(self.table.data.ptr), np.uint64(self.latch.runs)]
         for number, value in zip(self.program.numbers, numbers, strict=True):
             given.append(kinds[number.field](value).view(np.uint64))
         given += [np.uint64(r.data.ptr) for r in results]
         for place, array in zip(self.inputs, arguments, strict=True):
             given += [np.uint64(place.data.ptr), np.uint64(array.data.ptr)]
         self.post((self.most,), (cuda.THREADS,), tuple(given))
-        if self.runs == 0:
+        if not self.warm:
             self._queue()
         else:
             self.graph = self.graph or self._captured()
             self.graph.launch()
-        self.runs += 1
-        return self.stopped_at() if self.stops and self.runs % LOOKS == 0 else None
-
-    def stopped_at(self) -> str | None:
-        """The stop at which a run ended early, if one did. This waits for the device."""
-        code, run = self.stopped.get().tolist()
-        if not code:
+        self.warm = True
+        self.latch.runs += 1
+        due = self.stops and self.latch.looks and self.latch.runs % LOOKS == 0
+        if not due or (found := self.latch.look()) is None:
             return None
-        self.stopped.fill(0)
-        late = self.runs - run - 1
-        self.late = late
-        ago = f", {late} runs ago; nothing was changed since" if late else ""
-        return f"{self.stops[code - 1]}{ago}"
+        code, run = found
+        ago = self.latch.runs - 1 - run
+        late = f", {ago} runs ago; nothing was changed since" if ago else ""
+        return f"{self.stops[code - 1]}{late}"
 
 
 def _of_cupy(call: Call) -> Any:

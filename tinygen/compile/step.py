@@ -29,11 +29,14 @@ __all__ = ["Step"]
 
 
 class Step:
-    """What `compile` returns; `program` is the last one that ran, for print."""
+    """What `compile` returns; `program` is the last one that ran, for print.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    latch: on the GPU, that of steps of which none is to go on after one ended early (graph.Latch).
+    """
+
+    def __init__(self, function: Callable[..., Any], latch: Any = None) -> None:
         functools.update_wrapper(self, function)
-        self.function = function
+        self.function, self.latch = function, latch
         self.program: Program | None = None
         self._made: dict[Any, _Compiled] = {}
         self._lock = threading.Lock()  # a program has one memory
@@ -50,7 +53,7 @@ class Step:
             made = self._made.get(given.key)
             if made is None or made.is_stale():
                 trace = _Trace(self.function, given)
-                made = self._made[given.key] = _Compiled(trace)
+                made = self._made[given.key] = _Compiled(trace, self.latch)
                 numbers = trace.drawn
             elif made.trace is not None:  # recorded once: again, for what differs
                 trace = _Trace(self.function, given)
@@ -172,12 +175,12 @@ def _bytes(array: Any) -> bytes:
 class _Compiled:
     """A program, what runs it, and what its runs need."""
 
-    def __init__(self, trace: _Trace) -> None:
+    def __init__(self, trace: _Trace, latch: Any) -> None:
         self.trace: _Trace | None = trace  # until it was checked
         self.objects, self.tree, self.program = trace.objects, trace.tree, trace.program
         self.empty = backend.namespace_for(self.program.device).empty
         simplify(self.program)
-        self.form = _form(self.program)
+        self.form = _form(self.program, latch)
 
     def is_stale(self) -> bool:
         """True if a Tensor outside the step has been given another array."""
@@ -205,12 +208,12 @@ class _Compiled:
         return map_leaves(result, self.tree)
 
 
-def _form(program: Program) -> Replay:
+def _form(program: Program, latch: Any) -> Replay:
     """What runs the program: on the GPU a graph; a native function where there is a compiler, else NumPy."""
     if program.device == "gpu":
-        from tinygen.compile.graph import Graph
+        from tinygen.compile.graph import Graph, Latch
 
-        return Graph(program)
+        return Graph(program, latch or Latch())
     if dispatch.native() is not None:
         from tinygen.compile.native import (
             Native,

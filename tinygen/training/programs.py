@@ -33,8 +33,10 @@ class Compiled:
     """
 
     def __init__(self, name: str, update: Update, run: Any) -> None:
-        """run: has `optimizers` and `averages` by name, and `random`, all that a loss may draw from."""
-        self.name, self.update, self.step = name, update, Step(update)
+        """run: has `optimizers` and `averages` by name, and `random`, all that a loss may draw from; on the
+        GPU a `latch` that its updates share."""
+        self.name, self.update = name, update
+        self.step = Step(update, getattr(run, "latch", None))
         self.optimizer: Optimizer = run.optimizers[name]
         self.average: EMA | None = run.averages.get(name)
         self.random: list[Generator] = run.random

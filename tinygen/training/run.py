@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from tinygen.backend import keep_freed_memory, namespace_of, to_device
 from tinygen.errors import CheckpointError, NonFiniteError, renamed, whole
 from tinygen.folder import CHECKPOINT, locked
 from tinygen.parallel import Ranks, ranks_of
+from tinygen.training.graphs import GraphLoop
 from tinygen.training.loop import (
     Data,
     History,
@@ -44,7 +45,9 @@ from tinygen.training.progress import progress
 __all__ = ["WATCH_STEPS", "Stopped", "fingerprint", "not_finite", "recorded", "train"]
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 WATCH_STEPS = 100  # from one look at the state of the run to the next
+SHOWN = 100  # steps, of graphs on a GPU, until the progress is shown again, which waits for them
 COMPILED_FROM = 2000  # steps: from then on a run gains more than compiling takes
 
 
@@ -78,10 +81,10 @@ def train(
     resume: continue from that file, also to more steps than the run was started with (its learning
         rate is then the longer run's).
     show_progress: True, or a line to show before.
-    compile: steps as programs (`tinygen.compile`), on the CPU. By default it is done for models that
-        are tinygen's in all their parts and runs that are long enough to gain by it. True does it for
-        any: a loss that counts or prints does so only while it is recorded, in the first two steps.
-        What cannot be recorded runs eagerly, and a line says so.
+    compile: steps as programs (`tinygen.compile`), on the GPU as graphs. By default it is done on the CPU,
+        for models that are tinygen's in all their parts and runs that are long enough to gain by it.
+        True does it for any: a loss that counts or prints does so only while it is recorded, in the
+        first two steps. What cannot be recorded runs eagerly, and a line says so.
     callback: called after each step with its number, from 1, and the terms of its losses by name; of an
         objective with several updates in a step, those of the last. For a log, such as `CsvLog`. An
         error in it ends the run as any error does: the folder holds an earlier state. A run that is
@@ -191,7 +194,12 @@ class _Run:
         self.look_at: Collection[int] = ()
         for name, p in model.named_parameters().items():
             p.name = name  # for graph drawings and error messages
-        self.loop = Loop(model, data, settings, compiled)
+        if on_gpu := namespace_of(self.x).device == "gpu":
+            compiled = compiled and ranks.size == 1  # a graph holds no exchange with other processes
+        graphs = compiled and on_gpu
+        self.loop = (
+            GraphLoop(model, data, settings) if graphs else Loop(model, data, settings, compiled)
+        )
         self.ranks = self.loop.ranks = ranks
         self._data = fingerprint(data)
         self._began = time.monotonic()
@@ -225,19 +233,19 @@ class _Run:
                 self._look()
                 self._advance()
                 if self.callback is not None:  # before the checkpoint, which knows of the step
-                    self.callback(loop.step, {k: v[-1] for k, v in loop.history.items()})
+                    self.callback(loop.step, {k: v[-1] for k, v in self._history().items()})
                 if loop.step % WATCH_STEPS == 0 and (remark := watch()):
                     self._tell(f"step {loop.step}: {remark}")
-                if show:
-                    show(loop.step, loop.history)
+                if show and (loop.step % SHOWN == 0 or not isinstance(loop, GraphLoop)):
+                    show(loop.step, self._history())
                 if self.path is not None and time.monotonic() - saved >= checkpoint_seconds:
                     self._check_parameters()
                     self.save()
                     model.train()
                     saved = time.monotonic()
+        self._check_parameters()
         if show:
             show(loop.step, loop.history, last=True)
-        self._check_parameters()
         self._check_equal()
         self._look()
         if self.path is not None:
@@ -252,10 +260,18 @@ class _Run:
         return loop.history
 
     def _advance(self) -> None:
+        self._explained(self.loop.advance)
+
+    def _explained(self, function: Callable[[], T]) -> T:
+        """What the function returns."""
         try:
-            self.loop.advance()
+            return function()
         except NonFiniteStep as failed:
             self._explain(failed)
+
+    def _history(self) -> History:
+        """That of the steps so far. On a GPU this waits for them."""
+        return self._explained(lambda: self.loop.history)
 
     def _explain(self, failed: NonFiniteStep) -> NoReturn:
         """The same computation once more, watched, to name the operation that failed, on any rank."""
@@ -276,6 +292,7 @@ class _Run:
 
     def _check_parameters(self) -> None:
         """NonFiniteError if the last update spoiled a parameter; before that is saved."""
+        self._history()  # now all updates are done
         if name := not_finite(self.model.named_parameters()):
             raise NonFiniteError(
                 f"step {self.loop.step}: the update made {name} infinite or NaN; lower the "
