@@ -471,4 +471,25 @@ MUTANTS = [
         "if fits and (apart or", "if fits and (True or",
         "compile/test_graph.py::test_a_replayed_step_of_a_model_does_what_the_eager_one_does",
     ),
+    Mutant(
+        "updates after one that ended early are forgotten", "training/graphs.py",
+        "for t in rest:", "for t in rest[:0]:",
+        "training/test_graphs.py::test_a_norm_too_large_for_float32_alone_is_computed_eagerly_and_the_rest_taken_again",
+    ),
+    Mutant(
+        "an update is taken again with the counters of later ones", "training/graphs.py",
+        "self._reset(first.counters)", "pass",
+        "training/test_graphs.py::test_a_norm_too_large_for_float32_alone_is_computed_eagerly_and_the_rest_taken_again",
+    ),
+    Mutant(
+        "the generator goes on training after a discriminator's update that ended early",
+        "training/programs.py", 'Step(update, getattr(run, "latch", None))', "Step(update)",
+        "training/test_graphs.py::test_a_batch_that_is_not_finite_leaves_the_parameters_as_they_were",
+    ),
+    Mutant(
+        "a draw at every run of a sampler as one graph", "models/diffusion/denoiser.py",
+        "        if rng is not None and sigma:\n            rng.state = stream.state",
+        "        if rng is not None:\n            rng.state = stream.state",
+        "models/diffusion/test_graph_sampling.py::test_the_generator_is_where_eager_sampling_leaves_it",
+    ),
 ]  # fmt: skip

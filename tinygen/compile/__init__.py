@@ -5,7 +5,8 @@
     simplify.py    without copies, repetitions and what nobody reads
     fuse.py        the calls that share a nest of loops
     plan.py        a place in one block of memory for every array
-    emit.py        the C++ text, on prelude.h; native.py compiles and calls it
+    emit.py        the C++ text, on prelude.h and cpu.h; native.py compiles and calls it
+    cuda.py        the CUDA text, on prelude.h and gpu.h; graph.py captures it as one graph
     replay.py      the program run through NumPy, where there is no compiler
     step.py        what `tg.compile` returns: it leads through these in this order
 
@@ -34,7 +35,8 @@ def compile(function: Callable[..., Any]) -> Step:
     among its arguments may change; whole numbers, words and objects are part of the program, and
     another one is another program, as is another shape or dtype of an array. What it decides by other
     things, such as a module's `training`, is decided once. Gradients that it leaves are forgotten.
-    NonFiniteError: the norm that it clips by is not finite; what follows the clipping was not done.
+    NonFiniteError: the norm that it clips by is not finite; what follows the clipping was not done. On a
+    GPU, where a run is only queued, it is raised up to a hundred runs later; those do nothing then.
 
     CompileError, with the line: something that cannot be recorded, as the value of an array, or a
     number that changes from call to call and is not an argument (see `tinygen.backend.varying`).
