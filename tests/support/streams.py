@@ -112,6 +112,11 @@ def memory_of(array: Any) -> Any:
     return array if array.base is None else array.base
 
 
+def on_device(x: Any) -> bool:
+    """Whether x is an array in such a block."""
+    return isinstance(x, np.ndarray) and isinstance(memory_of(x), Block)
+
+
 def address(memory: Any) -> int:
     """Where a block begins."""
     return int(np.frombuffer(memory, np.uint8).ctypes.data)
@@ -131,7 +136,7 @@ def unowned(tree: Any) -> Any:
 
 def own(array: Any) -> Any:
     """A result of NumPy's in memory of the current pool; a view of such memory stays one."""
-    if isinstance(memory_of(array), Block) or not array.size:
+    if on_device(array) or not array.size:
         return array
     turned = array.flags.f_contiguous and not array.flags.c_contiguous
     made = new(array.shape, array.dtype, array.strides if turned else None)

@@ -156,7 +156,8 @@ def _compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         stream.do()
         with np.errstate(all="ignore"):
             return function(*args, **kwargs)
-    if getattr(function, "__name__", "") in BY_CUBLAS:
+    name, module = getattr(function, "__name__", ""), getattr(function, "__module__", "")
+    if name in BY_CUBLAS or (module == "numpy.linalg" and name != "norm"):
         raise NotImplementedError(
             "calling cuBLAS API during stream capture is currently unsupported"
         )
@@ -178,7 +179,7 @@ def _captured(stream: Any, function: Callable[..., Any], args: Any, kwargs: Any)
         return kwargs["out"]
     with np.errstate(all="ignore"):
         shaped = _listed(function(*args, **kwargs))
-    if all(isinstance(x, np.ndarray) and x.base is not None for x in shaped):  # views
+    if all(streams.on_device(x) for x in shaped):  # views
         return shaped[0] if len(shaped) == 1 else shaped
     made = [streams.new(np.shape(x), np.asarray(x).dtype) for x in shaped]
     targets = streams.unowned(made)
@@ -544,6 +545,7 @@ def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> ndarray:
 
 def cholesky(a: ndarray) -> ndarray:
     """It never raises: of a matrix that has no factor it gives what was computed by then."""
+    streams.not_captured("cuSOLVER")
     factors = a._array.copy()
     for index in np.ndindex(factors.shape[:-2]):
         potrf = scipy.linalg.lapack.get_lapack_funcs("potrf", [factors])

@@ -180,8 +180,10 @@ class Kernels(Emitted):
                 raise CompileError(
                     f"{node.line}: {node.name} writes outside the step after something that may end it"
                 )
-            self.segments.append(node)
+            self.segments += launch.nodes
             return
+        if not self.given:
+            return  # all arrays are empty
         guard = [f"if ({self._given('stopped', 0, 'Stopped*')}->code) return;"] if guarded else []
         names = [f"u64 q{i}" for i in range(len(self.given))]
         body = "\n    ".join([*guard, *lines])  # type: ignore[list-item]

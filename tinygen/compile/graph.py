@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -179,9 +179,13 @@ class Graph(Replay):
                 stream.begin_capture()
                 try:
                     self._queue()
-                finally:
-                    graph = stream.end_capture()
-            return graph
+                except BaseException:
+                    with suppress(
+                        Exception
+                    ):  # what broke the capture is to be seen, not that it broke
+                        stream.end_capture()
+                    raise
+                return stream.end_capture()
         finally:
             if collecting:
                 gc.enable()

@@ -385,8 +385,8 @@ def _parts(key: Any) -> tuple[Any, ...]:
 
 def _names_view(key: Any) -> bool:
     """True for a key of numbers, slices, None and Ellipsis."""
-    fancy = (Recorded, np.ndarray, list, bool, np.bool_)
-    return not any(isinstance(k, fancy) for k in _parts(key))
+    plain = (int, np.integer, slice, type(None), type(...))
+    return all(isinstance(k, plain) and not isinstance(k, bool) for k in _parts(key))
 
 
 # -- the namespace: NumPy, with its own forms of what makes new arrays ------------------------------
@@ -469,7 +469,12 @@ FORMS: dict[str, Callable[..., Any]] = {
     "copyto": lambda target, value: _recording().write(target, value),
     **dict.fromkeys(("nonzero", "unique", "flatnonzero", "argwhere"), _refuse("what it finds")),
 }  # fmt: skip
+MADE = ("arange", "eye", "identity", "indices", "linspace", "tri")  # of numbers alone: constants
 FORMS |= {"amax": FORMS["max"], "amin": FORMS["min"]}
+
+
+def _made(name: str, *args: Any, **options: Any) -> Any:
+    return getattr(_recording().library, name)(*args, **options)
 
 
 def _namespace(device: str, kind: Any) -> tuple[Any, Any]:
@@ -477,6 +482,7 @@ def _namespace(device: str, kind: Any) -> tuple[Any, Any]:
     namespace: Any = backend._complete(np, device)
     vars(namespace).update(
         FORMS,
+        **{name: partial(_made, name) for name in MADE},
         launch=lambda *arguments: _recording().launch(*arguments),
         call=lambda *arguments: _recording().other(*arguments),
     )

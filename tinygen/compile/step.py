@@ -89,7 +89,8 @@ class _Arguments:
             return type(x), x
         if backend.is_gpu_array(x) and not backend.is_recorded(x):
             self.device = "gpu"
-            self.arrays.append(backend.namespace_of(x).ascontiguousarray(x))
+            m = backend.namespace_of(x)
+            self.arrays.append(x if x.flags.c_contiguous else m.ascontiguousarray(x))
             return "gpu", x.shape, x.dtype
         self.objects.append(x)
         return type(x), id(x)
