@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from tinygen.compile.emit import FOLDER, PRELUDE, TYPES, Emitted, Loops
+import numpy as np
+
+from tinygen.compile.emit import FOLDER, PRELUDE, TYPES, Emitted, Loops, expressible
 from tinygen.compile.fuse import Access, Group, Launch, Member
 from tinygen.compile.program import Call, Program, Storage, View
 from tinygen.errors import CompileError
 from tinygen.kernels import cuda
 from tinygen.kernels.signatures import inlined, pasted
 
-__all__ = ["Kernel", "Kernels"]
+__all__ = ["Kernel", "Kernels", "fits_in_loop", "in_loops"]
 
 GPU = (FOLDER / "gpu.h").read_text()
 THREADS = 256
@@ -34,6 +36,35 @@ class Kernel:
     name: str
     blocks: int
     arguments: list[tuple[Any, int]]
+
+
+FLOAT = np.dtype(np.float32)
+ADAM = ("adam_mean", "adam_square", "adam_parameter", "adam_average")  # in gpu.h
+
+
+def in_loops(calls: Sequence[Call]) -> list[Call]:
+    """The calls with Adam's kernels as elementwise ones, so that they join the loop that clips their
+    gradient. The formulas are the kernel's own."""
+    made: list[Call] = []
+    for call in calls:
+        if call.name != "adam" or call.kind != "kernel":
+            made.append(call)
+            continue
+        p, g, mean, square, average, _, *c = call.args
+        parts = [(*c[:2], mean, g), (*c[2:4], square, g), (*c[4:8], p, mean, square)]
+        parts += [] if average is None else [(c[8], average, p)]
+        outs = [mean, square, p, average]
+        for name, args, out in zip(ADAM, parts, outs, strict=False):
+            dtypes = (FLOAT,) * (len(args) + 1)
+            made.append(
+                Call("ufunc", call.function, args, [out], name, line=call.line, dtypes=dtypes)
+            )
+    return made
+
+
+def fits_in_loop(call: Call) -> bool:
+    """Whether a call can stand in a loop of the text."""
+    return call.name in ADAM or expressible(call)
 
 
 class _Loops(Loops):

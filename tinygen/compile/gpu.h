@@ -46,6 +46,29 @@ SHARED void stop(Stopped* stopped, u64 code, u64 run) {
 // Single numbers are the work of one thread, which sees what it wrote before.
 SHARED bool single() { return blockIdx.x == 0 && threadIdx.x == 0; }
 
+// Adam's update (formulas.h), each of its results as the function of one element that a loop computes.
+SHARED float np_adam_mean(float beta1, float rest, float mean, float g) {
+    float p = 0.0f, square = 0.0f;
+    adam_update(AdamStep{beta1, rest}, p, g, mean, square);
+    return mean;
+}
+SHARED float np_adam_square(float beta2, float rest, float square, float g) {
+    float p = 0.0f, mean = 0.0f;
+    adam_update(AdamStep{0.0f, 0.0f, beta2, rest}, p, g, mean, square);
+    return square;
+}
+SHARED float np_adam_parameter(float step_size, float bias_correction, float eps, float decay, float p,
+                               float mean, float square) {
+    adam_update(AdamStep{1.0f, 0.0f, 1.0f, 0.0f, step_size, bias_correction, eps, decay}, p, 0.0f, mean,
+                square);
+    return p;
+}
+SHARED float np_adam_average(float rest, float average, float p) {
+    AdamStep c{};
+    c.one_minus_average_decay = rest;
+    return averaged(c, average, p);
+}
+
 // Rows of a table by their numbers, which may count from the end; false if one is not there.
 template <class T, class I>
 SHARED bool take(T* out, const T* table, const I* rows, i64 count, i64 n, i64 columns) {

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.compile.cuda import Kernel, Kernels
-from tinygen.compile.emit import expressible
+from tinygen.compile.cuda import Kernel, Kernels, fits_in_loop, in_loops
 from tinygen.compile.fuse import TOGETHER, bundle, fuse, private
 from tinygen.compile.plan import plan
 from tinygen.compile.program import Call, Number, Program, View, map_leaves
@@ -31,7 +30,8 @@ LOOKS = 100  # runs between two looks at whether one ended early
 
 def emitted(program: Program) -> Kernels:
     """The text of a program and its launches, with a place for each of its arrays."""
-    groups = fuse(program.calls, expressible)
+    program.calls = in_loops(program.calls)
+    groups = fuse(program.calls, fits_in_loop)
     local = private(groups)
     program.nodes = bundle(groups)
     program.offsets, program.block = plan(program.nodes, local)

@@ -195,7 +195,9 @@ class _Run:
         for name, p in model.named_parameters().items():
             p.name = name  # for graph drawings and error messages
         if on_gpu := namespace_of(self.x).device == "gpu":
-            compiled = compiled and ranks.size == 1  # a graph holds no exchange with other processes
+            compiled = (
+                compiled and ranks.size == 1
+            )  # a graph holds no exchange with other processes
         graphs = compiled and on_gpu
         self.loop = (
             GraphLoop(model, data, settings) if graphs else Loop(model, data, settings, compiled)
