@@ -136,7 +136,7 @@ def unowned(tree: Any) -> Any:
 
 def own(array: Any) -> Any:
     """A result of NumPy's in memory of the current pool; a view of such memory stays one."""
-    if on_device(array) or not array.size:
+    if on_device(array) or not array.size or array.dtype.hasobject:
         return array
     turned = array.flags.f_contiguous and not array.flags.c_contiguous
     made = new(array.shape, array.dtype, array.strides if turned else None)
