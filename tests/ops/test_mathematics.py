@@ -64,6 +64,18 @@ def test_a_wrong_place_is_told_the_right_one():
     assert not hasattr(tg, "gammaln") and not hasattr(tg, "cofactors")
 
 
+@pytest.mark.cpu_only("NumPy and SciPy are those of the CPU")
+@pytest.mark.parametrize(
+    ("function", "own"),
+    [(scipy.special.gammaln, "tg.special.gammaln"), (numpy.linalg.inv, "tg.linalg.inv"),
+     (numpy.arctan2, "tg.arctan2"), (numpy.isnan, "tg.isnan"), (numpy.linalg.solve, "tg.solve")],
+)  # fmt: skip
+def test_a_function_of_another_library_is_told_its_name_here(function, own):
+    x = tg.tensor(numpy.eye(2), requires_grad=True)
+    with pytest.raises(TypeError, match=rf"{function.__name__} would cut .*call {own}, or"):
+        function(x, x) if function in (numpy.arctan2, numpy.linalg.solve) else function(x)
+
+
 # -- operators -------------------------------------------------------------------------------------
 def test_operators_are_those_of_numpy():
     x, y = numpy.array([-4.5, 3.0, 7.0]), numpy.array([2.0, -2.0, 4.0])
@@ -93,6 +105,26 @@ def test_operators_are_those_of_numpy():
         tg.round(whole),
     ):
         assert found.dtype == numpy.int8
+
+
+def test_methods_are_the_functions():
+    x = tg.tensor(placed(numpy.arange(9.0).reshape(3, 3) / 4))
+    for found, expected in [
+        (x.dot(x), tg.dot(x, x)), (x.round(), tg.round(x)), (x.round(1), tg.round(x, 1)),
+        (x.trace(1), tg.trace(x, 1)),
+    ]:  # fmt: skip
+        close(found, on_cpu(expected.data))
+
+
+def test_a_leaf_is_not_replaced_by_a_remainder():
+    x = tg.tensor([5.0], requires_grad=True)
+    with pytest.raises(TypeError, match=r"x %= y"):
+        x %= 2
+    with pytest.raises(TypeError, match=r"x //= y"):
+        x //= 2
+    y = x * 1.0
+    y %= 2
+    assert y.item() == 1.0 and y.requires_grad
 
 
 def test_masks_of_variables_are_constants():
