@@ -110,8 +110,6 @@ def case(
 
 
 def _short(value: Any) -> str:
-    if callable(value):  # its repr has an address, another one in every process
-        return value.__name__
     return repr(value).replace("\n", "").replace(" ", "").replace("None", "_")
 
 

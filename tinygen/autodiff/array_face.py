@@ -351,7 +351,7 @@ class ArrayFace(Boxed):
         def softmax(self, axis: Any = -1) -> Any: ...
 
         ceil = cos = cosh = erf = exp = expm1 = floor = isfinite = isnan = log = log10 = abs
-        log1p = log2 = relu = round = sigmoid = sign = sin = sinh = softplus = sqrt = abs
+        log1p = log2 = relu = sigmoid = sign = sin = sinh = softplus = sqrt = abs
         square = tan = tanh = abs
         log_softmax = softmax
 
