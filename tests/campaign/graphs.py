@@ -13,6 +13,12 @@ LENGTH = 14  # operations in a computation
 STEPS = (1e-4, 1e-5, 1e-6)  # of the differences: the largest may cross a kink, the least rounds
 TOLERANCE = 1e-6  # of the size of the terms that are added
 
+
+def _regular(x: tg.Tensor) -> tg.Tensor:
+    """A matrix with more rows: its columns are independent, and its singular values differ."""
+    return tg.concatenate([x, np.diag(1.0 + np.arange(x.shape[1]))], axis=0)
+
+
 # Each of these takes any real numbers; `c` are constants of the shape of x.
 ELEMENTWISE = [
     lambda x, c: tg.arctan(x) + tg.arcsinh(c * x),
@@ -62,15 +68,13 @@ ELEMENTWISE = [
 ]
 ALONG_ROWS = [  # x has two axes
     lambda x, c: tg.linalg.inv(x @ x.T + 2.0 * np.eye(len(x))),
-    lambda x, c: tg.linalg.det(x @ x.T + np.eye(len(x))),
-    lambda x, c: tg.linalg.slogdet(x @ x.T + np.eye(len(x))).logabsdet,
-    lambda x, c: tg.linalg.pinv(tg.concatenate([x, 2.0 * np.eye(x.shape[1])], axis=0)),
+    lambda x, c: tg.linalg.det(x @ x.T + np.eye(len(x)))[None],
+    lambda x, c: tg.linalg.slogdet(x @ x.T + np.eye(len(x))).logabsdet[None],
+    lambda x, c: tg.linalg.pinv(_regular(x)),
     lambda x, c: tg.linalg.eigvalsh(x @ x.T + np.diag(np.arange(len(x)) * 3.0)),
-    lambda x, c: tg.linalg.svdvals(
-        tg.concatenate([x, np.eye(x.shape[1]) * np.arange(1, x.shape[1] + 1)], 0)
-    ),
-    lambda x, c: tg.linalg.qr(tg.concatenate([x, 2.0 * np.eye(x.shape[1])], axis=0)).R,
-    lambda x, c: tg.linalg.norm(x, 3, axis=0) + tg.linalg.norm(x, "nuc"),
+    lambda x, c: tg.linalg.svdvals(_regular(x)),
+    lambda x, c: tg.linalg.qr(_regular(x)).R,
+    lambda x, c: tg.linalg.norm(x, 3, axis=0) + tg.linalg.norm(_regular(x), "nuc"),
     lambda x, c: tg.tensordot(x, c, (0, 0)) + tg.inner(x.T, c.T),
     lambda x, c: tg.kron(x[:2, :2], c[:1]),
     lambda x, c: tg.trace(x) * tg.outer(x[0], c[0]),

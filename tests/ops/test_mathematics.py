@@ -14,6 +14,7 @@ import scipy.special
 
 from tests.support.on_device import np, on_cpu, placed, tg
 from tests.support.op_cases import CASES
+from tinygen import Tensor
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -21,8 +22,13 @@ INF = float("inf")
 RNG = numpy.random.default_rng(11)
 
 
+def raw(x):
+    """The array of a Tensor, or an array as a transform gives it back, on the CPU."""
+    return on_cpu(x.detach() if isinstance(x, Tensor) else x)
+
+
 def close(found, expected, rtol=1e-12, atol=1e-12):
-    numpy.testing.assert_allclose(on_cpu(found.data), on_cpu(expected), rtol=rtol, atol=atol)
+    numpy.testing.assert_allclose(raw(found), raw(expected), rtol=rtol, atol=atol)
 
 
 def gradient(f, x):
@@ -64,6 +70,18 @@ def test_a_wrong_place_is_told_the_right_one():
     assert not hasattr(tg, "gammaln") and not hasattr(tg, "cofactors")
 
 
+@pytest.mark.cpu_only("NumPy and SciPy are those of the CPU")
+@pytest.mark.parametrize(
+    ("function", "own"),
+    [(scipy.special.gammaln, "tg.special.gammaln"), (numpy.linalg.inv, "tg.linalg.inv"),
+     (numpy.arctan2, "tg.arctan2"), (numpy.isnan, "tg.isnan"), (numpy.linalg.solve, "tg.solve")],
+)  # fmt: skip
+def test_a_function_of_another_library_is_told_its_name_here(function, own):
+    x = tg.tensor(numpy.eye(2), requires_grad=True)
+    with pytest.raises(TypeError, match=rf"{function.__name__} would cut .*call {own}, or"):
+        function(x, x) if function in (numpy.arctan2, numpy.linalg.solve) else function(x)
+
+
 # -- operators -------------------------------------------------------------------------------------
 def test_operators_are_those_of_numpy():
     x, y = numpy.array([-4.5, 3.0, 7.0]), numpy.array([2.0, -2.0, 4.0])
@@ -93,6 +111,26 @@ def test_operators_are_those_of_numpy():
         tg.round(whole),
     ):
         assert found.dtype == numpy.int8
+
+
+def test_methods_are_the_functions():
+    x = tg.tensor(placed(numpy.arange(9.0).reshape(3, 3) / 4))
+    for found, expected in [
+        (x.dot(x), tg.dot(x, x)), (x.round(), tg.round(x)), (x.round(1), tg.round(x, 1)),
+        (x.trace(1), tg.trace(x, 1)),
+    ]:  # fmt: skip
+        close(found, raw(expected))
+
+
+def test_a_leaf_is_not_replaced_by_a_remainder():
+    x = tg.tensor([5.0], requires_grad=True)
+    with pytest.raises(TypeError, match=r"x %= y"):
+        x %= 2
+    with pytest.raises(TypeError, match=r"x //= y"):
+        x //= 2
+    y = x * 1.0
+    y %= 2
+    assert y.item() == 1.0 and y.requires_grad
 
 
 def test_masks_of_variables_are_constants():
@@ -144,14 +182,14 @@ def gradient_of(f, x):
 def test_functions_that_belong_together():
     x, y = placed(RNG.gamma(2.0, 1.0, 50)), placed(RNG.gamma(2.0, 1.0, 50))
     s = tg.special
-    close(tg.exp(s.gammaln(x)), on_cpu(s.gamma(x).data), 1e-12)
-    close(s.betaln(x, y), on_cpu((s.gammaln(x) + s.gammaln(y) - s.gammaln(x + y)).data))
+    close(tg.exp(s.gammaln(x)), raw(s.gamma(x)), 1e-12)
+    close(s.betaln(x, y), raw(s.gammaln(x) + s.gammaln(y) - s.gammaln(x + y)))
     close(s.gammainc(x, y) + s.gammaincc(x, y), numpy.ones(50))
-    close(s.erfcx(x) * tg.exp(-(x * x)), on_cpu(s.erfc(x).data), 1e-12)
-    close(s.log_ndtr(x), on_cpu(tg.log(s.ndtr(x)).data))
+    close(s.erfcx(x) * tg.exp(-(x * x)), raw(s.erfc(x)), 1e-12)
+    close(s.log_ndtr(x), raw(tg.log(s.ndtr(x))))
     close(tg.hypot(x, y), numpy.abs(on_cpu(x) + 1j * on_cpu(y)))
     close(tg.arctan2(x, -y), numpy.angle(-on_cpu(y) + 1j * on_cpu(x)))
-    close(tg.logaddexp(x, y), on_cpu(tg.logsumexp(tg.stack([x, y]), 0).data))
+    close(tg.logaddexp(x, y), raw(tg.logsumexp(tg.stack([x, y]), 0)))
     assert (
         s.logsumexp(placed(numpy.array([1e3, 1e3])), b=placed(numpy.array([2.0, -1.0]))).item()
         == 1e3
@@ -174,10 +212,8 @@ def test_the_incomplete_gamma_function_in_a_obeys_its_recurrence():
     def in_a(a):
         return tg.grad(lambda a: recurrence(a, placed(x)).sum())(a)
 
-    scale = numpy.abs(
-        on_cpu(tg.grad(lambda a: tg.special.gammainc(a, placed(x)).sum())(placed(a)).data)
-    )
-    error = numpy.abs(on_cpu(in_a(placed(a)).data))
+    scale = numpy.abs(raw(tg.grad(lambda a: tg.special.gammainc(a, placed(x)).sum())(placed(a))))
+    error = numpy.abs(raw(in_a(placed(a))))
     assert (error <= 1e-13 * (1 + scale) * (1 + a * numpy.log(a + 2))).all()
 
 
@@ -194,7 +230,7 @@ def test_derivatives_in_the_parameters_agree_with_differences(name):
         at = lambda k, i=i, h=h: exact(*(y + k * h * (j == i) for j, y in enumerate(inputs)))  # noqa: E731
         expected = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * h)
         found = tg.grad(lambda *xs: getattr(tg.special, name)(*xs).sum(), i)(*placed(inputs))
-        numpy.testing.assert_allclose(on_cpu(found.data) * h, expected * h, rtol=1e-6, atol=1e-12)
+        numpy.testing.assert_allclose(raw(found) * h, expected * h, rtol=1e-6, atol=1e-12)
 
 
 def test_gamma_and_beta_distributions_belong_together():
@@ -219,7 +255,7 @@ def test_parameters_in_float32_have_derivatives_in_float32():
     found = tg.gradients(y.sum(), a)
     wide = tg.grad(lambda a: tg.special.gammainc(a, placed(numpy.array([1.5, 910.0]))).sum())
     assert found.dtype == numpy.float32
-    close(found, on_cpu(wide(placed(numpy.array([2.0, 900.0]))).data), 1e-5)
+    close(found, raw(wide(placed(numpy.array([2.0, 900.0])))), 1e-5)
 
 
 # -- matrices --------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ else:
     for name, value in list(public.items()):
         if (space := apart.get(value.__module__)) is not None:
             del public[name]
-            setattr(Tensor, name, no_method(f"{space}.{name}"))
+            value.__qualname__ = f"{space}.{name}"  # for messages
+            setattr(Tensor, name, no_method(value.__qualname__))
     globals().update(public)
     __all__ = ["ACTIVATIONS", *public]

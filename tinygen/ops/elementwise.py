@@ -39,7 +39,8 @@ def named(
     def forward(m: Any, *arrays: Any) -> Any:
         return getattr(module(m), name)(*arrays)
 
-    forward.__name__, forward.__doc__, forward.__module__ = name, doc, home
+    forward.__name__ = forward.__qualname__ = name
+    forward.__doc__, forward.__module__ = doc, home
     arguments = [Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in ("m", *inputs.split(", "))]
     forward.__signature__ = Signature(arguments)  # type: ignore[attr-defined]
     return operation(**record)(forward)

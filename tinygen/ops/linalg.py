@@ -79,13 +79,15 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tensor:
     return reshape(_matmul(x, y), (*left, *right))
 
 
-@public
 def dot(a: Any, b: Any) -> Tensor:
     """a · b as in NumPy: over the last axis of a, and the last but one of b or its only one."""
     na, nb = as_array(a).ndim, as_array(b).ndim
     if not na or not nb:
         return multiply(a, b)
     return matmul(a, b) if na <= 2 >= nb else tensordot(a, b, (-1, -min(nb, 2)))
+
+
+public(dot, method="dot")
 
 
 @public
