@@ -352,7 +352,7 @@ MUTANTS = [
     ),
     Mutant(
         "clipping to the direction alone", "optim/averages.py",
-        "g *= limit / norm", "g *= limit",
+        "scale_all(m, arrays, limit / norm)", "scale_all(m, arrays, limit)",
         "optim/test_averages.py::test_the_norm_is_joint_and_the_scale_one",
     ),
     Mutant(
