@@ -373,8 +373,9 @@ MUTANTS = [
     ),
     # -- what the kernels compute ------------------------------------------------------------------
     Mutant(
-        "a layer normalisation that takes the deviation of other rows", "ops/composites.py",
-        "if deviation is None else deviation", "if deviation is None else deviation[::-1]",
+        "a layer normalisation that takes the deviation of other rows", REFERENCE,
+        "return (g - along) / deviation, of_modulation",
+        "return (g - along) / deviation[::-1], of_modulation",
         "ops/test_composites.py::test_the_first_order_gradient_is_that_of_the_graph",
     ),
     Mutant(
