@@ -55,11 +55,11 @@ def measure(name: str, scale: Scale, save: Save, contender: Contender | None = N
     of the matrix peak; and whether it computes the same."""
     who = contender or CONTENDERS[name]
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # float32, as the others
-    module = import_module(f"benchmarks.suite.{who.module}")
     if name == "tinygen":
         save({"matrix peak": matrix_peak(scale)})
     for work in map(_scaled(scale), NAMES):
         try:
+            module = import_module(f"benchmarks.suite.{who.module}")
             arrays = with_tinygen.case(work)
             where = [] if who.device is None else [who.device]
             opened = module.opened(work, arrays, who.compiled, *where)
@@ -67,7 +67,7 @@ def measure(name: str, scale: Scale, save: Save, contender: Contender | None = N
             found = {"differs": differs(work, arrays, ours, opened.results())}
             save({work.name: {**found, "flops": flops(work, arrays)}})
             save({work.name: timed(opened, scale, work)})
-        except Exception as error:  # no such device, or not enough memory
+        except Exception as error:  # not installed, no such device, not enough memory
             save({work.name: {"error": f"{type(error).__name__}: {error}"[:400]}})
 
 
