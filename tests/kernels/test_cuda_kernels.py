@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from scipy import special, stats
 
 from tests.support import cuda_on_cpu
 from tinygen.kernels import cuda, native
+from tinygen.kernels.fused import error_chunk
 from tinygen.kernels.signatures import signatures
 from tinygen.random import Generator, philox4x32
 
@@ -227,14 +229,14 @@ def squared_error(rng, rows, columns, kernel, target, counted):
         **stream(counted),
     }
     expected = {
-        "sums": near(chunk_sums(error**2), chunk_sums(size**2), 1e9),
+        "sums": near(*(chunk_sums(x**2, error_chunk(x.size)) for x in (error, size)), 1e9),
         "gradient": near(scale * error, scale * size),
     }
     return arguments, expected
 
 
-def chunk_sums(x: np.ndarray) -> np.ndarray:
-    return np.add.reduceat(x.reshape(-1), range(0, x.size, 4096)) if x.size else np.zeros(0)
+def chunk_sums(x: np.ndarray, chunk: int = 4096) -> np.ndarray:
+    return np.add.reduceat(x.reshape(-1), range(0, x.size, chunk)) if x.size else np.zeros(0)
 
 
 @case("sum_squares")
@@ -316,6 +318,57 @@ def backward_of_output(rng, rows, columns, kernel):
     return {"g": g, "y": y, "n": g.size}, {"d": near(g * slope, g * size)}
 
 
+@case("standardise", modulation=["none", "of each row", "one for all"])
+def standardise(rng, rows, columns, kernel, modulation):
+    x, eps = array(rng, rows, columns), 1e-5
+    centred, deviation, sensitive = _standardised(x, eps)
+    z = centred / deviation
+    given = array(rng, 1 if modulation == "one for all" else rows, 2 * columns)
+    scale, shift = wide(given[:, :columns]), given[:, columns:]
+    arguments = {"x": x, "rows": rows, "columns": columns, "eps": eps}
+    if modulation == "none":
+        arguments |= {"modulation": None, "modulation_row": 0}
+        return arguments, {"y": near(z, sensitive)}
+    each = 2 * columns if modulation == "of each row" else 0
+    arguments |= {"modulation": given, "modulation_row": each}
+    size = sensitive * (1 + abs(scale)) + abs(shift)
+    return arguments, {"y": near((1 + scale) * z + shift, size)}
+
+
+def _standardised(x, eps):
+    """x without its mean, its deviation, and what the error of their quotient is in proportion to."""
+    if not x.size:
+        return x, x, x
+    centred = wide(x) - wide(x).mean(1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(1, keepdims=True) + np.float32(eps))
+    size = (abs(x) + abs(wide(x)).mean(1, keepdims=True)) / deviation
+    return centred, deviation, size * (1 + abs(centred / deviation))
+
+
+@case("standardise_backward", modulation=["none", "of each row", "one for all"])
+def standardise_backward(rng, rows, columns, kernel, modulation):
+    arguments, _ = standardise(rng, rows, columns, "standardise", modulation)
+    g = array(rng, rows, columns)
+    centred, deviation, sensitive = _standardised(arguments["x"], arguments["eps"])
+    if not g.size:
+        of = {} if modulation == "none" else {"of_modulation": np.zeros((rows, 0), np.float32)}
+        arguments |= {"of_modulation": None} if modulation == "none" else {}
+        return {**arguments, "g": g}, {"d": g, **of}
+    z, given = centred / deviation, arguments["modulation"]
+    u = g * (1 if given is None else 1 + wide(given[:, :columns]))
+    means = [(v * u).mean(1, keepdims=True) for v in (1, z)]
+    parts = [u, -means[0] + 0 * z, -z * means[1]]
+    size = sum(abs(u) for u in parts[:1]) + (abs(u) * (1 + abs(z))).mean(1, keepdims=True) * (
+        1 + abs(z)
+    )
+    size = size * (1 + sensitive.max(1, keepdims=True)) / deviation
+    expected = {"d": near(sum(parts) / deviation, size)}
+    if given is None:
+        return {**arguments, "g": g, "of_modulation": None}, expected
+    value, sizes = np.concatenate([g * z, g], 1), np.concatenate([abs(g) * sensitive, abs(g)], 1)
+    return {**arguments, "g": g}, {**expected, "of_modulation": near(value, sizes)}
+
+
 @case("bce_with_logits")
 def bce_with_logits(rng, rows, columns, kernel):
     l, t = 8 * array(rng, rows * columns), rng.random(rows * columns, np.float32)
@@ -394,6 +447,39 @@ def adam(rng, rows, columns, kernel, averaged):
     return arguments, expected
 
 
+# The arrays of a table go by the names "arrays.ROW.PLACE".
+def sizes_of_rows(n: int) -> list[int]:
+    return [n, 0, min(n, 1), n // 2, 3 * n]
+
+
+@case("sum_squares_of_all")
+def sum_squares_of_all(rng, rows, columns, kernel):
+    given = {f"arrays.{k}.0": array(rng, n) for k, n in enumerate(sizes_of_rows(rows * columns))}
+    sums = np.concatenate([chunk_sums(wide(x) ** 2) for x in given.values()])
+    return given, {"sums": near(sums, units=1e9)}
+
+
+@case("scale_all")
+def scale_all(rng, rows, columns, kernel):
+    given = {f"arrays.{k}.0": array(rng, n) for k, n in enumerate(sizes_of_rows(rows * columns))}
+    factor = np.float32(0.3)
+    return {**given, "factor": 0.3}, {name: factor * x for name, x in given.items()}
+
+
+@case("adam_of_all", averaged=[False, True])
+def adam_of_all(rng, rows, columns, kernel, averaged):
+    names = ("p", "g", "mean", "square", "average")
+    given, expected = {}, {}
+    for k, n in enumerate(sizes_of_rows(rows * columns)):
+        arguments, found = adam(rng, 1, n, kernel, averaged)
+        for i, name in enumerate(names):
+            given[f"arrays.{k}.{i}"] = arguments.pop(name)
+            if name in found:
+                expected[f"arrays.{k}.{i}"] = found[name]
+    del arguments["n"]
+    return {**arguments, **given}, expected
+
+
 # -- running a kernel ------------------------------------------------------------------------------
 
 GUARD, FILL = 64, 0xCB  # bytes before and after every array, and what stands there
@@ -430,7 +516,7 @@ def run(
         name: poison(expected[name], DTYPES[declared[name]]) for name in expected.keys() - arguments
     }
     given = {**missing, **arguments}
-    assert given.keys() == declared.keys()
+    assert {name.split(".")[0] for name in given} == declared.keys()
     alias = {name: value for name, value in given.items() if isinstance(value, str)}
     buffers = {
         name: Guarded(value, (offsets or {}).get(name, 0))
@@ -439,12 +525,22 @@ def run(
     }
 
     arrays = {name: buffer.array for name, buffer in buffers.items()}
-    launch([arrays.get(alias.get(name, name), given[name]) for name in declared])
+    placed = {name: arrays.get(alias.get(name, name), value) for name, value in given.items()}
+    launch([placed[name] if name in placed else rows_of(placed, name) for name in declared])
     written = {alias.get(name, name) for name in expected}
     for name, buffer in buffers.items():
         buffer.check()
         assert name in written or buffer.array.tobytes() == given[name].tobytes(), name
     return {name: arrays[alias.get(name, name)] for name in expected}
+
+
+def rows_of(placed: Mapping[str, Any], table: str) -> list[list[Any]]:
+    """The rows of a table from its arrays by name."""
+    rows: dict[str, list[Any]] = {}
+    for name, value in placed.items():
+        if name.startswith(f"{table}."):
+            rows.setdefault(name.split(".")[1], []).append(value)
+    return list(rows.values())
 
 
 def poison(expected: Near | np.ndarray, dtype: str) -> np.ndarray:
@@ -475,10 +571,23 @@ def on_cpu(
     """A launcher for ``run``: the types of the arguments are those that would go to CuPy."""
 
     def launch(arguments: list[Any]) -> None:
+        arguments = [as_cupy(x) if isinstance(x, list) else x for x in arguments]
         typed = [f(value) for f, value in zip(cuda._converters(kernel), arguments, strict=True)]
         kernels.launch(kernel, grid, block, typed, order)
 
     return launch
+
+
+def as_cupy(rows: list[list[Any]]) -> list[list[Any]]:
+    """Arrays that say where they are as CuPy's do."""
+    return [
+        [
+            x if x is None
+            else SimpleNamespace(data=SimpleNamespace(ptr=x.ctypes.data), size=x.size)
+            for x in row
+        ]
+        for row in rows
+    ]  # fmt: skip
 
 
 load_native = functools.cache(native.load)
@@ -511,10 +620,11 @@ def check_sameness(
 ) -> None:
     """Every geometry, order of the threads, and alignment gives the same bytes."""
     pointers = [name for kind, name in signatures()[kernel] if kind.endswith("*")]
-    offsets = [dict.fromkeys(names, 1) for names in (pointers, *([name] for name in pointers))]
-    ways = [(geometry, order, {}) for geometry in geometries for order in ORDERS]
-    ways += [((2, 96), "backward", offset) for offset in offsets]
     for arguments, expected in cases(kernel, shape):
+        placed = pointers + [name for name in arguments if "." in name]
+        offsets = [dict.fromkeys(names, 1) for names in (placed, *([name] for name in placed))]
+        ways = [(geometry, order, {}) for geometry in geometries for order in ORDERS]
+        ways += [((2, 96), "backward", offset) for offset in offsets]
         results = run(on_cpu(kernels, kernel), kernel, arguments, expected)
         for (grid, block), order, offset in ways:
             launch = on_cpu(kernels, kernel, grid, block, order)
@@ -542,13 +652,16 @@ def compare_with_cpp(
     results = run(on_cpu(kernels, kernel), kernel, arguments, expected)
     with cuda_on_cpu.flushing() if flushed else nullcontext():
         of_cpp = run(on_native(kernel), kernel, arguments, expected)
-    for name, result in of_cpp.items():
-        if flushed:  # also where the compiler has dropped a product with 1
-            small = abs(result) < np.finfo(result.dtype).tiny
-            result = np.where(small, np.copysign(result.dtype.type(0), result), result)
-        np.testing.assert_array_equal(results[name], result, name, strict=True)
-        zeros = result == 0
-        signs = np.signbit(results[name][zeros]), np.signbit(result[zeros])
+    for name in of_cpp:
+        pair = results[name], of_cpp[name]
+        if flushed:  # also where either has copied a number, or dropped a product with 1
+            pair = tuple(
+                np.where(abs(x) < np.finfo(x.dtype).tiny, np.copysign(x.dtype.type(0), x), x)
+                for x in pair
+            )
+        np.testing.assert_array_equal(*pair, name, strict=True)
+        zeros = pair[1] == 0
+        signs = [np.signbit(x[zeros]) for x in pair]
         np.testing.assert_array_equal(*signs, f"{name}: signs of zeros")
 
 

@@ -70,6 +70,9 @@ PLACEMENT = {
     "a stride for two blocks": Mutant(
         "chunk += gridDim.x)", "chunk += 2)", "sum_squares", "differs"
     ),
+    "pieces that overlap": Mutant(
+        "place += gridDim.x)", "place += 1)", "adam_of_all", "differs"
+    ),
     "a wide access one element too far": Mutant(
         "(u32)(n / Group<T>::size) : 0", "groups : 0", "bias_relu", "out of bounds"
     ),
@@ -105,6 +108,20 @@ VALUES = {
     ),
     "a row that begins too late": Mutant(
         "if (at.column >= columns)", "if (at.column > columns)", "noise_step", "xt"
+    ),
+    "half of a warp left out of a row's sum": Mutant(
+        "int width = 16; width; width /= 2) sum += __shfl_xor_sync(~0u, sum, width);\n    return sum;",
+        "int width = 8; width; width /= 2) sum += __shfl_xor_sync(~0u, sum, width);\n    return sum;",
+        "standardise", "y",
+    ),
+    "a scale without its 1": Mutant(
+        "multiply_add(z, 1.0f + scale, shift)", "multiply_add(z, scale, shift)", "standardise", "y"
+    ),
+    "a slope along the ones": Mutant(
+        "multiply_add(z, along_z, along_1)", "z * along_z", "standardise_backward", "d"
+    ),
+    "an array of a table at the place of another": Mutant(
+        "before += pieces;", "", "sum_squares_of_all", "sums"
     ),
     "clipping from one side": Mutant(
         "x0 = bounded(x0, c.low, c.high);", "x0 = bounded(x0, c.low, x0);", "denoise_step", "y"

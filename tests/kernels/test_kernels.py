@@ -110,11 +110,27 @@ STEP = Denoising(1.5, -0.75, -1.0, 1.25, 0.375, 0.625, 0.5)
 
 
 def optimise(i: Inputs, averaged: bool) -> tuple[Any, ...]:
-    p = tg.tensor(i.x, requires_grad=True)
-    p.grad = tg.tensor(i.g)
-    adam, ema = AdamW({"p": p}, lr=0.1), EMA({"p": p}) if averaged else None
+    given = {"p": (i.x, i.g), "none": (i.x[:0], i.g[:0]), "q": (i.y, i.full)}
+    parameters = {name: tg.tensor(x, requires_grad=True) for name, (x, _) in given.items()}
+    for name, p in parameters.items():
+        p.grad = tg.tensor(given[name][1])
+    adam, ema = AdamW(parameters, lr=0.1), EMA(parameters) if averaged else None
     adam.step(ema)
-    return p.data, *(adam.state[s]["p"] for s in adam.slots), *(ema.average.values() if ema else ())
+    state = [a for slot in adam.slots for a in adam.state[slot].values()]
+    return *(p.data for p in parameters.values()), *state, *(ema.average.values() if ema else ())
+
+
+def adam_of_one(i: Inputs) -> tuple[Any, ...]:
+    state = i.x.copy(), i.g, i.y.copy(), np.abs(i.full)
+    kernels.adam(
+        M, *state, None, kernels.AdamStep(0.9, 0.1, 0.999, 0.001, 0.1, 1.0, 1e-8, 1.0, 0.0)
+    )
+    return state
+
+
+def scaled(arrays: list[Any]) -> tuple[Any, ...]:
+    kernels.scale_all(M, arrays, 0.3)
+    return tuple(arrays)
 
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -153,12 +169,25 @@ FUNCTIONS: dict[str, Callable[[Inputs], Any]] = {
        for name in ACTIVATIONS},
     **{f"bias_{name}, backward, bias of each row":
        lambda i, name=name: backward(f"bias_{name}", i.g, i.x, i.full) for name in ACTIVATIONS},
+    "standardise": lambda i: kernels.standardise(M, i.x, None, 1e-5)[0],
+    "standardise, modulated": lambda i: kernels.standardise(M, i.x, i.h, 1e-5)[0],
+    "standardise, modulated alike": lambda i: kernels.standardise(
+        M, i.x, np.concatenate([i.bias, i.bias]), 1e-5)[0],
+    "standardise, backward": lambda i: kernels.standardise_backward(
+        M, i.g, i.x, None, 1e-5, None),
+    "standardise, backward, modulated": lambda i: kernels.standardise_backward(
+        M, i.g, i.x, i.h, 1e-5, None),
+    "standardise, backward, modulated alike": lambda i: kernels.standardise_backward(
+        M, i.g, i.x, np.concatenate([i.bias, i.bias]), 1e-5, None),
+    "scale_all": lambda i: scaled([i.x.copy(), i.y[:0].copy(), i.y.copy()]),
     "bce": lambda i: forward("bce_with_logits", i.x, i.t),
     "bce backward": lambda i: backward("bce_with_logits", i.g, i.x, i.t),
     "bce backward, one number": lambda i: backward(
         "bce_with_logits", np.broadcast_to(np.float32(0.75), i.x.shape), i.x, i.t),
     "bce backward, one of each row": lambda i: backward(
         "bce_with_logits", np.broadcast_to(i.a[:, None], i.x.shape), i.x, i.t),
+    "adam, of one": lambda i: adam_of_one(i),
+    "sum_squares, of one": lambda i: kernels.sum_squares(M, [i.x]),
     "adam": lambda i: optimise(i, averaged=False),
     "adam, averaged": lambda i: optimise(i, averaged=True),
 }  # fmt: skip

@@ -19,6 +19,11 @@ def standardise(x):
     return centred / tg.sqrt((centred * centred).mean(-1, keepdims=True) + 1e-5)
 
 
+def modulate(x, modulation):
+    scale, shift = tg.split(modulation, 2, axis=-1)
+    return (1.0 + scale) * standardise(x) + shift
+
+
 def cross_entropy(x, labels):
     one_hot = (labels[..., None] == np.arange(x.shape[-1])).astype(x.dtype)
     return tg.log(tg.exp(x).sum(-1)) - (x * one_hot).sum(-1)
@@ -128,6 +133,9 @@ COMPOSITES = {
         tg.log_softmax, lambda x: x - tg.log(tg.exp(x).sum(-1, keepdims=True)), [(3, 4)]),
     "norm": (lambda x: tg.norm(x, 1), lambda x: tg.sqrt((x * x).sum(1)), [(3, 4)]),
     "standardise": (tg.standardise, standardise, [(3, 4)]),
+    "modulate": (tg.modulate, modulate, [(3, 4), (3, 8)]),
+    "modulate, one for all": (tg.modulate, modulate, [(2, 3, 4), (1, 8)]),
+    "modulate, of a row": (tg.modulate, modulate, [(4,), (3, 8)]),
 }  # fmt: skip
 
 

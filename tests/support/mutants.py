@@ -353,7 +353,7 @@ MUTANTS = [
     ),
     Mutant(
         "clipping to the direction alone", "optim/averages.py",
-        "g *= limit / norm", "g *= limit",
+        "scale_all(m, arrays, limit / norm)", "scale_all(m, arrays, limit)",
         "optim/test_averages.py::test_the_norm_is_joint_and_the_scale_one",
     ),
     Mutant(
@@ -374,8 +374,9 @@ MUTANTS = [
     ),
     # -- what the kernels compute ------------------------------------------------------------------
     Mutant(
-        "a layer normalisation that takes the deviation of other rows", "ops/composites.py",
-        "if deviation is None else deviation", "if deviation is None else deviation[::-1]",
+        "a layer normalisation that takes the deviation of other rows", REFERENCE,
+        "return (g - along) / deviation, of_modulation",
+        "return (g - along) / deviation[::-1], of_modulation",
         "ops/test_composites.py::test_the_first_order_gradient_is_that_of_the_graph",
     ),
     Mutant(

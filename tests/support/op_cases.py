@@ -261,6 +261,10 @@ case("standardise", lambda x: (x - x.mean(-1, keepdims=True))
 case("standardise", lambda x, eps: (x - x.mean(-1, keepdims=True))
      / np.sqrt(var_oracle(x, -1, keepdims=True) + eps), normal(2, 1, 3), eps=0.3)  # fmt: skip
 
+case("modulate", lambda x, of: (x - x.mean(-1, keepdims=True))
+     / np.sqrt(var_oracle(x, -1, keepdims=True) + 1e-5) * (1 + of[..., :4]) + of[..., 4:],
+     normal(3, 4), normal(3, 8))  # fmt: skip
+
 # Products
 for a, b in [
     ((2, 3), (3, 4)), ((3,), (3,)), ((3,), (3, 2)), ((2, 3), (3,)), ((2, 2, 3), (3, 2)),

@@ -585,6 +585,8 @@ def _kernel_argument(value: Any) -> Any:
         return value._array
     if isinstance(value, (bool, np.generic)):
         return value
+    if isinstance(value, np.ndarray) and value.size == 1:  # by value
+        return value
     if isinstance(value, (int, float)):
         return np.float64(value) if isinstance(value, float) else np.int64(value)
     raise TypeError(f"Unsupported type {type(value)}")

@@ -43,6 +43,23 @@ SHARED float gelu_slope(float u) {
     return multiply_add(bounded(u, -TAIL, TAIL), n.density, n.cumulative);
 }
 
+// Elements in each of the sums of squared errors: so few that there are a thousand sums for processors to
+// share, but not fewer than 1024 and not more than 65536.
+SHARED i64 error_chunk(i64 n) {
+    i64 chunk = 1024;
+    while (chunk < 65536 && 2048 * chunk <= n) chunk *= 2;
+    return chunk;
+}
+
+// -- layer normalisation (Ba et al. 2016), with a scale and a shift of each element ---------------------
+SHARED float inverse_deviation(float variance, float eps) { return 1.0f / square_root(variance + eps); }
+SHARED float standardised(float x, float mean, float inverse) { return (x - mean) * inverse; }
+SHARED float modulated(float z, float scale, float shift) { return multiply_add(z, 1.0f + scale, shift); }
+// g without its parts along 1 and along z, which are the means of g and of g z.
+SHARED float standardised_slope(float g, float z, float along_1, float along_z, float inverse) {
+    return (g - multiply_add(z, along_z, along_1)) * inverse;
+}
+
 // -- likelihoods ---------------------------------------------------------------------------------
 // -log Bernoulli(t; sigmoid(l)) = log(1 + e^l) - l t, in nats.
 SHARED float cross_entropy(float l, float t) { return multiply_add(-l, t, softplus(l)); }

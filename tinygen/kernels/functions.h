@@ -19,6 +19,16 @@ typedef unsigned int u32;
 typedef long long i64;
 typedef unsigned long long u64;
 
+// Arrays that a kernel works on one after the other, by value: a row has the addresses of up to five
+// arrays of n floats each.
+struct Table {
+    i64 rows;
+    struct {
+        float* at[5];
+        i64 n;
+    } row[64];
+};
+
 #ifdef __CUDACC__
 SHARED float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 SHARED double multiply_add(double a, double b, double c) { return fma(a, b, c); }

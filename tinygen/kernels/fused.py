@@ -9,7 +9,7 @@ Their first argument `m` is the namespace of the arrays; with Tensors, the vocab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,16 +22,22 @@ from tinygen.kernels.reference import AdamStep, Denoising
 from tinygen.kernels.signatures import signatures
 
 __all__ = [
-    "NO_DRAW", "AdamStep", "Denoising", "Draw", "activation_backward", "adam", "bce_with_logits",
-    "bce_with_logits_backward", "bias_activation", "bits", "denoise_step", "integers", "noise_step",
-    "normal", "reparameterise", "reparameterise_backward", "squared_error", "standard_normals",
-    "sum_squares", "uniform",
+    "NO_DRAW", "AdamStep", "Denoising", "Draw", "activation_backward", "adam", "adam_of_all",
+    "bce_with_logits", "bce_with_logits_backward", "bias_activation", "bits", "denoise_step",
+    "integers", "noise_step", "normal", "reparameterise", "reparameterise_backward", "scale_all",
+    "squared_error", "standard_normals", "standardise", "standardise_backward", "sum_squares",
+    "uniform",
 ]  # fmt: skip
 
 Array = Any
 _SUFFIX = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64"}
 SUM_CHUNK = 4096
 """Elements in each of the partial sums that the kernels make."""
+
+
+def error_chunk(n: int) -> int:
+    """The same for the sums of n squared errors, as in formulas.h."""
+    return int(min(max(2 ** (n.bit_length() - 11), 1024), 65536))
 
 
 class Draw(NamedTuple):
@@ -209,7 +215,7 @@ def squared_error(
         noise = None if on_noise is None else standard_normals(m, output, draw)
         return reference.squared_error(m, output, data, on_data, on_noise, noise)
     n, columns = output.size, output.shape[-1] if output.ndim else 1
-    sums = m.empty(-(-n // SUM_CHUNK), np.float64)
+    sums = m.empty(-(-n // error_chunk(n)), np.float64)
     gradient = m.empty_like(output)
     launch(
         "squared_error", sums, gradient, output, data, on_data, on_noise, n // columns, columns,
@@ -235,12 +241,52 @@ def sum_squares(m: Any, arrays: Sequence[Array]) -> Array:
     if launch is None:
         return reference.sum_squares(m, arrays)
     chunks = [-(-x.size // SUM_CHUNK) for x in arrays]
-    sums = m.empty(sum(chunks), np.float64)
-    start = 0
-    for x, count in zip(arrays, chunks, strict=True):
-        launch("sum_squares", sums[start : start + count], x, x.size)
+    sums, start = m.empty(sum(chunks), np.float64), 0
+    for first, part in _tables(m, [(x,) for x in arrays]):
+        count = sum(chunks[first : first + len(part)])
+        piece = sums[start : start + count]
+        if len(part) == 1:
+            launch("sum_squares", piece, *part[0], part[0][0].size)
+        else:
+            launch("sum_squares_of_all", piece, part)
         start += count
     return _total(m, launch, sums)
+
+
+def scale_all(m: Any, arrays: Sequence[Array], factor: float) -> None:
+    """Multiply all arrays by a number, in place."""
+    launch = None if _recorded(m) else launcher(m, *arrays)
+    if launch is None:
+        for x in arrays:
+            x *= factor
+    else:
+        for _, part in _tables(m, [(x,) for x in arrays]):
+            launch("scale_all", part, factor)
+
+
+MOST_ROWS, MOST_ELEMENTS = 64, 2**31 - 1
+"""Of a table that a kernel takes at once (functions.h)."""
+
+
+def _tables(
+    m: Any, rows: Sequence[tuple[Array, ...]]
+) -> Iterator[tuple[int, list[tuple[Array, ...]]]]:
+    """The rows in lists that a kernel takes at once, each with the number of its first row. Where a
+    program is recorded these have one row: it knows the arrays of a kernel one by one."""
+    most, first = (1 if _recorded(m) else MOST_ROWS), 0
+    while first < len(rows):
+        end, size = first, 0
+        while end < len(rows) and end - first < most and size + rows[end][0].size <= MOST_ELEMENTS:
+            size += rows[end][0].size
+            end += 1
+        end = max(end, first + 1)  # one that is too large is the kernel's to refuse
+        yield first, list(rows[first:end])
+        first = end
+
+
+def _recorded(m: Any) -> bool:
+    """True for the namespace of arrays that record."""
+    return "launch" in vars(m)
 
 
 # -- layers --------------------------------------------------------------------------------------
@@ -289,6 +335,56 @@ def _alike(a: Any, b: Any) -> bool:
     """True for two arrays of one shape (either may be a number instead)."""
     shape = getattr(a, "shape", None)
     return shape is not None and shape == getattr(b, "shape", None)
+
+
+def standardise(m: Any, x: Array, modulation: Array | None, eps: float) -> tuple[Array, Any]:
+    """(x - mean) / sqrt(var + eps) over the last axis, then (1 + scale) times it + shift if there is a
+    modulation scale | shift; and what the backward pass may use instead of making it again."""
+    launch = _for_rows(m, x, modulation)
+    if launch is None:
+        return reference.standardise(m, x, modulation, eps)
+    y = m.empty_like(x)
+    launch("standardise", y, x, modulation, *_modulation_and_rows(modulation, x), eps)
+    return y, None
+
+
+def standardise_backward(
+    m: Any, g: Array, x: Array, modulation: Array | None, eps: float, made: Any
+) -> tuple[Array, Array | None]:
+    """The gradients in x and in the modulation (of each row, also where one stands for all), from g of
+    the result and what `standardise` made on its way, or None."""
+    launch = _for_rows(m, x, modulation, g) if made is None and g.shape == x.shape else None
+    if launch is None:
+        z, deviation = made or reference.standardise(m, x, None, eps)[1]
+        return reference.standardise_backward(m, g, modulation, z, deviation)
+    d, of = m.empty_like(x), None
+    if modulation is not None:
+        of = m.empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+    launch(
+        "standardise_backward", d, of, g, x, modulation, *_modulation_and_rows(modulation, x), eps
+    )
+    return d, of
+
+
+def _for_rows(m: Any, x: Any, modulation: Any, *more: Any) -> Launch | None:
+    """What launches the kernels of rows, if they take these arrays. Not where a program is recorded:
+    what it fuses around the sums of rows is faster."""
+    if _recorded(m) or not getattr(x, "ndim", 0):
+        return None
+    if modulation is None:
+        return launcher(m, x, *more)
+    *rows, columns = modulation.shape
+    fits = columns == 2 * x.shape[-1] and (
+        tuple(rows) == x.shape[:-1] or (prod(rows) == 1 and len(rows) < x.ndim)
+    )
+    return launcher(m, x, modulation, *more) if fits else None
+
+
+def _modulation_and_rows(modulation: Array | None, x: Array) -> tuple[int, int, int]:
+    """How far apart the modulations of two rows are, and the rows and columns."""
+    rows, columns = prod(x.shape[:-1]), x.shape[-1]
+    each = modulation is not None and modulation.shape[:-1] == x.shape[:-1]
+    return (2 * columns if each else 0), rows, columns
 
 
 # -- likelihoods ---------------------------------------------------------------------------------
@@ -360,3 +456,17 @@ def adam(
         reference.adam(m, p, g, mean, square, average, step)
     else:
         launch("adam", p, g, mean, square, average, p.size, *step)
+
+
+def adam_of_all(rows: Sequence[tuple[Array, ...]], step: AdamStep) -> None:
+    """`adam` of every row (p, g, mean, square, average or None): together where the kernels can."""
+    m = namespace_of(rows[0][0])
+    alike = all(namespace_of(row[0]) is m for row in rows) and not _recorded(m)
+    arrays = [x for row in rows for x in row if x is not None]
+    launch = launcher(m, *arrays) if alike and len(rows) > 1 else None
+    if launch is None:
+        for p, g, mean, square, average in rows:
+            adam(namespace_of(p), p, g, mean, square, average, step)
+        return
+    for _, part in _tables(m, rows):
+        launch("adam_of_all", part, *step)

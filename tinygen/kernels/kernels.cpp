@@ -123,25 +123,31 @@ double sum_of_lanes(double* lanes) {
     return lanes[0];
 }
 
-// The sum of squares of the chunk's elements; value(i) for i < count.
-template <class Value>
-double sum_of_chunk(i64 count, Value value) {
+// The sum of squares of a chunk's elements, which may come in pieces that begin at multiples of STRIDE.
+struct SumOfChunk {
     alignas(64) float part[STRIDE] = {};
-    for (i64 start = 0; start < count; start += STRIDE) {
-        const int length = (int)smaller(STRIDE, count - start);
-        VECTORISED
-        for (int i = 0; i < length; ++i) {
-            const float e = value(start + i);
-            part[i] = multiply_add(e, e, part[i]);
+
+    template <class Value>
+    void add(i64 count, Value value) {  // value(i) for i < count
+        for (i64 start = 0; start < count; start += STRIDE) {
+            const int length = (int)smaller(STRIDE, count - start);
+            VECTORISED
+            for (int i = 0; i < length; ++i) {
+                const float e = value(start + i);
+                part[i] = multiply_add(e, e, part[i]);
+            }
         }
     }
-    alignas(64) double lanes[LANES];
-    for (int i = 0; i < LANES; ++i) {
-        const float* four = part + 4 * i;
-        lanes[i] = ((double)four[0] + four[1]) + ((double)four[2] + four[3]);
+
+    double sum() const {
+        alignas(64) double lanes[LANES];
+        VECTORISED
+        for (int i = 0; i < LANES; ++i)
+            lanes[i] = ((double)part[4 * i] + part[4 * i + 1]) +
+                       ((double)part[4 * i + 2] + part[4 * i + 3]);
+        return sum_of_lanes(lanes);
     }
-    return sum_of_lanes(lanes);
-}
+};
 
 // -- activations ---------------------------------------------------------------------------------
 template <float (*activation)(float)>
@@ -266,32 +272,36 @@ KERNEL(squared_error)(double* sums, float* gradient, const float* output, const 
                       float scale, u64 seed, u64 draw, const u64* counter) {
     const i64 n = rows * columns;
     const Stream stream = stream_at(seed, draw, counter);
-    in_parts(n, SUM_CHUNK, 12, [=](i64 from_chunk, i64 to_chunk) {
-        alignas(64) float target[SUM_CHUNK];
-        for (i64 chunk = from_chunk / SUM_CHUNK; chunk * SUM_CHUNK < to_chunk; ++chunk) {
-            const i64 start = chunk * SUM_CHUNK, count = smaller(SUM_CHUNK, n - start);
-            for (i64 i = 0; i < count; i += CHUNK) {
-                if (on_noise)
-                    draw_normals(stream, (start + i) / 4, target + i);
-                else
-                    memset(target + i, 0, CHUNK * sizeof *target);
-            }
-            by_row(start, count, columns, [=, &target](i64 row, i64 from, i64 to) {
-                const float u = on_data ? on_data[row] : 1.0f, v = on_noise ? on_noise[row] : 0.0f;
-                float* part = target + (from - start);
-                if (data) {
-                    VECTORISED
-                    for (i64 i = 0; i < to - from; ++i) part[i] = noised(data[from + i], u, v, part[i]);
-                } else {
-                    VECTORISED
-                    for (i64 i = 0; i < to - from; ++i) part[i] = noised(0.0f, u, v, part[i]);
+    const i64 size = error_chunk(n);
+    in_parts(n, size, 12, [=](i64 from_chunk, i64 to_chunk) {
+        alignas(64) float target[STRIDE];
+        for (i64 chunk = from_chunk / size; chunk * size < to_chunk; ++chunk) {
+            SumOfChunk squares;
+            const i64 end = smaller((chunk + 1) * size, n);
+            for (i64 start = chunk * size; start < end; start += STRIDE) {
+                const i64 count = smaller(STRIDE, end - start);
+                for (i64 i = 0; i < count; i += CHUNK) {
+                    if (on_noise) draw_normals(stream, (start + i) / 4, target + i);
                 }
-            });
-            sums[chunk] = sum_of_chunk(count, [=, &target](i64 i) {
-                const float e = output[start + i] - target[i];
-                gradient[start + i] = scale * e;
-                return e;
-            });
+                if (!on_noise) memset(target, 0, sizeof target);
+                by_row(start, count, columns, [=, &target](i64 row, i64 from, i64 to) {
+                    const float u = on_data ? on_data[row] : 1.0f, v = on_noise ? on_noise[row] : 0.0f;
+                    float* part = target + (from - start);
+                    if (data) {
+                        VECTORISED
+                        for (i64 i = 0; i < to - from; ++i) part[i] = noised(data[from + i], u, v, part[i]);
+                    } else {
+                        VECTORISED
+                        for (i64 i = 0; i < to - from; ++i) part[i] = noised(0.0f, u, v, part[i]);
+                    }
+                });
+                squares.add(count, [=, &target](i64 i) {
+                    const float e = output[start + i] - target[i];
+                    gradient[start + i] = scale * e;
+                    return e;
+                });
+            }
+            sums[chunk] = squares.sum();
         }
     });
 }
@@ -300,10 +310,29 @@ KERNEL(sum_squares)(double* sums, const float* x, i64 n) {
     in_parts(n, SUM_CHUNK, 1, [=](i64 from, i64 to) {
         for (i64 start = from; start < to; start += SUM_CHUNK) {
             const float* part = x + start;
-            sums[start / SUM_CHUNK] = sum_of_chunk(smaller(SUM_CHUNK, to - start),
-                                                   [=](i64 i) { return part[i]; });
+            SumOfChunk squares;
+            squares.add(smaller(SUM_CHUNK, to - start), [=](i64 i) { return part[i]; });
+            sums[start / SUM_CHUNK] = squares.sum();
         }
     });
+}
+
+KERNEL(sum_squares_of_all)(double* sums, Table arrays) {
+    for (i64 k = 0; k < arrays.rows; ++k) {
+        const i64 n = arrays.row[k].n;
+        sum_squares(sums, arrays.row[k].at[0], n);
+        sums += (n + SUM_CHUNK - 1) / SUM_CHUNK;
+    }
+}
+
+KERNEL(scale_all)(Table arrays, float factor) {
+    for (i64 k = 0; k < arrays.rows; ++k) {
+        float* x = arrays.row[k].at[0];
+        in_parts(arrays.row[k].n, 16, 1, [=](i64 from, i64 to) {
+            VECTORISED
+            for (i64 i = from; i < to; ++i) x[i] *= factor;
+        });
+    }
 }
 
 KERNEL(sum_chunks)(double* totals, const double* sums, i64 n, double scale) {
@@ -317,6 +346,97 @@ KERNEL(sum_chunks)(double* totals, const double* sums, i64 n, double scale) {
 
 // -- activations ---------------------------------------------------------------------------------
 #include "activations.h"
+
+// -- rows ----------------------------------------------------------------------------------------
+// The same order of additions as on the GPU: 32 lanes of four neighbours, each of which adds every
+// 128th element; then the lanes by halves.
+template <class Value>
+float sum_of_row(i64 columns, Value value) {
+    constexpr int ROW_LANES = 32, ROW_STRIDE = 4 * ROW_LANES;
+    alignas(64) float part[ROW_STRIDE] = {}, lanes[ROW_LANES];
+    i64 start = 0;
+    for (; start + ROW_STRIDE <= columns; start += ROW_STRIDE) {
+        VECTORISED
+        for (int i = 0; i < ROW_STRIDE; ++i) part[i] += value(start + i);
+    }
+    VECTORISED
+    for (i64 i = 0; i < columns - start; ++i) part[i] += value(start + i);
+    for (int i = 0; i < ROW_LANES; ++i) {
+        const float* four = part + 4 * i;
+        lanes[i] = (four[0] + four[1]) + (four[2] + four[3]);
+    }
+    for (int width = ROW_LANES / 2; width; width /= 2) {
+        VECTORISED
+        for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+    }
+    return lanes[0];
+}
+
+struct Row {
+    float mean, inverse;
+};
+
+static Row row_of(const float* x, i64 columns, float eps) {
+    const float n = (float)columns, mean = sum_of_row(columns, [=](i64 i) { return x[i]; }) / n;
+    const float variance = sum_of_row(columns, [=](i64 i) { return (x[i] - mean) * (x[i] - mean); }) / n;
+    return Row{mean, inverse_deviation(variance, eps)};
+}
+
+KERNEL(standardise)(float* y, const float* x, const float* modulation, i64 modulation_row, i64 rows,
+                    i64 columns, float eps) {
+    in_parts(rows, 1, 4 * columns, [=](i64 from, i64 to) {
+        for (i64 row = from; row < to; ++row) {
+            const float* of = x + row * columns;
+            const float* scale = modulation ? modulation + row * modulation_row : nullptr;
+            float* out = y + row * columns;
+            const Row r = row_of(of, columns, eps);
+            if (modulation) {
+                VECTORISED
+                for (i64 i = 0; i < columns; ++i)
+                    out[i] = modulated(standardised(of[i], r.mean, r.inverse), scale[i],
+                                       scale[columns + i]);
+            } else {
+                VECTORISED
+                for (i64 i = 0; i < columns; ++i) out[i] = standardised(of[i], r.mean, r.inverse);
+            }
+        }
+    });
+}
+
+template <bool has_modulation>
+void standardise_gradient(float* d, float* of_modulation, const float* g, const float* x,
+                          const float* modulation, i64 modulation_row, i64 rows, i64 columns, float eps) {
+    in_parts(rows, 1, 8 * columns, [=](i64 from, i64 to) {
+        for (i64 row = from; row < to; ++row) {
+            const float *of = x + row * columns, *of_y = g + row * columns;
+            const float* scale = modulation ? modulation + row * modulation_row : nullptr;
+            float* out = d + row * columns;
+            float* of_scale = has_modulation ? of_modulation + 2 * row * columns : nullptr;
+            const Row r = row_of(of, columns, eps);
+            const auto of_z = [=](i64 i) {
+                return has_modulation ? modulated(of_y[i], scale[i], 0.0f) : of_y[i];
+            };
+            const auto z = [=](i64 i) { return standardised(of[i], r.mean, r.inverse); };
+            const float n = (float)columns, along_1 = sum_of_row(columns, of_z) / n;
+            const float along_z = sum_of_row(columns, [=](i64 i) { return of_z(i) * z(i); }) / n;
+            VECTORISED
+            for (i64 i = 0; i < columns; ++i) {
+                if (has_modulation) {
+                    of_scale[i] = of_y[i] * z(i);
+                    of_scale[columns + i] = of_y[i];
+                }
+                out[i] = standardised_slope(of_z(i), z(i), along_1, along_z, r.inverse);
+            }
+        }
+    });
+}
+
+KERNEL(standardise_backward)(float* d, float* of_modulation, const float* g, const float* x,
+                             const float* modulation, i64 modulation_row, i64 rows, i64 columns,
+                             float eps) {
+    (modulation ? standardise_gradient<true> : standardise_gradient<false>)(
+        d, of_modulation, g, x, modulation, modulation_row, rows, columns, eps);
+}
 
 // -- likelihoods ---------------------------------------------------------------------------------
 KERNEL(bce_with_logits)(float* loss, const float* l, const float* t, i64 n) {
@@ -397,4 +517,15 @@ KERNEL(adam)(float* p, const float* g, float* mean, float* square, float* averag
             for (i64 i = from; i < to; ++i) adam_update(c, p[i], g[i], mean[i], square[i]);
         }
     });
+}
+
+KERNEL(adam_of_all)(Table arrays, float beta1, float one_minus_beta1, float beta2,
+                    float one_minus_beta2, float step_size, float bias_correction, float eps,
+                    float weight_decay_factor, float one_minus_average_decay) {
+    for (i64 k = 0; k < arrays.rows; ++k) {
+        float* const* at = arrays.row[k].at;
+        adam(at[0], at[1], at[2], at[3], at[4], arrays.row[k].n, beta1, one_minus_beta1, beta2,
+             one_minus_beta2, step_size, bias_correction, eps, weight_decay_factor,
+             one_minus_average_decay);
+    }
 }

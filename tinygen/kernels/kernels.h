@@ -29,7 +29,7 @@ KERNEL(denoise_step)(float* y, const float* xt, const float* output, i64 n,
                      float on_x0, float on_xt, float sigma,
                      u64 seed, u64 draw, const u64* counter);
 
-// e = output - target, gradient = scale e, and the sums of e^2 over chunks of 4096 elements.
+// e = output - target, gradient = scale e, and the sums of e^2 over chunks of error_chunk(n) elements.
 // The target is data (or null for none), times on_data of its row (or null for 1), plus the noise
 // of the draw times on_noise of its row (or null for none: nothing is drawn then).
 KERNEL(squared_error)(double* sums, float* gradient, const float* output,
@@ -39,6 +39,10 @@ KERNEL(squared_error)(double* sums, float* gradient, const float* output,
 // Sums of squares over chunks of 4096 elements; and sums of such sums over chunks of 4096, times scale
 // (the sum of none is 0).
 KERNEL(sum_squares)(double* sums, const float* x, i64 n);
+// The same over the first arrays of a table, whose chunks follow one another; and those arrays times a
+// factor, in place.
+KERNEL(sum_squares_of_all)(double* sums, Table arrays);
+KERNEL(scale_all)(Table arrays, float factor);
 KERNEL(sum_chunks)(double* totals, const double* sums, i64 n, double scale);
 
 // y = activation(x + bias). Row i begins at bias + i bias_row: bias_row is columns, or 0 for one row
@@ -61,6 +65,15 @@ KERNEL(bias_silu_backward)(float* d, const float* g, const float* x, const float
 KERNEL(bias_gelu_backward)(float* d, const float* g, const float* x, const float* bias,
                            i64 bias_row, i64 rows, i64 columns);
 
+// y = (x - mean) / sqrt(variance + eps) for each row, then (1 + scale) y + shift. Row i of the modulation
+// holds scale | shift and begins at modulation + i modulation_row: that is 2 columns, or 0 for one row
+// for all. The modulation may be null. Then the gradients, that of the modulation also as scale | shift.
+KERNEL(standardise)(float* y, const float* x, const float* modulation, i64 modulation_row, i64 rows,
+                    i64 columns, float eps);
+KERNEL(standardise_backward)(float* d, float* of_modulation, const float* g, const float* x,
+                             const float* modulation, i64 modulation_row, i64 rows, i64 columns,
+                             float eps);
+
 // Binary cross-entropy of targets t under logits l, elementwise, in nats; its gradient in l. There
 // g is full, or one number for each row (g_row = 1), or one for all (g_row = 0).
 KERNEL(bce_with_logits)(float* loss, const float* l, const float* t, i64 n);
@@ -79,3 +92,7 @@ KERNEL(adam)(float* p, const float* g, float* mean, float* square, float* averag
              float beta1, float one_minus_beta1, float beta2, float one_minus_beta2,
              float step_size, float bias_correction, float eps,
              float weight_decay_factor, float one_minus_average_decay);
+// The same for every row p, g, mean, square, average (or null) of a table.
+KERNEL(adam_of_all)(Table arrays, float beta1, float one_minus_beta1, float beta2,
+                    float one_minus_beta2, float step_size, float bias_correction, float eps,
+                    float weight_decay_factor, float one_minus_average_decay);

@@ -201,7 +201,26 @@ def _ours(status: os.stat_result, kind: Callable[[int], bool]) -> bool:
 
 
 # -- calls ---------------------------------------------------------------------------------------
+class _Row(ctypes.Structure):
+    _fields_ = (("at", ctypes.c_void_p * 5), ("n", ctypes.c_longlong))
+
+
+class Table(ctypes.Structure):
+    """`Table` of functions.h; from rows of arrays of float32."""
+
+    _fields_ = (("rows", ctypes.c_longlong), ("row", _Row * 64))
+
+    @classmethod
+    def from_param(cls, rows: Any) -> Table:
+        table = cls(len(rows))
+        for entry, arrays in zip(table.row, rows, strict=False):
+            entry.at[: len(arrays)] = [x if x is None else x.ctypes.data for x in arrays]
+            entry.n = arrays[0].size
+        return table
+
+
 _NUMBERS: dict[str, Any] = {
+    "Table": Table,
     "float": ctypes.c_float,
     "double": ctypes.c_double,
     "i64": ctypes.c_longlong,

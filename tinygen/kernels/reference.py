@@ -159,6 +159,34 @@ def activation_backward(m: Any, name: str, g: Array, of: Array, bias: Array | No
     return g * SLOPE_FROM_INPUT[name](m, m.add(of, bias))
 
 
+# -- layer normalisation -------------------------------------------------------------------------
+def standardise(
+    m: Any, x: Array, modulation: Array | None, eps: float
+) -> tuple[Array, tuple[Array, Array]]:
+    """z = (x - mean) / sqrt(var + eps) over the last axis (Ba et al. 2016, eq. 4), or, with a modulation
+    scale | shift, (1 + scale) z + shift (Perez et al. 2018); and z with the deviation, for the slope."""
+    centred = x - m.mean(x, axis=-1, keepdims=True)
+    deviation = m.sqrt(m.mean(m.square(centred), axis=-1, keepdims=True) + eps)
+    z = centred / deviation
+    if modulation is None:
+        return z, (z, deviation)
+    scale, shift = m.split(modulation, 2, axis=-1)
+    return z * (1.0 + scale) + shift, (z, deviation)
+
+
+def standardise_backward(
+    m: Any, g: Array, modulation: Array | None, z: Array, deviation: Array
+) -> tuple[Array, Array | None]:
+    """g without its parts along 1 and along z: moving x along those leaves z where it is. And the
+    gradient in scale | shift."""
+    of_modulation = None
+    if modulation is not None:
+        of_modulation = m.concatenate([g * z, g], axis=-1)
+        g = g * (1.0 + m.split(modulation, 2, axis=-1)[0])
+    along = m.mean(g, axis=-1, keepdims=True) + z * m.mean(g * z, axis=-1, keepdims=True)
+    return (g - along) / deviation, of_modulation
+
+
 # -- likelihoods ---------------------------------------------------------------------------------
 def bce_with_logits(m: Any, logits: Array, targets: Array) -> Array:
     """-log Bernoulli(t; sigmoid(l)) = max(l, 0) - l t + log(1 + exp(-|l|)), in nats."""

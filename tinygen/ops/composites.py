@@ -80,23 +80,30 @@ def linear(x: Any, weight: Any, bias: Any = None, activation: str | None = None)
     return ACTIVATIONS[activation](y) if bias is None else _BIASED[activation](y, bias)
 
 
-def _standardise_slope(m: Any, g: Any, y: Any, x: Any, eps: float, deviation: Any) -> Any:
-    """g without its parts along 1 and along y: moving x along those leaves y where it is."""
-    along = m.mean(g, axis=-1, keepdims=True) + y * m.mean(g * y, axis=-1, keepdims=True)
-    return (g - along) / (_standardise(m, x, eps)[1] if deviation is None else deviation)
-
-
-def _standardise(m: Any, x: Any, eps: float) -> tuple[Any, Any]:
-    centred = x - m.mean(x, axis=-1, keepdims=True)
-    deviation = m.sqrt(m.mean(m.square(centred), axis=-1, keepdims=True) + eps)
-    return centred / deviation, deviation
-
-
-@operation(x=_standardise_slope, also="deviation")
+@operation(
+    x=lambda m, g, x, eps, made: kernels.standardise_backward(m, g, x, None, eps, made)[0],
+    also="made",
+)
 def standardise(m: Any, x: Any, eps: float = 1e-5) -> Any:
     """(x - mean) / sqrt(var + eps) over the last axis: layer normalisation (Ba et al. 2016, eq. 4)
     before its gain and bias."""
-    return _standardise(m, x, eps)
+    return kernels.standardise(m, x, None, eps)
+
+
+@operation(
+    x=lambda g: g[0],
+    modulation=lambda g: g[1],
+    shared=lambda m, g, x, modulation, eps, made: kernels.standardise_backward(
+        m, g, x, modulation, eps, made
+    ),
+    also="made",
+)
+def modulate(m: Any, x: Any, modulation: Any, eps: float = 1e-5) -> Any:
+    """(1 + scale) · standardise(x) + shift, where the modulation (..., 2 k) holds scale | shift for the
+    k columns of x (Perez et al. 2018). ValueError: it has another number of columns."""
+    if modulation.shape[-1:] != (2 * x.shape[-1],):
+        raise ValueError(f"{x.shape[-1]} columns take {2 * x.shape[-1]} of scale and shift")
+    return kernels.standardise(m, x, modulation, eps)
 
 
 # -- errors and likelihoods ----------------------------------------------------------------------

@@ -39,8 +39,7 @@ def clip_global_norm(
     if norm == inf:  # perhaps only the squares were too large for float32
         norm = sqrt(sum(float(m.sum(m.square(g, dtype=np.float64))) for g in arrays))
     if limit < norm < inf:
-        for g in arrays:
-            g *= limit / norm
+        kernels.scale_all(m, arrays, limit / norm)
     return norm
 
 

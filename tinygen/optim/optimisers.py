@@ -73,15 +73,17 @@ class Optimizer:
         """
         if average is not None and not _same(average.parameters, self.parameters):
             raise ValueError("the average is of other parameters than the optimiser's")
-        numbers = varying(lambda: self._next_numbers(average))
+        numbers, rows = varying(lambda: self._next_numbers(average)), []
         for name, p in self.parameters.items():
             averaged = None if average is None else lift(average.average[name])
             state = [lift(self.state[slot][name]) for slot in self.slots]
             gradient = p.grad
             if gradient is not None:
-                self._apply(numbers, p.data, gradient.data, state, averaged)
+                rows.append((p.data, gradient.data, *state, averaged))
             elif averaged is not None:
                 averaged += numbers.one_minus_decay * (p.data - averaged)
+        if rows:
+            self._apply(numbers, rows)
 
     def _next_numbers(self, average: EMA | None) -> StepNumbers:
         """Count one step, and return its numbers."""
@@ -95,14 +97,13 @@ class Optimizer:
         """The numbers of step `self.steps`, without the average's."""
         return StepNumbers(lr)
 
-    def _apply(
-        self, numbers: StepNumbers, p: Array, g: Array, state: list[Array], averaged: Array | None
-    ) -> None:
-        """Update one parameter, its state and its average, block by block."""
-        for p_, g_, *rest in blocks([p, g, *state, *([] if averaged is None else [averaged])]):
-            self._update(numbers.lr, p_, g_, *rest[: len(state)])
-            if averaged is not None:
-                rest[-1] += numbers.one_minus_decay * (p_ - rest[-1])
+    def _apply(self, numbers: StepNumbers, rows: list[tuple[Any, ...]]) -> None:
+        """Update parameters from rows (p, g, *state, average or None), block by block."""
+        for *arrays, averaged in rows:
+            for p, g, *rest in blocks([*arrays, *([] if averaged is None else [averaged])]):
+                self._update(numbers.lr, p, g, *rest[: len(self.slots)])
+                if averaged is not None:
+                    rest[-1] += numbers.one_minus_decay * (p - rest[-1])
 
     def _update(self, lr: float, p: Array, g: Array, *state: Array) -> None:
         """Change p and its state in place; all are flat views of equal length."""
@@ -196,16 +197,13 @@ class Adam(Optimizer):
             weight_decay_factor=self._weight_decay_factor(lr),
         )
 
-    def _apply(
-        self, numbers: StepNumbers, p: Array, g: Array, state: list[Array], averaged: Array | None
-    ) -> None:
-        mean, square = state
+    def _apply(self, numbers: StepNumbers, rows: list[tuple[Any, ...]]) -> None:
         b1, b2 = self.betas
         step = kernels.AdamStep(
             b1, 1 - b1, b2, 1 - b2, numbers.step_size, numbers.bias_correction, self.eps,
             numbers.weight_decay_factor, numbers.one_minus_decay,
         )  # fmt: skip
-        kernels.adam(namespace_of(p), p, g, mean, square, averaged, step)
+        kernels.adam_of_all(rows, step)
 
     def _weight_decay_factor(self, lr: float) -> float:
         """What multiplies a parameter before its step."""

@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygen.kernels.native import Table
+
 __all__ = [
     "COMPILER",
     "FROM_CUPY",
@@ -59,6 +61,7 @@ _SCALARS = {
     "u32": (np.uint32, ctypes.c_uint32),
     "i64": (np.int64, ctypes.c_int64),
     "u64": (np.uint64, ctypes.c_uint64),
+    "Table": (np.void, lambda table: Table.from_buffer_copy(table.tobytes())),
 }
 
 
@@ -168,6 +171,8 @@ def _pass(kernel: str, declared: str, name: str, arg: Any) -> Any:
     dtype, value_type = _SCALARS[declared.removeprefix("const ").removesuffix("*")]
     problem = f"{kernel}: argument {name} is a {declared}, got "
     if not declared.endswith("*"):
+        if isinstance(arg, np.ndarray) and arg.size == 1:  # CuPy passes it by value
+            arg = arg[()]
         if type(arg) is not dtype:
             raise TypeError(problem + f"{arg!r} of type {type(arg).__name__}")
         return value_type(arg)

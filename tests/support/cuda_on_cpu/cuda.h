@@ -30,6 +30,7 @@
 #define __launch_bounds__(...)
 #define __shared__ static
 #define __syncthreads() cuda_on_cpu::barrier(__LINE__)
+#define __shfl_xor_sync(mask, x, lane_bits) cuda_on_cpu::exchanged(x, lane_bits, __LINE__)
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
@@ -136,6 +137,17 @@ static void barrier(int line) {
     leave(&saved, scheduler_stack, scheduler_size);
     swapcontext(&fiber->context, &scheduler);
     arrive(saved, &scheduler_stack, &scheduler_size);
+}
+
+// A number of another lane of the warp. Here every thread of the block has to come.
+template <class T>
+static T exchanged(T x, unsigned lane_bits, int line) {
+    static T given[1024];
+    given[threadIdx.x] = x;
+    barrier(line);
+    const T other = given[threadIdx.x ^ lane_bits];
+    barrier(line);
+    return other;
 }
 
 static void run_fiber() {

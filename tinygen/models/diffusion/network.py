@@ -86,5 +86,4 @@ class Block(Module):
         self.leave = Linear(width, width, rng=rng)
 
     def __call__(self, h: Tensor, scale_and_shift: Any) -> Tensor:
-        scale, shift = ops.split(scale_and_shift, 2, axis=-1)
-        return h + self.leave(self.enter(ops.standardise(h) * (1.0 + scale) + shift))
+        return h + self.leave(self.enter(ops.modulate(h, scale_and_shift)))
