@@ -327,7 +327,7 @@ def test_errors_of_use():
     with pytest.raises(ValueError, match=r"square matrices .* \(2, 3\)"):
         tg.cholesky(np.ones((2, 3)))
     with pytest.raises(ValueError, match="two dimensions"):
-        tg.solve(I2, np.ones(2))
+        tg.solve(np.ones(2), I2)
 
 
 def test_rounding_does_not_make_a_covariance_asymmetric():
