@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 
 from tests.support import strict_cupy
+from tinygen import backend
 from tinygen.kernels import dispatch
 
-FREE = ("empty", "empty_like", "zeros", "zeros_like", "matmul")
+FREE = ("array", "empty", "empty_like", "zeros", "zeros_like", "matmul")
 IN_PLACE = (
     "iadd",
     "isub",
@@ -56,13 +57,15 @@ def counted() -> Iterator[Counter[str]]:
         launch(name, *arguments)
 
     def method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counting(*args: Any) -> Any:
+        def counting(*args: Any, **kwargs: Any) -> Any:
             found[name] += 1
-            return function(*args)
+            return function(*args, **kwargs)
 
         return counting
 
+    m = backend.namespace_for("gpu")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(m, "array", method("array", m.array))  # a copy
         patch.setattr(strict_cupy, "_compute", computed)
         patch.setattr(dispatch, "_found", lambda device: (launched, what))
         for name in IN_PLACE:
