@@ -60,8 +60,11 @@ def test_a_compiled_step_of_a_model_does_what_the_eager_one_does(name):
         assert found.keys() == right.keys()
         for term in right:
             assert float(found[term]) == pytest.approx(float(right[term]), rel=1e-4, abs=1e-6)
-    # Adam takes a full step also where a gradient is little more than rounding.
-    assert distance(eager.arrays(), other.arrays()) < 5e-3
+    a, b = eager.arrays(), other.arrays()
+    gradients = [k for k in a if "/mean/" in k or "/square/" in k]  # their averages in Adam
+    assert distance({k: a[k] for k in gradients}, {k: b[k] for k in gradients}) < 1e-4
+    # Where a gradient is little more than rounding Adam takes a full step all the same.
+    assert distance(a, b) < 5e-3
     assert eager.counters() == other.counters()
 
 
