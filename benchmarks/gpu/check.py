@@ -225,7 +225,7 @@ def moved_by_geometry(kernel: Kernel, shape: tuple[int, int], seed: int) -> int:
 def moved_by_counter(kernel: Kernel, shape: tuple[int, int], seed: int) -> int:
     """Elements that are other ones when part of the draw's number is in the GPU's memory."""
     m, fresh = namespace_for("gpu"), Fresh.of(kernel, shape, seed)
-    seed, number, _ = fresh.draw
+    seed, number, *_ = fresh.draw
     counted = Draw(seed, number - MOVED, m.asarray(np.array([MOVED, 0], np.uint64)))
     return _differing(run(kernel, m, fresh, draw=counted), run(kernel, m, fresh))
 

@@ -435,7 +435,7 @@ MUTANTS = [
     ),
     Mutant(
         "a look at the device in every run", GRAPH,
-        "self.runs % LOOKS == 0", "self.runs % 1 == 0",
+        "self.latch.runs % LOOKS == 0", "self.latch.runs % 1 == 0",
         "compile/test_graph.py::test_a_replayed_step_of_a_model_does_what_the_eager_one_does",
     ),
     Mutant(

@@ -396,7 +396,9 @@ def _filled(value: Any, shape: Any, dtype: Any = float) -> Any:
 
 def _asarray(x: Any, dtype: Any = None) -> Any:
     if not isinstance(x, Recorded):
-        return _recording().library.asarray(x, dtype)
+        array = _recording().library.asarray(x, dtype)
+        # NumPy's functions take one on the GPU recorded.
+        return array if isinstance(array, np.ndarray) else _recording().lift(array)
     return x.astype(dtype or x.dtype, copy=False)
 
 
@@ -474,6 +476,8 @@ FORMS |= {"amax": FORMS["max"], "amin": FORMS["min"]}
 
 
 def _made(name: str, *args: Any, **options: Any) -> Any:
+    if any(isinstance(x, Recorded) for x in args):  # the ends of a linspace
+        return getattr(np, name)(*args, **options)
     return getattr(_recording().library, name)(*args, **options)
 
 
