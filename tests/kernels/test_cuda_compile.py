@@ -35,7 +35,7 @@ ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"]
 TABLE = Path(__file__).parent / "cuda_registers.txt"
 INSTRUCTIONS = Path(__file__).parent / "cuda_instructions.txt"
 COUNTED = ["sm_80", "sm_90", "sm_100", "sm_120"]
-MOST_REGISTERS = 64  # with any compiler: then a multiprocessor holds 1024 threads
+MOST_REGISTERS = 80  # with any compiler: then a multiprocessor holds 768 threads
 
 # The bytes of an argument, as declared and as PTX has it.
 DECLARED_BYTES = {"float": 4, "i32": 4, "u32": 4, "double": 8, "i64": 8, "u64": 8}

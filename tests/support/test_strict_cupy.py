@@ -193,8 +193,9 @@ def test_the_modules_before_come_back():
 @pytest.mark.skipif(find_spec("cupy") is None, reason="compares with the real CuPy")
 def test_the_record_is_that_of_the_real_package():
     """Of the version that it names; another may have other names."""
-    script = Path(strict_cupy.__file__)
-    real = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "tests.support.strict_cupy"]
+    root = Path(strict_cupy.__file__).parents[2]
+    real = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     recorded = strict_cupy.RECORD.read_text()
     if real.stdout.partition("\n")[0] != recorded.partition("\n")[0]:
         pytest.skip(f"the record is of {recorded.partition(chr(10))[0]}")

@@ -141,8 +141,11 @@ class Recorder:
     @contextmanager
     def recording(self) -> Iterator[None]:
         token = backend.recorder.set(self)
+        # On the GPU no kernel computes while it is recorded, so values may be anything.
+        errors = {"all": "ignore"} if self.library is not np else {}
         try:
-            yield
+            with np.errstate(**errors):  # type: ignore[arg-type]
+                yield
         finally:
             backend.recorder.reset(token)
             for leaf in self._leaves.values():
