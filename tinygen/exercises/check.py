@@ -138,7 +138,7 @@ def _grade_law(sentence: str, run: Callable[[], None], path: Path) -> Grade:
 
 class _Endless(BaseException):
     """It stops a loop with an `except Exception` too. It is raised again and again, so that one with
-    a bare `except:` is stopped outside of its `try`."""
+    a bare `except:` is stopped outside of its `try` (not by Python 3.10)."""
 
 
 class _Printed(io.StringIO):
