@@ -261,10 +261,10 @@ class Numbers:
         )
 
 
-@pytest.mark.parametrize("what", CHANGES)
-def test_a_number_that_changes_between_calls_is_seen(what):
-    eager, other, unchanged = Numbers(), Numbers(), Numbers()
-    step, x = tg.compile(other.step), np.linspace(-1, 1, 8)
+def seen_after_a_change(what, device="cpu"):
+    """An eager and a compiled step that were changed after three calls end where no unchanged one does."""
+    eager, other, unchanged = (Numbers(device) for _ in range(3))
+    step, x = tg.compile(other.step), to_device(np.linspace(-1, 1, 8), device)
     for run in (eager.step, step, unchanged.step):
         for _ in range(3):
             run(x)
@@ -274,6 +274,12 @@ def test_a_number_that_changes_between_calls_is_seen(what):
         run(x)
     np.testing.assert_allclose(other.state(), eager.state(), rtol=1e-12)
     assert np.abs(unchanged.state() - eager.state()).max() > 1e-6
+    return eager, other
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_number_that_changes_between_calls_is_seen(what):
+    eager, other = seen_after_a_change(what)
     assert other.optimizer.steps == eager.optimizer.steps
     assert other.average.updates == eager.average.updates and other.rng.state == eager.rng.state
 

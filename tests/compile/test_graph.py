@@ -11,7 +11,7 @@ import pytest
 
 import tinygen as tg
 from tests.compile.steps import FEATURES, MODELS, by_hand, digits, of_model
-from tests.compile.test_compile import CHANGES, Numbers, distance
+from tests.compile.test_compile import CHANGES, NUMPY_1, distance, seen_after_a_change
 from tests.support import cublas, streams, strict_cupy
 from tinygen import backend, nn, ops
 from tinygen.compile import CompileError, graph
@@ -30,9 +30,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 def cupy():
     """The stand-in, and no work left behind."""
     with strict_cupy.installed() as module:
-        backend.gpu_problem.cache_clear()
         yield module
-    backend.gpu_problem.cache_clear()
 
 
 def rows(cupy, name, steps, size=16):
@@ -129,7 +127,7 @@ def launches(cupy, model, size):
     return emitted.text, len(kernels), others
 
 
-@pytest.mark.skipif(np.__version__ < "2", reason="NumPy 1 casts some arrays without axes anew")
+@pytest.mark.skipif(NUMPY_1, reason="NumPy 1 casts some arrays without axes anew")
 @pytest.mark.parametrize("model, most, products", [(DDPM, 49, 37), (VAE, 28, 17)])
 def test_the_launches_of_a_step_are_counted(cupy, model, most, products):
     """Of 784 features and a batch of 128. More of them is slower: say why before writing larger numbers."""
@@ -168,17 +166,7 @@ def test_memory_that_a_graph_uses_is_not_handed_to_others(cupy):
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_number_that_changes_between_runs_is_seen(cupy, what):
-    eager, other, unchanged = (Numbers("gpu") for _ in range(3))
-    step, x = tg.compile(other.step), cupy.asarray(np.linspace(-1, 1, 8))
-    for run in (eager.step, step, unchanged.step):
-        for _ in range(3):
-            run(x)
-    CHANGES[what](eager)
-    CHANGES[what](other)
-    for run in (eager.step, step, unchanged.step):
-        run(x)
-    np.testing.assert_allclose(other.state(), eager.state(), rtol=1e-12)
-    assert np.abs(unchanged.state() - eager.state()).max() > 1e-6
+    seen_after_a_change(what, "gpu")
 
 
 @pytest.mark.parametrize(

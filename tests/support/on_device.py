@@ -41,8 +41,6 @@ def use_gpu(stack: ExitStack) -> None:
     global DEVICE, np, special, stats, tg
     if backend.gpu_problem() is not None:
         stack.enter_context(strict_cupy.installed())
-        backend.gpu_problem.cache_clear()
-        stack.callback(backend.gpu_problem.cache_clear)
     DEVICE = "gpu"
     tg = _tinygen()
     np, special, stats = (_Numpy(m.__name__, m) for m in (numpy, scipy.special, scipy.stats))

@@ -42,6 +42,7 @@ import scipy.linalg
 import scipy.special
 
 from tests.support import cublas, streams
+from tinygen import backend
 
 RECORD = Path(__file__).with_name("cupy_names.txt")
 
@@ -640,6 +641,7 @@ def installed() -> Iterator[ModuleType]:
     modules = _modules()
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
+    backend.gpu_problem.cache_clear()
     try:
         yield modules["cupy"]
     finally:
@@ -648,6 +650,7 @@ def installed() -> Iterator[ModuleType]:
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
+        backend.gpu_problem.cache_clear()
 
 
 if __name__ == "__main__":

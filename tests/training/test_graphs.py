@@ -19,9 +19,7 @@ pytestmark = [pytest.mark.cpu_only("the stand-in itself"), pytest.mark.filterwar
 @pytest.fixture(autouse=True)
 def cupy():
     with strict_cupy.installed() as module:
-        backend.gpu_problem.cache_clear()
         yield module
-    backend.gpu_problem.cache_clear()
 
 
 def on_gpu(name):

@@ -142,9 +142,8 @@ class Recorder:
     def recording(self) -> Iterator[None]:
         token = backend.recorder.set(self)
         # On the GPU no kernel computes while it is recorded, so values may be anything.
-        errors = {"all": "ignore"} if self.library is not np else {}
         try:
-            with np.errstate(**errors):  # type: ignore[arg-type]
+            with np.errstate(all=None if self.library is np else "ignore"):
                 yield
         finally:
             backend.recorder.reset(token)
@@ -360,10 +359,8 @@ class Recorder:
 
     def launch(self, name: str, *arguments: Any) -> None:
         """A kernel: what it writes are the pointers that are not const in kernels.h."""
-        arguments, launch = (
-            tuple(map(self.lift, arguments)),
-            partial(dispatch.native() or _idle, name),
-        )
+        arguments = tuple(map(self.lift, arguments))
+        launch = partial(dispatch.native() or _idle, name)
         launch(*map(_value, arguments))
         kinds = zip(arguments, [kind for kind, _ in signatures()[name]], strict=True)
         outs = [x for x, kind in kinds if kind[-1] == "*" and kind[:5] != "const" and x is not None]

@@ -29,7 +29,6 @@ from tinygen.backend import keep_freed_memory, namespace_of, to_device
 from tinygen.errors import CheckpointError, NonFiniteError, renamed, whole
 from tinygen.folder import CHECKPOINT, locked
 from tinygen.parallel import Ranks, ranks_of
-from tinygen.training.graphs import GraphLoop
 from tinygen.training.loop import (
     Data,
     History,
@@ -194,14 +193,15 @@ class _Run:
         self.look_at: Collection[int] = ()
         for name, p in model.named_parameters().items():
             p.name = name  # for graph drawings and error messages
-        if on_gpu := namespace_of(self.x).device == "gpu":
-            compiled = (
-                compiled and ranks.size == 1
-            )  # a graph holds no exchange with other processes
-        graphs = compiled and on_gpu
-        self.loop = (
-            GraphLoop(model, data, settings) if graphs else Loop(model, data, settings, compiled)
-        )
+        on_gpu = namespace_of(self.x).device == "gpu"
+        # A graph holds no exchange with other processes.
+        self.by_graphs = compiled and on_gpu and ranks.size == 1
+        if self.by_graphs:
+            from tinygen.training.graphs import GraphLoop  # what no run on the CPU needs
+
+            self.loop: Loop = GraphLoop(model, data, settings)
+        else:
+            self.loop = Loop(model, data, settings, compiled and not on_gpu)
         self.ranks = self.loop.ranks = ranks
         self._data = fingerprint(data)
         self._began = time.monotonic()
@@ -238,7 +238,7 @@ class _Run:
                     self.callback(loop.step, {k: v[-1] for k, v in self._history().items()})
                 if loop.step % WATCH_STEPS == 0 and (remark := watch()):
                     self._tell(f"step {loop.step}: {remark}")
-                if show and (loop.step % SHOWN == 0 or not isinstance(loop, GraphLoop)):
+                if show and (loop.step % SHOWN == 0 or not self.by_graphs):
                     show(loop.step, self._history())
                 if self.path is not None and time.monotonic() - saved >= checkpoint_seconds:
                     self._check_parameters()
@@ -374,11 +374,8 @@ class _Run:
         except checkpoint.WRONG_VALUES as error:
             raise CheckpointError(f"{self.path} does not fit this run: {error}") from error
         now = self._sitting()
-        before = {
-            **now,
-            "steps": "eager",
-            "ranks": 1,
-        }  # what was not kept then, of an older version
+        # What an older version did not keep.
+        before = {**now, "steps": "eager", "ranks": 1}
         before |= self.sittings[-1] if self.sittings else {}
         self.sittings.append(now)
         if steps != self.settings.steps:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.support import streams, strict_cupy
-from tinygen import backend
 from tinygen.models import DDPM
 from tinygen.random import Generator
 
@@ -16,9 +15,7 @@ pytestmark = [pytest.mark.cpu_only("the stand-in itself"), pytest.mark.filterwar
 @pytest.fixture(autouse=True)
 def cupy():
     with strict_cupy.installed() as module:
-        backend.gpu_problem.cache_clear()
         yield module
-    backend.gpu_problem.cache_clear()
 
 
 def model(**options):
