@@ -44,9 +44,7 @@ __all__ = ["DDPM", "GAN", "VAE", "Autoencoder"]
 Array = np.ndarray[Any, Any]
 DRAWS = 16  # of z for the bound of each row; the same for all rows, so that a row has one score
 NOT_OURS = ("self", "features", "seed", "classes")  # options of a model that are no parameters here
-CALLED = {
-    "predict": "prediction"
-}  # a parameter here has not the name of a method of scikit-learn's
+CALLED = {"predict": "prediction"}  # the parameters that have names of methods of scikit-learn
 
 
 class _Estimator(BaseEstimator):  # type: ignore[misc]
